@@ -1,0 +1,327 @@
+"""Graph VAE: a variational autoencoder whose latent dependency graph is learned through gates.
+
+The same model with a fixed graph is the plain VAE (`independent`), the ladder VAE (`chain`) and the VAE with
+fully connected latent structure (`full`).
+
+References:
+    Variational Autoencoders with Jointly Optimized Latent Dependency Structure, ICLR 2019.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from tfstruct import random
+from tfstruct.distributions import adjacency as adjacency_lib
+from tfstruct.distributions.gated_gaussian_network import (
+    GatedGaussianNetwork,
+    gaussian_log_prob,
+)
+from tfstruct.inference.objectives import ImportanceTerms
+from tfstruct.layers.edge_gates import EdgeGates
+from tfstruct.layers.grouped import flatten_last_two
+from tfstruct.layers.likelihood import make_likelihood
+from tfstruct.layers.mlp import MLP, BlockOptions, BottomUp, TopDown
+from tfstruct.models.system import System, seeded_initializers
+
+_LOG_TWO_PI = float(np.log(2.0 * np.pi))
+
+GaussianParameters = tuple[tf.Tensor, tf.Tensor]
+
+
+class GraphVAE(System):
+    """p(x, z | c) = p(x | z) prod_i p(z_i | gated parents), with N nodes of D dimensions and M = N D.
+
+    The posterior of a node fuses what x says (bottom up) with what its gated parents say (top down) by adding
+    precisions; a node without possible parents has the prior N(0, I) and the bottom-up posterior alone. Training
+    draws one relaxed set of gates a step, shared by q and p and by the whole batch; evaluation uses the most
+    probable gates.
+
+    Args:
+        config: a preset's config (see models.presets); read are `model`, `objective`, `data.event_shape`.
+
+    Raises:
+        ValueError: num_latents not divisible by num_nodes, an unknown structure, or a bad adjacency.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
+        super().__init__(config, **kwargs)
+        options = self.config.model
+        if options.num_latents < 1 or options.num_nodes < 1 or options.num_latents % options.num_nodes:
+            raise ValueError(
+                "model.num_latents must be a positive multiple of model.num_nodes, found "
+                f"num_latents={options.num_latents}, num_nodes={options.num_nodes}"
+            )
+        self.num_nodes = options.num_nodes
+        self.node_dim = options.num_latents // options.num_nodes
+        if len(options.adjacency):
+            self.adjacency = adjacency_lib.validate(options.adjacency, self.num_nodes)
+            adjacency_lib.from_structure(options.structure, self.num_nodes)  # the name must be known all the same
+        else:
+            self.adjacency = adjacency_lib.from_structure(options.structure, self.num_nodes)
+        self.scheduled = ("gate_temperature",)
+        dims = int(np.prod(self.event_shape))
+        encoder_options, block_options = (
+            BlockOptions(
+                activation,
+                options.batch_norm,
+                options.batch_norm_momentum,
+                options.batch_norm_epsilon,
+                options.batch_norm_synchronized,
+            )
+            for activation in (options.encoder_activation, options.activation)
+        )
+        self.encoder = MLP(options.encoder_units, options.feature_units, encoder_options, name="encoder")
+        self.bottom_up = BottomUp(
+            self.num_nodes, self.node_dim, options.bottom_up_units, block_options, name="bottom_up"
+        )
+        self.decoder = MLP(options.decoder_units, dims, block_options, name="decoder")
+        self.likelihood = make_likelihood(
+            options.likelihood, dims, log_variance_floor=options.log_variance_floor
+        )
+        self.is_binary = self.likelihood.is_binary
+        self.gates = EdgeGates(
+            self.adjacency,
+            trainable=options.structure == "learned",
+            straight_through=options.straight_through,
+            name="gates",
+        )
+        self.children = tuple(int(node) for node in np.flatnonzero(self.adjacency.any(axis=1)))
+        make_top_down = lambda nodes, name: TopDown(  # noqa: E731
+            self.adjacency, nodes, self.node_dim, options.top_down_units, block_options, name=name
+        )
+        # The posterior visits nodes one after another; given z, the prior's networks run all at once.
+        self.posterior_top_down = [make_top_down([node], f"posterior_top_down_{node}") for node in self.children]
+        self.prior_top_down = None
+        if self.children and not options.share_top_down:
+            self.prior_top_down = make_top_down(self.children, "prior_top_down")
+
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        options = self.config.model
+        dims = int(np.prod(self.event_shape))
+        self.encoder.build((None, dims))
+        self.bottom_up.build((None, options.feature_units))
+        self.decoder.build((None, options.num_latents))
+        self.likelihood.build((None, dims))
+        self.gates.build()
+        for top_down in self.posterior_top_down:
+            top_down.build()
+        if self.prior_top_down is not None:
+            self.prior_top_down.build()
+        self.built = True
+
+    # Distributions -------------------------------------------------------------------------------------------
+
+    def prior(self, gates: tf.Tensor, *, training: bool = False) -> GatedGaussianNetwork:
+        """Returns p(z | c) for gates [N, N], with event [N, D]."""
+        return self._network(gates, lambda parents: self._prior_parameters(parents, training))
+
+    def _network(self, gates: tf.Tensor, conditional: Any) -> GatedGaussianNetwork:
+        return GatedGaussianNetwork(conditional, gates, self.node_dim, self.adjacency)
+
+    def _prior_parameters(self, parents: tf.Tensor, training: bool) -> GaussianParameters:
+        """Gated parents [..., N, N, D] to loc and log variance [..., N, D]; zeros for the roots."""
+        inputs = [self._parents_of(node, parents[..., node, :, :]) for node in self.children]
+        if not inputs:
+            return tf.zeros_like(parents[..., 0, :]), tf.zeros_like(parents[..., 0, :])
+        if self.prior_top_down is not None:
+            loc, log_variance = self.prior_top_down(inputs, training=training)
+            return self._with_roots(loc), self._with_roots(log_variance)
+        pairs = [
+            net([values], training=training) for net, values in zip(self.posterior_top_down, inputs, strict=True)
+        ]
+        return tuple(self._with_roots(tf.concat(parts, axis=-2)) for parts in zip(*pairs, strict=True))
+
+    def _parents_of(self, node: int, values: tf.Tensor) -> tf.Tensor:
+        """Picks the possible parents of a node from values [..., N, D] of all nodes: [..., P * D]."""
+        picked = [values[..., int(parent), :] for parent in np.flatnonzero(self.adjacency[node])]
+        return tf.concat(picked, axis=-1)
+
+    def _with_roots(self, values: tf.Tensor) -> tf.Tensor:
+        """Spreads values [..., len(children), D] to all nodes [..., N, D], zeros for the roots."""
+        rows = [tf.zeros_like(values[..., 0, :])] * self.num_nodes
+        for place, node in enumerate(self.children):
+            rows[node] = values[..., place, :]
+        return tf.stack(rows, axis=-2)
+
+    def _bottom_up(self, x: tf.Tensor, training: bool) -> GaussianParameters:
+        return self.bottom_up(self.encoder(self._flatten(x), training=training), training=training)
+
+    def _flatten(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.cast(x, self.compute_dtype), [-1, int(np.prod(self.event_shape))])
+
+    def _posterior_node(
+        self,
+        node: int,
+        bottom_up: GaussianParameters,
+        gates: tf.Tensor,
+        values: Sequence[tf.Tensor],
+        training: bool,
+    ) -> tuple[GaussianParameters, GaussianParameters | None]:
+        """Parameters of q(z_i | x, parents), [..., B, D], and what its top-down network said (None for a root).
+
+        Args:
+            node: i.
+            bottom_up: loc and log variance of all nodes, [B, N, D].
+            gates: [N, N].
+            values: the latents drawn so far, [..., B, D] each; at least those of the parents.
+            training: whether batch statistics are used.
+        """
+        own = bottom_up[0][:, node], bottom_up[1][:, node]
+        if node not in self.children:
+            return own, None
+        parents = [gates[node, int(parent)] * values[int(parent)] for parent in np.flatnonzero(self.adjacency[node])]
+        net = self.posterior_top_down[self.children.index(node)]
+        loc, log_variance = (part[..., 0, :] for part in net([tf.concat(parents, axis=-1)], training=training))
+        return fuse(own, (loc, log_variance)), (loc, log_variance)
+
+    def _draw(
+        self, bottom_up: GaussianParameters, gates: tf.Tensor, noise: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, list[GaussianParameters | None]]:
+        """Draws z from q: noise [..., B, N, D] to z of that shape, its log variances, and the top-down parameters."""
+        values, log_variances, top_down = [], [], []
+        for node in range(self.num_nodes):
+            (loc, log_variance), said = self._posterior_node(node, bottom_up, gates, values, training)
+            values.append(loc + tf.exp(0.5 * log_variance) * noise[..., node, :])
+            log_variances.append(log_variance + tf.zeros_like(values[-1]))
+            top_down.append(said)
+        return tf.stack(values, axis=-2), tf.stack(log_variances, axis=-2), top_down
+
+    def _posterior_log_prob_path(
+        self, z: tf.Tensor, bottom_up: GaussianParameters, gates: tf.Tensor, training: bool
+    ) -> tf.Tensor:
+        """log q(z | x) with every parameter of q stopped: its gradient goes through z alone, parents included."""
+        bottom_up = tuple(tf.stop_gradient(part) for part in bottom_up)
+        gates = tf.stop_gradient(gates)
+        variables = [variable for net in self.posterior_top_down for variable in net.variables]
+        mapping = [(variable, tf.stop_gradient(tf.convert_to_tensor(variable))) for variable in variables]
+        values = tf.unstack(z, axis=-2)
+        total = 0.0
+        # The scope also keeps this second pass from updating the moving averages once more.
+        with keras.StatelessScope(state_mapping=mapping):
+            for node in range(self.num_nodes):
+                (loc, log_variance), _ = self._posterior_node(node, bottom_up, gates, values, training)
+                total += tf.reduce_sum(gaussian_log_prob(values[node], loc, log_variance), axis=-1)
+        return total
+
+    # The contract --------------------------------------------------------------------------------------------
+
+    def importance_terms(
+        self,
+        x: tf.Tensor,
+        *,
+        seed: tf.Tensor,
+        num_samples: int,
+        training: bool = False,
+        path_derivative: bool = False,
+        shared_seed: tf.Tensor | None = None,
+        gate_temperature: tf.Tensor | float = 1.0,
+        gates: tf.Tensor | None = None,
+    ) -> ImportanceTerms:
+        """See System; `gates` [N, N] replaces the relaxed (training) or most probable (evaluation) gates."""
+        if gates is None:
+            gates = self.gates.sample(shared_seed, gate_temperature) if training else self.gates.hard()
+        flat = self._flatten(x)
+        bottom_up = self._bottom_up(x, training)
+        noise = random.sample_normal(seed, num_samples, tf.shape(flat)[0], [self.num_nodes, self.node_dim])
+        noise = tf.cast(noise, flat.dtype)
+        z, log_variances, top_down = self._draw(bottom_up, gates, noise, training)
+        # log N(loc + s e; loc, s^2) needs only e and s: no cancellation, and the same total derivative.
+        log_posterior = -0.5 * tf.reduce_sum(tf.square(noise) + log_variances + _LOG_TWO_PI, axis=[-2, -1])
+        log_prior = self._shared_or_own_prior(gates, top_down, training).log_prob(z)
+        features = self.decoder(flatten_last_two(z), training=training)
+        return ImportanceTerms(
+            log_likelihood=self.likelihood.log_prob(features, flat),
+            log_prior=log_prior,
+            log_posterior=log_posterior,
+            log_posterior_path=self._posterior_log_prob_path(z, bottom_up, gates, training)
+            if path_derivative
+            else None,
+        )
+
+    def _shared_or_own_prior(
+        self, gates: tf.Tensor, top_down: list[GaussianParameters | None], training: bool
+    ) -> GatedGaussianNetwork:
+        """p(z | c) after a posterior pass: with shared networks their outputs are at hand and not computed twice."""
+        if self.prior_top_down is not None or not self.children:
+            return self.prior(gates, training=training)
+        parts = zip(*[top_down[node] for node in self.children], strict=True)
+        loc, log_variance = (self._with_roots(tf.stack(part, axis=-2)) for part in parts)
+        return self._network(gates, lambda parents: (loc, log_variance))
+
+    def sample(self, num: int | tf.Tensor, *, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """See System: ancestral sampling from the gated prior, then p(x | z)."""
+        latent_seed, pixel_seed = random.split(seed)
+        noise = random.sample_normal(latent_seed, 1, num, [self.num_nodes, self.node_dim])[0]
+        z = self.prior(self.gates.hard()).sample_from_noise(tf.cast(noise, self.compute_dtype))
+        features = self.decoder(flatten_last_two(z), training=False)
+        return {
+            "x_mean": self._unflatten(self.likelihood.mean(features)),
+            "x": self._unflatten(self.likelihood.sample(features, pixel_seed)),
+        }
+
+    def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """See System: the means go down the graph, so a node's parameters are those at its parents' means."""
+        bottom_up = self._bottom_up(x, training=False)
+        z, log_variances, _ = self._draw(bottom_up, self.gates.hard(), tf.zeros_like(bottom_up[0]), training=False)
+        return {"z_mean": flatten_last_two(z), "z_std": flatten_last_two(tf.exp(0.5 * log_variances))}
+
+    def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """See System."""
+        bottom_up = self._bottom_up(x, training=False)
+        noise = random.sample_normal(seed, 1, tf.shape(bottom_up[0])[0], [self.num_nodes, self.node_dim])[0]
+        noise = tf.cast(noise, self.compute_dtype)
+        z, _, _ = self._draw(bottom_up, self.gates.hard(), noise, training=False)
+        return self.decode(flatten_last_two(z))["x_mean"]
+
+    def decode(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
+        """See System."""
+        return {"x_mean": self._unflatten(self.likelihood.mean(self.decoder(z, training=False)))}
+
+    def _unflatten(self, flat: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(flat, tf.concat([tf.shape(flat)[:-1], list(self.event_shape)], axis=0))
+
+    def node_rates(self, x: tf.Tensor, *, seed: tf.Tensor, num_samples: int) -> tf.Tensor:
+        """Returns the Monte-Carlo KL of q(z_i | x, parents) from p(z_i | parents), nats, [B, N]; hard gates."""
+        bottom_up = self._bottom_up(x, training=False)
+        shape = [self.num_nodes, self.node_dim]
+        noise = tf.cast(random.sample_normal(seed, num_samples, tf.shape(x)[0], shape), self.compute_dtype)
+        z, log_variances, _ = self._draw(bottom_up, self.gates.hard(), noise, training=False)
+        log_posterior = -0.5 * tf.reduce_sum(tf.square(noise) + log_variances + _LOG_TWO_PI, axis=-1)
+        return tf.reduce_mean(log_posterior - self.prior(self.gates.hard()).node_log_prob(z), axis=0)
+
+    @property
+    def posterior_variables(self) -> list[keras.Variable]:
+        """The encoder, the bottom-up networks and, unless they are shared with p, q's top-down networks."""
+        layers = [self.encoder, self.bottom_up]
+        if self.prior_top_down is not None:
+            layers += self.posterior_top_down
+        return [variable for layer in layers for variable in layer.trainable_variables]
+
+    def edge_probabilities(self) -> tf.Tensor:
+        """Returns the gate means as a matrix [N, N], [i, j] for the edge from parent j to child i."""
+        return self.gates.matrix(self.gates.probabilities())
+
+    def diagnostics(self) -> dict[str, tf.Tensor]:
+        """Gate means [E] of the possible edges, when they are learned."""
+        return {"gate_probabilities": self.gates.probabilities()} if self.gates.is_learned else {}
+
+
+def fuse(first: GaussianParameters, second: GaussianParameters) -> GaussianParameters:
+    """Product of two Gaussians, normalised: precisions add, means are weighted by them (eq. 7)."""
+    (first_loc, first_log_variance), (second_loc, second_log_variance) = first, second
+    difference = first_log_variance - second_log_variance
+    loc = second_loc + tf.sigmoid(-difference) * (first_loc - second_loc)
+    return loc, first_log_variance - tf.nn.softplus(difference)
+
+
+def build(config: ml_collections.ConfigDict, *, seed: int = 0) -> GraphVAE:
+    """Returns a Graph VAE with all its weights made, initialised by `seed` alone."""
+    with seeded_initializers(seed):
+        model = GraphVAE(config, name="graph_vae")
+        model.build()
+    return model

@@ -1,0 +1,236 @@
+"""What every system of the zoo is: a Keras model with importance terms, sampling, encoding and decoding."""
+
+import abc
+import contextlib
+import random as python_random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from tfstruct import random
+from tfstruct.data import datasets, variants
+from tfstruct.inference import objectives
+from tfstruct.inference.objectives import ImportanceTerms, Objective
+from tfstruct.schedules import Schedule
+
+
+class System(keras.Model, abc.ABC):
+    """A latent-variable model p(x, z) with an approximate posterior q(z | x).
+
+    Distributions are built inside the methods from tensors and end there: methods take and return tensors.
+    A `seed` is one key [2], or one key per row [B, 2]; rows with keys of their own do not depend on their batch.
+    """
+
+    #: names of the scheduled quantities that `importance_terms` takes while training
+    scheduled: tuple[str, ...] = ()
+    #: whether observations must be zeros and ones
+    is_binary: bool = False
+
+    def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.config = ml_collections.FrozenConfigDict(config)
+        self.event_shape = tuple(config.data.event_shape)
+
+    @abc.abstractmethod
+    def importance_terms(
+        self,
+        x: tf.Tensor,
+        *,
+        seed: tf.Tensor,
+        num_samples: int,
+        training: bool = False,
+        path_derivative: bool = False,
+        shared_seed: tf.Tensor | None = None,
+        **scheduled: tf.Tensor,
+    ) -> ImportanceTerms:
+        """Draws K samples of q(z | x) and returns their terms, each [K, B].
+
+        Args:
+            x: observations [B, *event_shape].
+            seed: key(s) of the draws that belong to rows.
+            num_samples: K.
+            training: batch statistics and relaxed discrete quantities instead of their evaluation forms.
+            path_derivative: also return log q with a gradient through z alone.
+            shared_seed: key [2] of the draws that all rows share; needed while training.
+            **scheduled: current values of the quantities named in `scheduled`.
+        """
+
+    @abc.abstractmethod
+    def sample(self, num: int | tf.Tensor, *, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Draws from the model: `x_mean` and `x`, each [num, *event_shape]; seed [2] or [num, 2]."""
+
+    @abc.abstractmethod
+    def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the parameters of the posterior, `z_mean` and `z_std`, each [B, M]."""
+
+    @abc.abstractmethod
+    def decode(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns `x_mean` [..., *event_shape] for latents [..., M], and what else the likelihood needs."""
+
+    @property
+    @abc.abstractmethod
+    def posterior_variables(self) -> list[keras.Variable]:
+        """The trainable variables that belong to q alone."""
+
+    def diagnostics(self) -> dict[str, tf.Tensor]:
+        """Tensors to record while training, by name."""
+        return {}
+
+    def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the mean of p(x | z) at one draw of q(z | x), [B, *event_shape]."""
+        raise NotImplementedError
+
+    def objective(
+        self,
+        x: tf.Tensor,
+        *,
+        seed: tf.Tensor,
+        shared_seed: tf.Tensor,
+        kl_weight: tf.Tensor | float = 1.0,
+        scheduled: Mapping[str, tf.Tensor],
+        training: bool = True,
+    ) -> Objective:
+        """The configured objective of a batch: the one definition behind every way of training."""
+        options = self.config.objective
+        path = options.gradient == "path"
+        terms = self.importance_terms(
+            x,
+            seed=seed,
+            num_samples=options.num_samples,
+            training=training,
+            path_derivative=path,
+            shared_seed=shared_seed,
+            **scheduled,
+        )
+        return objectives.get(options.name)(terms, kl_weight, path=path)
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns reconstructions at the posterior mean, [B, *event_shape]."""
+        return self.decode(self.encode(x)["z_mean"])["x_mean"]
+
+    # The Keras way -------------------------------------------------------------------------------------------
+
+    def fit(self, x: Any = None, *args, **kwargs) -> keras.callbacks.History:
+        """Keras `fit` on the objective of the config, without targets.
+
+        Rows are what the config's data variant stores: with `dynamic`, intensities (uint8 or floats in [0, 1])
+        that are binarised anew at every visit; zeros and ones stay what they are.
+
+        Raises:
+            ValueError: values that the likelihood does not allow.
+        """
+        if self.is_binary and isinstance(x, (np.ndarray, tf.Tensor)) and self.train_transform == "cast":
+            datasets.require_binary(np.asarray(x), "the rows given to fit")
+        return super().fit(x, *args, **kwargs)
+
+    @property
+    def train_transform(self) -> str:
+        """What turns a stored row into an observation while training (see data.variants)."""
+        return variants.train_transform(self.config.data.variant)
+
+    def compile(self, optimizer: Any = "adam", **kwargs) -> None:
+        """Keras `compile` for training without targets; XLA is off unless asked for by `jit_compile=True`."""
+        kwargs.setdefault("jit_compile", False)
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One update of Keras `fit`: `objective` on a batch, gradients as in the functional loop."""
+        rows, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        step = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int32)
+        x, row_seeds, shared_seed = self._batch(rows, step, training=True)
+        variables = self.trainable_variables
+        with tf.GradientTape(persistent=True) as tape:
+            result = self.objective(
+                x,
+                seed=row_seeds,
+                shared_seed=shared_seed,
+                kl_weight=self._scheduled("kl_weight", step),
+                scheduled={name: self._scheduled(name, step) for name in self.scheduled},
+            )
+        gradients = group_gradients(tape, result, variables, self.posterior_variables)
+        self.optimizer.apply(gradients, variables)
+        return {
+            "loss": result.generative_loss,
+            "bound": tf.reduce_mean(result.bound),
+            "rate": tf.reduce_mean(result.rate),
+            "distortion": tf.reduce_mean(result.distortion),
+        }
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """The bound in evaluation form (moving averages, hard gates), for Keras `evaluate`."""
+        rows, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, row_seeds, shared_seed = self._batch(rows, tf.constant(0), training=False)
+        result = self.objective(x, seed=row_seeds, shared_seed=shared_seed, scheduled={}, training=False)
+        return {"loss": -tf.reduce_mean(result.bound), "bound": tf.reduce_mean(result.bound)}
+
+    def _batch(
+        self, rows: tf.Tensor, step: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        key = random.fold_in(random.key(self.config.training.seed), step)
+        transform = self.train_transform if training or self.is_binary else "cast"
+        return prepare_batch(rows, key, transform)
+
+    def _scheduled(self, name: str, step: tf.Tensor) -> tf.Tensor:
+        return Schedule.from_config(self.config.schedules[name], self.config.training.steps)(step)
+
+
+@contextlib.contextmanager
+def seeded_initializers(seed: int) -> Iterator[None]:
+    """Makes the weights created inside depend on `seed` alone, and leaves no trace outside.
+
+    An initialiser without a seed of its own takes one from Python's global generator when it is constructed.
+    """
+    state = python_random.getstate()
+    python_random.seed(seed)
+    try:
+        yield
+    finally:
+        python_random.setstate(state)
+
+
+def prepare_batch(
+    rows: tf.Tensor, key: tf.Tensor, transform: str, first_row: tf.Tensor | int = 0
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Turns stored rows into observations, and derives the keys of a training step.
+
+    Args:
+        rows: [B, *event_shape] as stored.
+        key: the key [2] of this step.
+        transform: see data.variants.
+        first_row: place of the first row in the global batch: the keys of a row do not depend on how the batch is
+            divided among devices.
+
+    Returns:
+        x float32 [B, *event_shape], row keys [B, 2], shared key [2].
+    """
+    data_key, row_key, shared_key = random.split(key, 3)
+    places = first_row + tf.range(tf.shape(rows)[0])
+    x = variants.training_rows(transform, rows, random.fold_in(data_key, places))
+    return x, random.fold_in(row_key, places), shared_key
+
+
+def group_gradients(
+    tape: tf.GradientTape,
+    result: Objective,
+    tensors: Sequence[Any],
+    posterior_tensors: Sequence[Any],
+) -> list[tf.Tensor]:
+    """Gradients of the losses with respect to `tensors`: of the posterior's loss for those of the posterior."""
+    if result.posterior_loss is result.generative_loss:
+        return tape.gradient(result.generative_loss, tensors, unconnected_gradients="zero")
+    in_posterior = {id(tensor) for tensor in posterior_tensors}
+    posterior = [tensor for tensor in tensors if id(tensor) in in_posterior]
+    generative = [tensor for tensor in tensors if id(tensor) not in in_posterior]
+    gradients = dict(
+        zip(
+            [id(tensor) for tensor in [*posterior, *generative]],
+            tape.gradient(result.posterior_loss, posterior, unconnected_gradients="zero")
+            + tape.gradient(result.generative_loss, generative, unconnected_gradients="zero"),
+            strict=True,
+        )
+    )
+    return [gradients[id(tensor)] for tensor in tensors]

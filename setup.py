@@ -1,0 +1,47 @@
+"""Packaging: `models/` and `trainers/` stand beside `tfstruct/` in the checkout and install inside it."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+BESIDE = {"tfstruct.models": "models", "tfstruct.trainers": "trainers"}
+PROGRAMS = ("train", "evaluate", "export", "score", "sample", "quickstart")
+
+setup(
+    name="tfstruct",
+    version="0.1.0",
+    description="Structured latent-variable models in TensorFlow: learned dependency graphs, flows, Boltzmann "
+    "machines and sum-product networks",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["tfstruct", "tfstruct.*"]) + list(BESIDE),
+    package_dir=BESIDE,
+    package_data={"tfstruct": ["py.typed", "data/embedded/*.xz"]},
+    # TensorFlow, Keras, tf-keras and TFP break together: their upper bounds move together.
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "tf-keras>=2.21,<2.22",  # TFP imports it; tfstruct never does
+        "keras>=3.12,<4",
+        "tensorflow-probability>=0.25,<0.26",
+        "tensorflow-datasets>=4.9.10",
+        "importlib_resources",  # tensorflow-datasets needs it and forgets to ask for it
+        "numpy>=2.0,<2.4",  # TFP's Pad and SoftmaxCentered fail from 2.4 on
+        "absl-py>=2.1",
+        "ml_collections>=1.0",
+        "scipy>=1.11",
+        "tensorboard>=2.20",
+        "matplotlib>=3.8",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "and-cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "serving": ["tensorflow-serving-api>=2.21,<2.22"],
+        "tests": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6", "build>=1.0"],
+    },
+    entry_points={
+        "console_scripts": [f"tfstruct-{program}=tfstruct.trainers.{program}:run" for program in PROGRAMS]
+    },
+)

@@ -1,0 +1,17 @@
+"""Data sets by name, their variants, and user files."""
+
+from tfstruct.data.datasets import Dataset, load, names, variants_of
+from tfstruct.data.prepared import DatasetNotFoundError
+from tfstruct.data.support import require_binary, require_support
+from tfstruct.data.variants import training_rows
+
+__all__ = [
+    "Dataset",
+    "DatasetNotFoundError",
+    "load",
+    "names",
+    "require_binary",
+    "require_support",
+    "training_rows",
+    "variants_of",
+]

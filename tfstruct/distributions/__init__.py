@@ -1,0 +1,1 @@
+"""TensorFlow Probability distributions, stateless functions of tensors."""

@@ -1,0 +1,119 @@
+"""Lower bounds on log p(x) and their gradients, as functions of importance terms and of nothing else.
+
+Every objective reads the terms of K importance samples for B observations and returns the bound (nats per
+observation, higher is better) and two losses to be minimised: one for the generative parameters and one for
+the posterior's. They are the same tensor except for the doubly reparameterised gradient.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfstruct.math import log_mean_exp, logsumexp
+
+
+class ImportanceTerms(NamedTuple):
+    """What one system says of K importance samples z of each of B observations x; each [K, B], in nats.
+
+    Attributes:
+        log_likelihood: log p(x | z).
+        log_prior: log p(z).
+        log_posterior: log q(z | x).
+        log_posterior_path: the same numbers, with a gradient through z alone (the posterior's own parameters
+            stopped); None unless a path derivative was asked for.
+    """
+
+    log_likelihood: tf.Tensor
+    log_prior: tf.Tensor
+    log_posterior: tf.Tensor
+    log_posterior_path: tf.Tensor | None = None
+
+
+class Objective(NamedTuple):
+    """A bound and the losses whose gradients train the two groups of parameters.
+
+    Attributes:
+        bound: lower bound on log p(x), nats, [B]; at kl_weight 1 whatever the training's weight is.
+        generative_loss: scalar; its gradient is for the parameters of p.
+        posterior_loss: scalar; its gradient is for the parameters of q. `is` the other one where they agree.
+        rate: mean over the samples of log q(z | x) - log p(z), [B].
+        distortion: mean over the samples of -log p(x | z), [B].
+    """
+
+    bound: tf.Tensor
+    generative_loss: tf.Tensor
+    posterior_loss: tf.Tensor
+    rate: tf.Tensor
+    distortion: tf.Tensor
+
+
+def log_weights(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bool = False) -> tf.Tensor:
+    """Returns log importance weights [K, B]; at kl_weight 1 the mean of their exponentials estimates p(x).
+
+    Args:
+        terms: the importance terms.
+        kl_weight: factor on log p(z) - log q(z | x), annealed from 0 to 1 in some trainings.
+        path: whether the gradient of log q goes through z alone.
+
+    Raises:
+        ValueError: a path derivative of terms that were computed without it.
+    """
+    log_posterior = terms.log_posterior
+    if path:
+        if terms.log_posterior_path is None:
+            raise ValueError("these importance terms were computed with path_derivative=False")
+        log_posterior = terms.log_posterior_path
+    return terms.log_likelihood + kl_weight * (terms.log_prior - log_posterior)
+
+
+def elbo(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bool = False) -> Objective:
+    """Evidence lower bound, averaged over the K samples.
+
+    With `path` the gradient is the path derivative alone ("sticking the landing"): unbiased, and zero for every
+    single sample once q is the exact posterior.
+
+    References:
+        Kingma & Welling, ICLR 2014; Roeder, Wu & Duvenaud, Sticking the Landing, NeurIPS 2017.
+    """
+    loss = -tf.reduce_mean(log_weights(terms, kl_weight, path=path))
+    return _objective(terms, tf.reduce_mean(log_weights(terms), axis=0), loss, loss)
+
+
+def iwae(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bool = False) -> Objective:
+    """Importance-weighted bound log (1/K) sum_k w_k.
+
+    With `path` the posterior's gradient is the doubly reparameterised one. At kl_weight lambda < 1 the normalised
+    weights v enter it as lambda v^2 + (1 - lambda) v, which keeps it unbiased for the annealed bound; lambda = 1
+    gives the squared weights of DReG.
+
+    References:
+        Burda, Grosse & Salakhutdinov, ICLR 2016; Tucker et al., Doubly Reparameterized Gradient Estimators,
+        ICLR 2019, eq. 8.
+    """
+    bound = log_mean_exp(log_weights(terms), axis=0)
+    annealed = log_weights(terms, kl_weight)
+    generative_loss = -tf.reduce_mean(log_mean_exp(annealed, axis=0))
+    if not path:
+        return _objective(terms, bound, generative_loss, generative_loss)
+    normalised = tf.stop_gradient(tf.exp(annealed - logsumexp(annealed, axis=0, keepdims=True)))
+    factor = kl_weight * tf.square(normalised) + (1.0 - kl_weight) * normalised
+    surrogate = tf.reduce_sum(factor * log_weights(terms, kl_weight, path=True), axis=0)
+    return _objective(terms, bound, generative_loss, -tf.reduce_mean(surrogate))
+
+
+def _objective(
+    terms: ImportanceTerms, bound: tf.Tensor, generative_loss: tf.Tensor, posterior_loss: tf.Tensor
+) -> Objective:
+    rate = tf.reduce_mean(terms.log_posterior - terms.log_prior, axis=0)
+    return Objective(bound, generative_loss, posterior_loss, rate, -tf.reduce_mean(terms.log_likelihood, axis=0))
+
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {"elbo": elbo, "iwae": iwae}
+
+
+def get(name: str) -> Callable[..., Objective]:
+    """Returns an objective by name; raises ValueError that lists the names for any other."""
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, found {name!r}")
+    return OBJECTIVES[name]

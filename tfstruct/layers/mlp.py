@@ -1,0 +1,192 @@
+"""Multilayer perceptrons: dense blocks for encoders and decoders, and small networks per latent node."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.layers.grouped import (
+    GroupedDense,
+    Normalization,
+    ragged_matmul,
+    split_last,
+)
+
+
+class BlockOptions(NamedTuple):
+    """How hidden layers are made.
+
+    Attributes:
+        activation: name of a Keras activation.
+        batch_norm: whether batch normalisation stands between the matrix product and the activation.
+        momentum: of the moving averages used at evaluation.
+        epsilon: added to the variance.
+        synchronized: whether batch statistics are taken over all devices of a strategy.
+    """
+
+    activation: str
+    batch_norm: bool = True
+    momentum: float = 0.99
+    epsilon: float = 1e-5
+    synchronized: bool = False
+
+    def normalization(self, features: Sequence[int], name: str) -> Normalization | None:
+        """Returns a batch normalisation of features of that shape, or None without batch_norm."""
+        if not self.batch_norm:
+            return None
+        return Normalization(
+            features,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            synchronized=self.synchronized,
+            name=name,
+        )
+
+
+class MLP(keras.layers.Layer):
+    """Dense blocks (product, batch normalisation, activation) and a last linear layer.
+
+    [..., I] -> [..., output_units]. Hidden layers have no bias when they are normalised: the normalisation
+    takes a constant away, so that bias would be a parameter without effect.
+    """
+
+    def __init__(
+        self, hidden_units: Sequence[int], output_units: int, options: BlockOptions, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dense, self.normalizations = [], []
+        for index, units in enumerate(hidden_units):
+            self.dense.append(keras.layers.Dense(units, use_bias=not options.batch_norm, name=f"dense_{index}"))
+            if options.batch_norm:
+                self.normalizations.append(options.normalization([units], f"normalization_{index}"))
+        self.activation = keras.activations.get(options.activation)
+        self.output_layer = keras.layers.Dense(output_units, name="output")
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        shape = tuple(input_shape)
+        for index, dense in enumerate(self.dense):
+            dense.build(shape)
+            shape = (*shape[:-1], dense.units)
+            if self.normalizations:
+                self.normalizations[index].build()
+        self.output_layer.build(shape)
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        features = inputs
+        for index, dense in enumerate(self.dense):
+            features = dense(features)
+            if self.normalizations:
+                features = self.normalizations[index](features, training=training)
+            features = self.activation(features)
+        return self.output_layer(features)
+
+
+class NodeHeads(keras.layers.Layer):
+    """Hidden features of nodes to Gaussian parameters: two linear maps (H -> D, then D -> loc and D -> log variance).
+
+    [..., G, H] -> loc, log_variance, each [..., G, D] (Graph VAE, appendix A.2.1). Log variances are limited
+    to +-`log_variance_limit`, beyond which float32 precisions overflow in the fusion.
+    """
+
+    log_variance_limit = 15.0
+
+    def __init__(self, groups: int, node_dim: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.projection = GroupedDense(groups, node_dim, name="projection")
+        self.parameters_layer = GroupedDense(groups, 2 * node_dim, name="parameters")
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        self.projection.build(input_shape)
+        self.parameters_layer.build((*input_shape[:-1], self.projection.units))
+
+    def call(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        loc, log_variance = tf.split(self.parameters_layer(self.projection(inputs)), 2, axis=-1)
+        return loc, tf.clip_by_value(log_variance, -self.log_variance_limit, self.log_variance_limit)
+
+
+class BottomUp(keras.layers.Layer):
+    """One network per latent node on the shared features of x: [..., F] -> loc, log_variance [..., N, D]."""
+
+    def __init__(self, num_nodes: int, node_dim: int, hidden_units: int, options: BlockOptions, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.num_nodes = num_nodes
+        # The nodes read the same features, so their first layers are one matrix product.
+        self.dense = keras.layers.Dense(num_nodes * hidden_units, use_bias=not options.batch_norm, name="dense")
+        self.normalization = options.normalization([num_nodes, hidden_units], "normalization")
+        self.activation = keras.activations.get(options.activation)
+        self.heads = NodeHeads(num_nodes, node_dim, name="heads")
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        self.dense.build(input_shape)
+        shape = (*input_shape[:-1], self.num_nodes, self.dense.units // self.num_nodes)
+        if self.normalization is not None:
+            self.normalization.build()
+        self.heads.build(shape)
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        hidden = split_last(self.dense(inputs), self.num_nodes)
+        if self.normalization is not None:
+            hidden = self.normalization(hidden, training=training)
+        return self.heads(self.activation(hidden))
+
+
+class TopDown(keras.layers.Layer):
+    """One network per latent node on its gated parents.
+
+    A list of the G nodes' concatenated gated parents, each [..., P_g * D], -> loc, log_variance [..., G, D]. Every
+    node has a network of its own width P_g * D, so the number of weights is that of separate networks.
+
+    Args:
+        adjacency: Boolean [N, N], [i, j] true if node j may be a parent of node i.
+        nodes: the nodes computed, each with at least one possible parent (P_g of them).
+        node_dim: D.
+        hidden_units: H.
+        options: how the hidden layer is made.
+    """
+
+    def __init__(
+        self,
+        adjacency: np.ndarray,
+        nodes: Sequence[int],
+        node_dim: int,
+        hidden_units: int,
+        options: BlockOptions,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.nodes = tuple(nodes)
+        self.parents = [tuple(int(parent) for parent in np.flatnonzero(adjacency[node])) for node in self.nodes]
+        self.node_dim, self.hidden_units = node_dim, hidden_units
+        self.use_bias = not options.batch_norm
+        self.normalization = options.normalization([len(self.nodes), hidden_units], "normalization")
+        self.activation = keras.activations.get(options.activation)
+        self.heads = NodeHeads(len(self.nodes), node_dim, name="heads")
+
+    def build(self, input_shape: object = None) -> None:
+        self.kernels = [
+            self.add_weight(
+                name=f"kernel_{node}",
+                shape=(len(parents) * self.node_dim, self.hidden_units),
+                initializer="glorot_uniform",
+            )
+            for node, parents in zip(self.nodes, self.parents, strict=True)
+        ]
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias", shape=(len(self.nodes), self.hidden_units), initializer="zeros"
+            )
+        shape = (None, len(self.nodes), self.hidden_units)
+        if self.normalization is not None:
+            self.normalization.build()
+        self.heads.build(shape)
+        self.built = True
+
+    def call(self, inputs: Sequence[tf.Tensor], training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        hidden = ragged_matmul(inputs, [tf.convert_to_tensor(kernel) for kernel in self.kernels])
+        if self.use_bias:
+            hidden += self.bias
+        if self.normalization is not None:
+            hidden = self.normalization(hidden, training=training)
+        return self.heads(self.activation(hidden))

@@ -1,0 +1,38 @@
+"""Numerics shared by several modules."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+def logsumexp(values: tf.Tensor, axis: int | tuple[int, ...], keepdims: bool = False) -> tf.Tensor:
+    """log(sum(exp(values))) along `axis`, with a finite gradient where every value is -inf.
+
+    A slice that holds only -inf gives -inf and gradient zero (tf.reduce_logsumexp gives NaN there).
+    """
+    largest = tf.stop_gradient(tf.reduce_max(values, axis=axis, keepdims=True))
+    largest = tf.where(tf.math.is_finite(largest), largest, tf.zeros_like(largest))
+    total = tf.reduce_sum(tf.exp(values - largest), axis=axis, keepdims=True)
+    empty = total <= 0.0
+    # Both branches of a `where` are differentiated: the logarithm must never see the zero.
+    logs = tf.math.log(tf.where(empty, tf.ones_like(total), total)) + largest
+    logs = tf.where(empty, tf.constant(-np.inf, values.dtype), logs)
+    return logs if keepdims else tf.squeeze(logs, axis=axis)
+
+
+def log_mean_exp(values: tf.Tensor, axis: int = 0) -> tf.Tensor:
+    """log(mean(exp(values))) along `axis`; finite gradients where every value is -inf."""
+    count = tf.cast(tf.shape(values)[axis], values.dtype)
+    return logsumexp(values, axis) - tf.math.log(count)
+
+
+def bits_per_dim(nats: Any, dims: int, offset: float = 0.0) -> Any:
+    """Negative log2-likelihood per dimension of a log-likelihood in nats.
+
+    Args:
+        nats: log p(x), any shape.
+        dims: number of dimensions of one observation.
+        offset: log2 of the number of grey levels when p is a density on [0, 1] of 8-bit data (8), else 0.
+    """
+    return -nats / (dims * np.log(2.0)) + offset

@@ -1,0 +1,37 @@
+"""Writing figures to files."""
+
+import os
+import pathlib
+import secrets
+
+from matplotlib.figure import Figure
+
+
+def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150.0) -> pathlib.Path:
+    """Writes a figure to a file, whole or not at all.
+
+    Args:
+        figure: a figure, drawn on matplotlib's Agg canvas: no display is needed.
+        path: the file; its suffix gives the format (`.png`, `.pdf`, `.svg`). Missing folders are created.
+        dpi: dots per inch, for formats made of pixels.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: a suffix matplotlib does not know.
+        OSError: the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in figure.canvas.get_supported_filetypes():
+        known = ", ".join(sorted(figure.canvas.get_supported_filetypes()))
+        raise ValueError(f"{path.name}: unknown kind of picture {path.suffix!r}, expected one of {known}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        figure.savefig(temporary, format=kind, dpi=dpi)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

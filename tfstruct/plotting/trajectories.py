@@ -1,0 +1,57 @@
+"""How the gates of a dependency graph move during training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tfstruct.plotting.structure import Color, Edge, edge_colors
+
+_MOST_NAMED_EDGES = 30
+
+
+def draw_gate_trajectories(
+    steps: Any, probabilities: Any, edges: Sequence[Edge], *, colors: dict[Edge, Color] | None = None
+) -> Figure:
+    """Draws the mean of every gate over the training steps, as in Fig. 3a of the reference.
+
+    Up to 30 edges are named in a legend; with more the colour runs over the edges in the order of
+    (child, parent), as in `draw_structure`.
+
+    Args:
+        steps: [T], number of optimiser updates done.
+        probabilities: [T, E], means of the gates, in [0, 1].
+        edges: E pairs (child, parent), counted from 0.
+        colors: colour by edge; by default `edge_colors(edges)`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+
+    References:
+        He et al., Variational Autoencoders with Jointly Optimized Latent Dependency Structure, ICLR 2019.
+    """
+    steps, probabilities = np.asarray(steps), np.asarray(probabilities)
+    if steps.ndim != 1 or probabilities.shape != (len(steps), len(edges)):
+        raise ValueError(
+            f"expected steps [T] and probabilities [T, {len(edges)}] for {len(edges)} edges, "
+            f"found {list(steps.shape)} and {list(probabilities.shape)}"
+        )
+    colors = edge_colors(edges) if colors is None else colors
+    is_named = 0 < len(edges) <= _MOST_NAMED_EDGES
+    figure = Figure(figsize=(8.0 if is_named else 6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="mean of the gate", ylim=(-0.02, 1.02))
+    width = 1.6 if len(edges) <= _MOST_NAMED_EDGES else 0.7
+    for index, (child, parent) in enumerate(edges):
+        label = f"z{parent + 1} \N{RIGHTWARDS ARROW} z{child + 1}"
+        axes.plot(steps, probabilities[:, index], color=colors[child, parent], linewidth=width, label=label)
+    axes.margins(x=0.0)
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    if is_named:
+        columns = 1 if len(edges) <= 15 else 2
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns, fontsize=9, frameon=False)
+    return figure

@@ -1,0 +1,1 @@
+"""Exporting models and using what was exported."""

@@ -1,0 +1,1 @@
+"""The training core: state, step, loop, replicas, checkpoints."""

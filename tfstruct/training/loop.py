@@ -1,0 +1,116 @@
+"""Many training steps in one compiled program, on data that stay on the device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfstruct import random
+from tfstruct.training.state import TrainState
+from tfstruct.training.step import Metrics
+
+COMPILERS = ("xla", "graph")
+
+
+def batch_indices(seeds: list[int], first_step: int, num_steps: int, batch_size: int, num_rows: int) -> np.ndarray:
+    """Returns which rows each step visits, int32 [num_steps, R, B].
+
+    Each replica goes through the rows in an order of its own, drawn anew for every epoch; a batch may end one epoch
+    and begin the next, so that every row is visited exactly once an epoch. The order is a function of seed and
+    step alone: the position in the data needs no state beyond the step.
+    """
+    first = first_step * batch_size
+    places = np.arange(first, first + num_steps * batch_size)
+    epochs = places // num_rows
+    indices = np.empty([num_steps, len(seeds), batch_size], np.int32)
+    for place, seed in enumerate(seeds):
+        chosen = np.empty(len(places), np.int32)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            inside = epochs == epoch
+            chosen[inside] = random.permutation(seed, epoch, num_rows)[places[inside] % num_rows]
+        indices[:, place] = chosen.reshape(num_steps, batch_size)
+    return indices
+
+
+class TrainLoop:
+    """Runs calls of many steps: one program launch, one row of metrics and no other traffic per call.
+
+    Args:
+        step: (state [R, ...], step number, rows [R, B, ...]) to (state, metrics [R, ...]).
+        compiler: `xla` compiles the whole loop into one program; `graph` runs the same loop op by op, which is
+            faster for batched matrix products on a CPU.
+    """
+
+    def __init__(self, step: Callable[..., tuple[TrainState, Metrics]], compiler: str) -> None:
+        if compiler not in COMPILERS:
+            raise ValueError(f"compiler must be one of {', '.join(COMPILERS)}, found {compiler!r}")
+        self._step = step
+        self._run = tf.function(self._loop, jit_compile=compiler == "xla", autograph=False)
+
+    def _loop(
+        self, state: TrainState, first_step: tf.Tensor, data: tf.Tensor, indices: tf.Tensor
+    ) -> tuple[TrainState, Metrics]:
+        num_steps = indices.shape[0]
+
+        def one(place: tf.Tensor, state: TrainState) -> tuple[TrainState, Metrics]:
+            rows = tf.gather(data, tf.gather(indices, place))
+            return self._step(state, first_step + place, rows)
+
+        shapes = tf.nest.map_structure(
+            lambda spec: tf.zeros(spec.shape, spec.dtype), self._metric_specs(state, data, indices)
+        )
+
+        def body(place: tf.Tensor, state: TrainState, sums: Metrics) -> tuple:
+            state, metrics = one(place, state)
+            return place + 1, state, {name: sums[name] + metrics[name] for name in sums}
+
+        _, state, sums = tf.while_loop(
+            lambda place, *_: place < num_steps, body, (0, state, shapes), maximum_iterations=num_steps
+        )
+        finished = float(num_steps) - sums["skipped"]
+        scale = 1.0 / tf.maximum(finished, 1.0)
+        means = {
+            name: value * tf.reshape(scale, [-1] + [1] * (value.shape.rank - 1))
+            for name, value in sums.items()
+            if name != "skipped"
+        }
+        return state, {**means, "skipped": sums["skipped"]}
+
+    def _metric_specs(self, state: TrainState, data: tf.Tensor, indices: tf.Tensor) -> Metrics:
+        """Shapes of a step's metrics, from a trace that is thrown away."""
+        graph = tf.Graph()
+        with graph.as_default():
+            placeholders = tf.nest.map_structure(
+                lambda leaf: tf.compat.v1.placeholder(leaf.dtype, leaf.shape), (state, data, indices)
+            )
+            state, data, indices = placeholders
+            _, metrics = self._step(state, tf.constant(0), tf.gather(data, indices[0]))
+            return {name: tf.TensorSpec(value.shape, value.dtype) for name, value in metrics.items()}
+
+    def __call__(
+        self, state: TrainState, first_step: int, data: tf.Tensor, indices: np.ndarray
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """Runs the steps first_step, first_step + 1, ...
+
+        Args:
+            state: with leading replica axis.
+            first_step: number of updates made before.
+            data: stored rows [n, *event_shape], on the device.
+            indices: rows that each step visits, int32 [steps, R, B].
+
+        Returns:
+            The new state, and the means over the steps of the metrics, each [R, ...] (`skipped` is a count).
+        """
+        state, metrics = self._run(state, tf.constant(first_step, tf.int32), data, tf.constant(indices))
+        return state, {name: value.numpy() for name, value in metrics.items()}
+
+
+def device_state(state: Any) -> Any:
+    """Turns a state of NumPy arrays into tensors."""
+    return tf.nest.map_structure(tf.constant, state)
+
+
+def host_state(state: Any) -> Any:
+    """Turns a state of tensors into NumPy arrays."""
+    return tf.nest.map_structure(lambda leaf: leaf.numpy(), state)

@@ -1,0 +1,54 @@
+"""Adam on one flat vector of parameters."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Adam(NamedTuple):
+    """Adam with bias correction, and optional clipping of the gradient's norm.
+
+    Attributes:
+        beta_1: decay of the first moment.
+        beta_2: decay of the second moment.
+        epsilon: added to the root of the bias-corrected second moment.
+        clip_norm: largest norm of the whole gradient; 0 for none.
+
+    References:
+        Kingma & Ba, ICLR 2015, algorithm 1.
+    """
+
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float = 0.0
+
+    def update(
+        self,
+        step: tf.Tensor,
+        learning_rate: tf.Tensor,
+        gradient: tf.Tensor,
+        parameters: tf.Tensor,
+        first_moment: tf.Tensor,
+        second_moment: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the new parameters and moments, each [P], and the gradient's norm before clipping.
+
+        Args:
+            step: number of updates made before this one.
+            learning_rate: scalar.
+            gradient: of the loss, [P].
+            parameters: [P].
+            first_moment: [P].
+            second_moment: [P].
+        """
+        norm = tf.sqrt(tf.reduce_sum(tf.square(gradient)))
+        if self.clip_norm > 0.0:
+            gradient = gradient * tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-12))
+        count = tf.cast(step + 1, tf.float32)
+        first_moment = self.beta_1 * first_moment + (1.0 - self.beta_1) * gradient
+        second_moment = self.beta_2 * second_moment + (1.0 - self.beta_2) * tf.square(gradient)
+        first = first_moment / (1.0 - tf.pow(self.beta_1, count))
+        second = second_moment / (1.0 - tf.pow(self.beta_2, count))
+        parameters = parameters - learning_rate * first / (tf.sqrt(second) + self.epsilon)
+        return parameters, first_moment, second_moment, norm

@@ -1,0 +1,120 @@
+"""One training step as a pure function of state, step number and stored rows."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfstruct import random
+from tfstruct.models.system import System, group_gradients, prepare_batch
+from tfstruct.schedules import Schedule
+from tfstruct.training.optimizer import Adam
+from tfstruct.training.state import Functional, TrainState
+
+Metrics = dict[str, tf.Tensor]
+
+
+class TrainStep:
+    """Forward pass, gradient and update of one system, without side effects.
+
+    Args:
+        model: the system; its variables name the weights and are neither read nor written.
+        transform: what turns stored rows into observations (see data.variants).
+    """
+
+    def __init__(self, model: System, transform: str) -> None:
+        config = model.config
+        self.model, self.transform = model, transform
+        self.functional = Functional(model)
+        options = config.optimizer
+        self.adam = Adam(options.beta_1, options.beta_2, options.epsilon, options.clip_norm)
+        self.learning_rate = float(options.learning_rate)
+        steps = config.training.steps
+        self.schedules: Mapping[str, Schedule] = {
+            name: Schedule.from_config(config.schedules[name], steps)
+            for name in ("learning_rate_factor", "kl_weight", *model.scheduled)
+        }
+        posterior = {id(variable) for variable in model.posterior_variables}
+        self.posterior_places = [
+            place
+            for place, variable in enumerate(self.functional.parameters.variables)
+            if id(variable) in posterior
+        ]
+
+    def gradient(
+        self, state: TrainState, step: tf.Tensor, rows: tf.Tensor, first_row: tf.Tensor | int = 0
+    ) -> tuple[tf.Tensor, tf.Tensor, Metrics]:
+        """Returns the flat gradient [P], the new statistics [S] and the metrics of a batch of stored rows.
+
+        Args:
+            state: of one replica.
+            step: number of updates made before this one, int32 scalar.
+            rows: [B, *event_shape] as stored.
+            first_row: place of the first row in the global batch, when that is divided among devices.
+        """
+        x, row_seeds, shared_seed = prepare_batch(
+            rows, random.fold_in(state.key, step), self.transform, first_row
+        )
+        pieces = self.functional.parameters.split(state.parameters)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(pieces)
+            with self.functional.bind(pieces, state.statistics) as scope:
+                result = self.model.objective(
+                    x,
+                    seed=row_seeds,
+                    shared_seed=shared_seed,
+                    kl_weight=self.schedules["kl_weight"](step),
+                    scheduled={name: self.schedules[name](step) for name in self.model.scheduled},
+                )
+                diagnostics = self.model.diagnostics()
+            statistics = self.functional.new_statistics(scope)
+        gradients = group_gradients(tape, result, pieces, [pieces[place] for place in self.posterior_places])
+        metrics = {
+            "loss": result.generative_loss,
+            "bound": tf.reduce_mean(result.bound),
+            "rate": tf.reduce_mean(result.rate),
+            "distortion": tf.reduce_mean(result.distortion),
+            **diagnostics,
+        }
+        return self.functional.parameters.join(gradients), statistics, metrics
+
+    def apply(
+        self, state: TrainState, step: tf.Tensor, gradient: tf.Tensor, statistics: tf.Tensor, metrics: Metrics
+    ) -> tuple[TrainState, Metrics]:
+        """Returns the state after an update; a step whose loss or gradient is not finite changes nothing.
+
+        The metric `skipped` counts those steps; their other metrics enter the means as zero.
+        """
+        learning_rate = self.learning_rate * self.schedules["learning_rate_factor"](step)
+        parameters, first, second, norm = self.adam.update(
+            step, learning_rate, gradient, state.parameters, state.first_moment, state.second_moment
+        )
+        is_finite = tf.math.is_finite(metrics["loss"]) & tf.math.is_finite(norm)
+        proposed = state._replace(
+            parameters=parameters, first_moment=first, second_moment=second, statistics=statistics
+        )
+        state = tf.nest.map_structure(lambda new, old: tf.where(is_finite, new, old), proposed, state)
+        metrics = {**metrics, "gradient_norm": norm}
+        metrics = {name: tf.where(is_finite, value, tf.zeros_like(value)) for name, value in metrics.items()}
+        metrics["skipped"] = 1.0 - tf.cast(is_finite, tf.float32)
+        return state, metrics
+
+    def __call__(self, state: TrainState, step: tf.Tensor, rows: tf.Tensor) -> tuple[TrainState, Metrics]:
+        """One whole step on one device."""
+        return self.apply(state, step, *self.gradient(state, step, rows))
+
+
+def over_replicas(function: Callable[..., Any], num_replicas: int) -> Callable[..., Any]:
+    """Maps function(state, step, rows) over a leading replica axis of state and rows.
+
+    All replicas are computed by the same kernels. One replica runs without the mapping, which costs time where
+    batched kernels are slower than plain ones.
+    """
+
+    def mapped(state: TrainState, step: tf.Tensor, rows: tf.Tensor) -> Any:
+        if num_replicas == 1:
+            squeezed = tf.nest.map_structure(lambda leaf: tf.squeeze(leaf, 0), (state, rows))
+            return tf.nest.map_structure(lambda leaf: leaf[tf.newaxis], function(squeezed[0], step, squeezed[1]))
+        return tf.vectorized_map(lambda pair: function(pair[0], step, pair[1]), (state, rows))
+
+    return mapped

@@ -1,0 +1,1 @@
+"""absl binaries: thin wrappers around `tfstruct`."""
