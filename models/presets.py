@@ -115,6 +115,7 @@ def base() -> ml_collections.ConfigDict:
             },
             "training": {
                 "seed": 0,
+                "replicas": 1,  # seeds seed, seed + 1, ... trained at once
                 "steps": 780_000,  # 2,000 epochs of 50,000 images
                 "batch_size": 128,
                 "steps_per_call": 500,

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
-from tfstruct.data import datasets, variants
+from tfstruct.data import variants
+from tfstruct.data.support import require_binary
 from tfstruct.inference import objectives
 from tfstruct.inference.objectives import ImportanceTerms, Objective
 from tfstruct.schedules import Schedule
@@ -124,7 +125,7 @@ class System(keras.Model, abc.ABC):
             ValueError: values that the likelihood does not allow.
         """
         if self.is_binary and isinstance(x, (np.ndarray, tf.Tensor)) and self.train_transform == "cast":
-            datasets.require_binary(np.asarray(x), "the rows given to fit")
+            require_binary(np.asarray(x), "the rows given to fit")
         return super().fit(x, *args, **kwargs)
 
     @property

@@ -16,7 +16,9 @@ import numpy as np
 
 from tfstruct import random
 from tfstruct.data import files, mnist, omniglot, prepared, variants
-from tfstruct.data.support import BINARY
+from tfstruct.data.support import BINARY, require_binary
+
+__all__ = ["Dataset", "checksum", "hold_out", "load", "names", "require_binary", "variants_of"]
 
 _ORDER_SEED = 5923
 _HASH_BYTES = 2**26
@@ -106,8 +108,8 @@ def load(
         variant: one of `variants_of(name)`; `tfstruct.data.variants` says what they mean.
         data_dir: folder of prepared sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
         data_file: an .npy or .npz file, for the name `file` and no other; see `tfstruct.data.files`.
-        event_shape: gives rows this shape, in row-major order; default the shape they have. Rows of a file get
-            it before the variant is applied, those of a named set afterwards.
+        event_shape: gives rows this shape, in row-major order; default the shape they have. Rows of a file
+            get it before the variant is applied, those of a named set afterwards.
 
     Raises:
         ValueError: for an unknown name or variant (listing near names and all names), for a variant the set
@@ -137,7 +139,7 @@ def load(
         name=name,
         variant=variant,
         **rows,
-        train_transform=rendering.train_transform,
+        train_transform=variants.train_transform(variant),
         support=rendering.support,
         bits_per_dim_offset=rendering.bits_per_dim_offset,
         checksum=checksum(rows),
@@ -165,7 +167,7 @@ def hold_out(rows: np.ndarray, count: int) -> dict[str, np.ndarray]:
 
 def _render(name: str, variant: str, splits: Mapping[str, np.ndarray]) -> variants.Rendering:
     if name == "binarized_mnist":  # `static` as published
-        return variants.Rendering(dict(splits), "cast", BINARY, 0.0)
+        return variants.Rendering(dict(splits), BINARY, 0.0)
     if name == "omniglot_burda" and variant in ("dynamic", "static"):
         return _render_burda(variant, splits)
     return variants.render(variant, splits)
@@ -174,9 +176,8 @@ def _render(name: str, variant: str, splits: Mapping[str, np.ndarray]) -> varian
 def _render_burda(variant: str, splits: Mapping[str, np.ndarray]) -> variants.Rendering:
     """Validation and test rows are binarised as in the published experiments on this file.
 
-    Those (Vahdat, Andriyash & Macready, Undirected Graphical Models as Approximate Posteriors, ICML 2020) draw
-    once with NumPy's legacy generator, seeded with 1 for each split; their likelihoods are of exactly these
-    bits.
+    Vahdat, Andriyash & Macready, Undirected Graphical Models as Approximate Posteriors, ICML 2020, draw once
+    with NumPy's legacy generator, seeded with 1 for each split; their likelihoods are of exactly these bits.
     """
     rendering = variants.render(variant, splits)
     for split in ("validation", "test"):

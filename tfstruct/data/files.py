@@ -1,10 +1,10 @@
 """User data: `.npy` and `.npz` files of any event shape, checked before anything is trained on them.
 
 One array is split 80/10/10: by a fixed permutation, or, when an `.npy` file is larger than `STREAMED_BYTES`,
-into contiguous blocks in this order, because then the file is mapped rather than read and rows come from disk as
-they are needed. Shuffle the rows of such a file before saving it; store intensities as uint8, because every
-variant but `none` copies other types into memory. An `.npz` file with the keys train, validation (or valid) and
-test is split as it says; other keys beside these are ignored. Nothing is ever unpickled.
+into contiguous blocks in this order, because then the file is mapped rather than read and rows come from disk
+as they are needed. Shuffle the rows of such a file before saving it, and store intensities as uint8: every
+variant but `none` copies other types into memory. An `.npz` file with the keys train, validation (or valid)
+and test is split as it says; other keys beside these are ignored. Nothing is ever unpickled.
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ def render(data: UserData, variant: str) -> variants.Rendering:
     """
     if variant == "none":
         offset = 0.0 if data.support in (support.BINARY, support.INTEGERS) else None
-        return variants.Rendering(data.splits, "cast", data.support, offset)
+        return variants.Rendering(data.splits, data.support, offset)
     possible = {
         support.BINARY: (),
         support.UNIT_INTERVAL: tuple(name for name in variants.VARIANTS if name != "dequantized"),

@@ -44,19 +44,17 @@ class Rendering:
 
     Attributes:
         splits: rows [n, *event] of each name in `SPLITS`; validation and test are final.
-        train_transform: the name in `TRANSFORMS` that `training_rows` applies to training rows.
         support: where final values lie, one of `tfstruct.data.support.SUPPORTS`.
         bits_per_dim_offset: what to add to nll / (D ln 2); None where bits per dimension mean nothing.
     """
 
     splits: dict[str, np.ndarray]
-    train_transform: str
     support: str
     bits_per_dim_offset: float | None
 
 
 def train_transform(variant: str) -> str:
-    """Returns the transform of `training_rows` that goes with a variant's training rows."""
+    """Returns the name in `TRANSFORMS` that `training_rows` applies to training rows of a variant."""
     return {"dynamic": "binarize", "dequantized": "dequantize"}.get(variant, "cast")
 
 
@@ -83,16 +81,18 @@ def training_rows(transform: str, rows: Any, seed: Any) -> tf.Tensor:
     values = tf.cast(rows, tf.float32)
     if transform == "cast":
         return values
+    seed = tf.convert_to_tensor(seed, tf.uint32)
+    first = seed.shape.rank - 1  # keys of rows bring the row axis themselves
     # A static shape lets XLA and vectorized_map see the number of draws.
-    shape = rows.shape if rows.shape.is_fully_defined() else tf.shape(rows)
-    unit = random.uniform(seed, shape if len(seed.shape) == 1 else shape[1:])
+    shape = rows.shape[first:] if rows.shape[first:].is_fully_defined() else tf.shape(rows)[first:]
+    unit = random.uniform(seed, shape)
     if transform == "binarize":
-        # Not rows / 255: XLA multiplies by the rounded reciprocal instead, which moves the threshold.
+        # Not rows / 255: graphs and XLA multiply by a rounded reciprocal instead, other than eager execution.
         threshold = unit * 255.0 if rows.dtype.is_integer else unit
         return tf.cast(threshold < values, tf.float32)
     if not rows.dtype.is_integer:
         raise ValueError(f"dequantize needs integer intensities 0..255, found {rows.dtype.name}")
-    # With noise of 16 bits the sum is exact. A full draw would round some of 200 + u up to 201, the next level.
+    # With noise of 16 bits the sum is exact. A full draw would round some of 200 + u up to the level 201.
     noise = (tf.floor(unit * _NOISE_CELLS) + 0.5) / _NOISE_CELLS
     return (values + noise) / 256.0
 
@@ -198,21 +198,21 @@ def _dequantize(rows: np.ndarray, split: str) -> np.ndarray:
 
 def _render_dynamic(splits: Mapping[str, np.ndarray]) -> Rendering:
     final = {name: binarize(splits[name], name) for name in SPLITS[1:]}
-    return Rendering({"train": splits["train"], **final}, "binarize", BINARY, 0.0)
+    return Rendering({"train": splits["train"], **final}, BINARY, 0.0)
 
 
 def _render_static(splits: Mapping[str, np.ndarray]) -> Rendering:
-    return Rendering({name: binarize(splits[name], name) for name in SPLITS}, "cast", BINARY, 0.0)
+    return Rendering({name: binarize(splits[name], name) for name in SPLITS}, BINARY, 0.0)
 
 
 def _render_thresholded(splits: Mapping[str, np.ndarray]) -> Rendering:
     # 127.5 of 255 is one half: the two thresholds agree.
     final = {name: rows >= (128 if rows.dtype == np.uint8 else 0.5) for name, rows in splits.items()}
-    return Rendering({name: rows.astype(np.uint8) for name, rows in final.items()}, "cast", BINARY, 0.0)
+    return Rendering({name: rows.astype(np.uint8) for name, rows in final.items()}, BINARY, 0.0)
 
 
 def _render_grey(splits: Mapping[str, np.ndarray]) -> Rendering:
-    return Rendering({name: _unit(rows) for name, rows in splits.items()}, "cast", UNIT_INTERVAL, None)
+    return Rendering({name: _unit(rows) for name, rows in splits.items()}, UNIT_INTERVAL, None)
 
 
 def _render_dequantized(splits: Mapping[str, np.ndarray]) -> Rendering:
@@ -221,15 +221,15 @@ def _render_dequantized(splits: Mapping[str, np.ndarray]) -> Rendering:
         raise ValueError(f"dequantized needs uint8 intensities 0..255, found {', '.join(found)}")
     final = {name: _dequantize(splits[name], name) for name in SPLITS[1:]}
     # -log2 p(x) <= -log2 p((x + u) / 256) + 8 D: the density of one cell of width 1/256 per dimension.
-    return Rendering({"train": splits["train"], **final}, "dequantize", UNIT_INTERVAL, 8.0)
+    return Rendering({"train": splits["train"], **final}, UNIT_INTERVAL, 8.0)
 
 
 def _render_continuous(splits: Mapping[str, np.ndarray]) -> Rendering:
-    return Rendering({name: _noisy(splits[name], name) for name in SPLITS}, "cast", UNIT_INTERVAL, None)
+    return Rendering({name: _noisy(splits[name], name) for name in SPLITS}, UNIT_INTERVAL, None)
 
 
 def _render_discrete(splits: Mapping[str, np.ndarray]) -> Rendering:
-    return Rendering({name: _grid(rows) for name, rows in splits.items()}, "cast", INTEGERS, 0.0)
+    return Rendering({name: _grid(rows) for name, rows in splits.items()}, INTEGERS, 0.0)
 
 
 _RENDERERS: dict[str, Callable[[Mapping[str, np.ndarray]], Rendering]] = {

@@ -23,7 +23,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], *, metric: str = "elbo", unit
     """Draws a metric in training and in validation over the training steps.
 
     With several replicas each is a thin line and their mean a thick one. Values that are not finite leave a
-    gap.
+    gap. The first tenth of the run may leave the frame at the top or bottom, because a bound climbs by
+    hundreds of nats there and the rest would be a flat line.
 
     Args:
         rows: what `tfstruct.training.logging.read_rows` gives, or parsed lines of `metrics.jsonl`.
@@ -40,8 +41,9 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], *, metric: str = "elbo", unit
     if not groups:
         known = sorted({name.split("/", 1)[1] for row in rows for name in row if "/" in name})
         raise ValueError(f"no row has the metric {metric!r}; there are {', '.join(known) or 'no metrics'}")
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel=f"{metric} ({unit})" if unit else metric)
+    low, high = np.inf, -np.inf
     for group in groups:
         steps, values = _series(rows, f"{group}/{metric}")
         values = np.where(np.isfinite(values), values, np.nan)
@@ -49,11 +51,16 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], *, metric: str = "elbo", unit
         marker = "o" if len(steps) == 1 else None
         num_replicas = values.shape[1]
         if num_replicas > 1:
-            axes.plot(steps, values, color=_COLORS[group], linewidth=0.7, alpha=0.4)
+            axes.plot(steps, values, color=_COLORS[group], linewidth=0.8, alpha=0.5)
         label = group if num_replicas == 1 else f"{group}, mean of {num_replicas}"
         mean = values.mean(axis=1)
-        axes.plot(steps, mean, color=_COLORS[group], linewidth=2.2, marker=marker, label=label)
+        axes.plot(steps, mean, color=_COLORS[group], linewidth=2.0, marker=marker, label=label)
+        late = values[steps >= steps[0] + 0.1 * (steps[-1] - steps[0])]
+        late = late[np.isfinite(late)]
+        low, high = min([low, *late]), max([high, *late])
     axes.margins(x=0.01)
+    if low < high:
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

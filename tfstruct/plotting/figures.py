@@ -7,13 +7,13 @@ import secrets
 from matplotlib.figure import Figure
 
 
-def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150.0) -> pathlib.Path:
+def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float | None = None) -> pathlib.Path:
     """Writes a figure to a file, whole or not at all.
 
     Args:
         figure: a figure, drawn on matplotlib's Agg canvas: no display is needed.
         path: the file; its suffix gives the format (`.png`, `.pdf`, `.svg`). Missing folders are created.
-        dpi: dots per inch, for formats made of pixels.
+        dpi: dots per inch, for formats made of pixels; by default the figure's own.
 
     Returns:
         The file.
@@ -30,7 +30,7 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150.0) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        figure.savefig(temporary, format=kind, dpi=dpi)
+        figure.savefig(temporary, format=kind, dpi=figure.dpi if dpi is None else dpi)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 _DPI = 100
 _GAP = 1  # pixels of the images between neighbours
 _GAP_COLOR = 0.5  # tells neighbours apart on black and on white backgrounds
+_EMPTY_COLOR = 1.0  # of places without an image in the last row
+_PICTURE_DOTS = 800
+_MOST_DOTS_PER_PIXEL = 8
 _LABEL_INCHES = 1.25
 
 
@@ -19,7 +22,8 @@ def _as_color(images: Any, name: str) -> np.ndarray:
         images = images[..., 0]
     if not (images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 3)) or not images.size:
         raise ValueError(
-            f"{name} must be images of shape [n, h, w], [n, h, w, 1] or [n, h, w, 3], found {list(images.shape)}"
+            f"{name} must be images of shape [n, h, w], [n, h, w, 1] or [n, h, w, 3], "
+            f"found shape {list(images.shape)}"
         )
     images = images.astype(np.float64)
     low, high = images.min(), images.max()
@@ -29,21 +33,21 @@ def _as_color(images: Any, name: str) -> np.ndarray:
 
 
 def _tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """Returns one picture with the images row by row, a gap between neighbours and gaps for missing ones."""
+    """Returns one picture with the images row by row and a gap between neighbours."""
     count, height, width, _ = images.shape
     rows = math.ceil(count / columns)
     shape = (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3)
     picture = np.full(shape, _GAP_COLOR)
-    for index, image in enumerate(images):
+    for index in range(rows * columns):
         top, left = index // columns * (height + _GAP), index % columns * (width + _GAP)
-        picture[top : top + height, left : left + width] = image
+        picture[top : top + height, left : left + width] = images[index] if index < count else _EMPTY_COLOR
     return picture
 
 
 def _show(picture: np.ndarray, *, label_inches: float = 0.0) -> Figure:
     """Returns a figure in which every pixel of the picture covers the same whole number of dots."""
     height, width, _ = picture.shape
-    magnification = max(1, 800 // max(height, width))
+    magnification = max(1, min(_MOST_DOTS_PER_PIXEL, _PICTURE_DOTS // max(height, width)))
     inches = np.array([width, height]) * magnification / _DPI
     figure = Figure(figsize=(inches[0] + label_inches, inches[1]), dpi=_DPI)
     share = label_inches / (inches[0] + label_inches)
@@ -61,7 +65,7 @@ def draw_grid(images: Any, *, columns: int | None = None) -> Figure:
         columns: images per row; by default as many as make the grid about square.
 
     Returns:
-        The figure; saved with its own `dpi` (100) every pixel covers a whole number of dots.
+        The figure; saved with its own dots per inch, every pixel covers a whole number of dots.
 
     Raises:
         ValueError: arrays that are no images (vectors, say), values outside [0, 1], or `columns` below 1.
@@ -100,7 +104,7 @@ def draw_reconstructions(originals: Any, reconstructions: Any, *, columns: int =
     count, height, width, _ = originals.shape
     columns = min(columns, count)
     blocks = math.ceil(count / columns)
-    rows = np.full((2 * blocks, columns, height, width, 3), _GAP_COLOR)
+    rows = np.full((2 * blocks, columns, height, width, 3), _EMPTY_COLOR)
     for index in range(count):
         block, column = divmod(index, columns)
         rows[2 * block, column] = originals[index]

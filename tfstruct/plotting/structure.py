@@ -20,7 +20,6 @@ Color = tuple[float, float, float, float]
 
 _RADIUS = 0.27  # of a node; nodes are one unit apart
 _MOST_LABELLED_NODES = 7  # beyond that the probabilities would cover the arcs
-_CLOSED_COLOR = "0.62"
 
 
 def lower_triangle_edges(num_nodes: int) -> list[Edge]:
@@ -45,8 +44,9 @@ def edge_colors(edges: Sequence[Edge]) -> dict[Edge, Color]:
         palette = matplotlib.colormaps["tab10" if len(ordered) <= 10 else "tab20"]
         colors = {edge: palette(rank) for rank, edge in enumerate(ordered)}
     else:
-        palette = matplotlib.colormaps["turbo"]
-        colors = {edge: palette(rank / (len(ordered) - 1)) for rank, edge in enumerate(ordered)}
+        # Darker than it is: its yellow and green are too light for thin lines on white.
+        palette = matplotlib.colormaps["turbo"](np.linspace(0.0, 1.0, len(ordered))) * (0.85, 0.85, 0.85, 1.0)
+        colors = {edge: tuple(color.tolist()) for edge, color in zip(ordered, palette, strict=True)}
     return {edge: colors[edge] for edge in edges}
 
 
@@ -122,10 +122,10 @@ def to_dot(
 def _edge_path(child: int, parent: int, num_nodes: int) -> Path:
     """Returns the line from the rim of the parent to the rim of the child.
 
-    Node i is at (0, -i). Neighbours are joined by a straight line, all others by an arc that leaves the column
-    of nodes and comes back, even distances on the right and odd ones on the left. Longer arcs leave at a wider
-    angle and reach further out, so no two arcs coincide, not even close to a node they share, and none touches
-    a third node.
+    Node i is at (0, -i). Neighbours are joined by a straight line, all others by an arc that leaves the
+    column of nodes and comes back, even distances on the right and odd ones on the left. Longer arcs leave at
+    a wider angle and reach further out, so no two arcs coincide, not even close to a node they share, and
+    none touches a third node.
     """
     distance = child - parent
     start, end = np.array([0.0, -parent]), np.array([0.0, -child])
@@ -133,10 +133,10 @@ def _edge_path(child: int, parent: int, num_nodes: int) -> Path:
         down = np.array([0.0, -_RADIUS])
         return Path([start + down, end - down], [Path.MOVETO, Path.LINETO])
     side = 1.0 if distance % 2 == 0 else -1.0
-    rank = (distance - 2) / max(num_nodes - 3, 1)  # 0 for the shortest arc, 1 for the longest
-    angle = np.deg2rad(42.0 + 63.0 * rank)  # between the arc and the column
-    # The further control points are out, the wider the arc: three quarters of their offset.
-    reach = (0.95 + 0.36 * (distance - 2)) / 0.75 / np.sin(angle)
+    longest = max(num_nodes - 1, 8)
+    angle = np.deg2rad(57.0 + 50.0 * (distance - 2) / (longest - 2))  # between the arc and the column
+    # An arc gets three quarters as far from the column as its inner control points.
+    reach = (0.72 + 0.36 * (distance - 2)) / 0.75 / np.sin(angle)
     leaving = np.array([side * np.sin(angle), -np.cos(angle)])
     arriving = leaving * [1.0, -1.0]
     points = [
@@ -206,7 +206,7 @@ def draw_structure(
     bottom = -(num_nodes - 1) - 0.6
     lowest = bottom - 1.3 if show_observed else bottom - 0.1
     scale = 0.75 if num_nodes <= _MOST_LABELLED_NODES else 0.55  # inches per unit
-    figure = Figure(figsize=(scale * (right - left + 0.3), scale * (0.7 - lowest)))
+    figure = Figure(figsize=(scale * (right - left + 0.3), scale * (0.7 - lowest)), dpi=150)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0), xlim=(left - 0.15, right + 0.15), ylim=(lowest, 0.7))
     axes.set_axis_off()
     for edge, path in paths.items():
@@ -240,8 +240,8 @@ def _draw_edge(
         patch = FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=11, color=color, zorder=3)
         patch.set(linewidth=0.6 + 1.6 * probability, alpha=0.3 + 0.7 * probability)
     else:
-        patch = PathPatch(path, facecolor="none", edgecolor=_CLOSED_COLOR, zorder=2)
-        patch.set(linewidth=0.7, linestyle=(0, (4, 3)))
+        patch = PathPatch(path, facecolor="none", edgecolor="0.65", zorder=2)
+        patch.set(linewidth=0.6, linestyle=(0, (4, 3)))
     patch.set_gid(f"{'open' if is_open else 'closed'}:{edge[0]}:{edge[1]}")
     axes.add_patch(patch)
 

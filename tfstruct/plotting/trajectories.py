@@ -42,7 +42,7 @@ def draw_gate_trajectories(
         )
     colors = edge_colors(edges) if colors is None else colors
     is_named = 0 < len(edges) <= _MOST_NAMED_EDGES
-    figure = Figure(figsize=(8.0 if is_named else 6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(8.0 if is_named else 6.4, 4.0), dpi=150, layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="mean of the gate", ylim=(-0.02, 1.02))
     width = 1.6 if len(edges) <= _MOST_NAMED_EDGES else 0.7
     for index, (child, parent) in enumerate(edges):

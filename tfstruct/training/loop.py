@@ -6,31 +6,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfstruct import random
 from tfstruct.training.state import TrainState
 from tfstruct.training.step import Metrics
 
 COMPILERS = ("xla", "graph")
-
-
-def batch_indices(seeds: list[int], first_step: int, num_steps: int, batch_size: int, num_rows: int) -> np.ndarray:
-    """Returns which rows each step visits, int32 [num_steps, R, B].
-
-    Each replica goes through the rows in an order of its own, drawn anew for every epoch; a batch may end one epoch
-    and begin the next, so that every row is visited exactly once an epoch. The order is a function of seed and
-    step alone: the position in the data needs no state beyond the step.
-    """
-    first = first_step * batch_size
-    places = np.arange(first, first + num_steps * batch_size)
-    epochs = places // num_rows
-    indices = np.empty([num_steps, len(seeds), batch_size], np.int32)
-    for place, seed in enumerate(seeds):
-        chosen = np.empty(len(places), np.int32)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            inside = epochs == epoch
-            chosen[inside] = random.permutation(seed, epoch, num_rows)[places[inside] % num_rows]
-        indices[:, place] = chosen.reshape(num_steps, batch_size)
-    return indices
 
 
 class TrainLoop:

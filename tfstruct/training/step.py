@@ -6,10 +6,11 @@ from typing import Any
 import tensorflow as tf
 
 from tfstruct import random
+from tfstruct.functional import Functional
 from tfstruct.models.system import System, group_gradients, prepare_batch
 from tfstruct.schedules import Schedule
 from tfstruct.training.optimizer import Adam
-from tfstruct.training.state import Functional, TrainState
+from tfstruct.training.state import TrainState
 
 Metrics = dict[str, tf.Tensor]
 

@@ -1,0 +1,191 @@
+"""User files: what is taken, how it is split, and what is refused with which words."""
+
+import numpy as np
+import pytest
+
+from tfstruct.data import DatasetNotFoundError, files, load
+
+ROWS = np.arange(40 * 6).reshape(40, 2, 3)
+
+
+def _saved(folder, rows, name="rows.npy"):
+    np.save(folder / name, rows)
+    return folder / name
+
+
+def _load(path, variant="none", **options):
+    return load("file", variant, data_file=path, **options)
+
+
+def test_one_array_is_split_80_10_10_by_the_same_permutation_every_time(tmp_path):
+    path = _saved(tmp_path, ROWS)
+    data = _load(path)
+    assert [len(data.split(name)) for name in ("train", "validation", "test")] == [32, 4, 4]
+    rows = np.concatenate([data.train, data.validation, data.test])
+    np.testing.assert_array_equal(np.sort(rows[:, 0, 0]), ROWS[:, 0, 0])
+    assert (rows[:, 0, 0] != ROWS[:, 0, 0]).any()
+    assert data.checksum == _load(path).checksum
+    assert data.event_shape == (2, 3)
+    assert data.dims == 6
+
+
+def test_a_large_file_is_mapped_and_split_into_contiguous_blocks_without_copies(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "STREAMED_BYTES", 0)
+    data = _load(_saved(tmp_path, ROWS.astype(np.uint8)))
+    assert isinstance(data.train, np.memmap)
+    assert isinstance(data.test, np.memmap)
+    np.testing.assert_array_equal(np.concatenate([data.train, data.validation, data.test]), ROWS)
+    assert "contiguous blocks" in data.description
+
+
+def test_dynamic_rows_of_a_mapped_file_of_bytes_stay_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "STREAMED_BYTES", 0)
+    data = _load(_saved(tmp_path, ROWS.astype(np.uint8)), "dynamic")
+    assert isinstance(data.train, np.memmap)
+    assert data.validation.max() == 1
+
+
+def test_mapped_intensities_of_another_type_become_bytes_before_they_are_binarised(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "STREAMED_BYTES", 0)
+    data = _load(_saved(tmp_path, ROWS.astype(np.float64)), "dynamic")
+    assert data.train.dtype == np.uint8
+    np.testing.assert_array_equal(data.train, ROWS[:32])
+
+
+@pytest.mark.parametrize("key", ["validation", "valid"])
+def test_named_splits_are_kept_and_other_keys_ignored(tmp_path, key):
+    np.savez(
+        tmp_path / "rows.npz", **{"train": ROWS[:30], key: ROWS[30:35], "test": ROWS[35:], "labels": [1]}
+    )
+    data = _load(tmp_path / "rows.npz")
+    np.testing.assert_array_equal(data.train, ROWS[:30])
+    np.testing.assert_array_equal(data.validation, ROWS[30:35])
+    np.testing.assert_array_equal(data.test, ROWS[35:])
+
+
+def test_a_single_array_in_an_archive_is_split(tmp_path):
+    np.savez_compressed(tmp_path / "rows.npz", x=ROWS)
+    assert len(_load(tmp_path / "rows.npz").train) == 32
+
+
+@pytest.mark.parametrize(
+    ("rows", "support", "dtype", "offset"),
+    [
+        (ROWS % 2 == 0, "binary", np.uint8, 0.0),
+        (ROWS % 2.0, "binary", np.uint8, 0.0),
+        (ROWS.astype(np.int64), "integers_0_255", np.uint8, 0.0),
+        (ROWS / 240.0, "unit_interval", np.float32, None),
+        (ROWS - 5, "real", np.float32, None),
+        ((ROWS / 7).astype(np.float16), "real", np.float32, None),
+    ],
+)
+def test_values_decide_support_and_type(tmp_path, rows, support, dtype, offset):
+    data = _load(_saved(tmp_path, rows))
+    assert (data.support, data.train.dtype, data.bits_per_dim_offset) == (support, dtype, offset)
+    assert data.train_transform == "cast"
+
+
+def test_variants_apply_to_intensities(tmp_path):
+    path = _saved(tmp_path, ROWS.astype(np.uint8))
+    assert _load(path, "dynamic").train_transform == "binarize"
+    assert _load(path, "dequantized").train_transform == "dequantize"
+    assert _load(path, "static").support == "binary"
+    assert _load(_saved(tmp_path, ROWS / 240.0, "unit.npy"), "dynamic").support == "binary"
+
+
+@pytest.mark.parametrize(
+    ("rows", "variant", "message"),
+    [
+        (ROWS - 5, "dynamic", "whose values have the support real: .* possible besides: no variant but none"),
+        (ROWS % 2, "static", "whose values have the support binary: `--set data.variant=none`"),
+        (
+            ROWS / 240.0,
+            "dequantized",
+            "the support unit_interval: .* besides: dynamic, static, thresholded, grey",
+        ),
+    ],
+)
+def test_a_variant_without_meaning_is_refused(tmp_path, rows, variant, message):
+    with pytest.raises(ValueError, match=message):
+        _load(_saved(tmp_path, rows), variant)
+
+
+def test_event_shape_is_given_before_colour_becomes_grey(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 256, (20, 48), np.uint8)
+    data = _load(_saved(tmp_path, rows), "grey", event_shape=[4, 4, 3])
+    assert data.event_shape == (4, 4)
+    with pytest.raises(ValueError, match=r"event_shape \(5, 5\) does not fit rows of shape \(48,\)"):
+        _load(tmp_path / "rows.npy", event_shape=[5, 5])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.arange(20.0), r"has shape \(20,\); expected \[n, \*event\]"),
+        (np.zeros((0, 4)), r"is empty: shape \(0, 4\)"),
+        (np.zeros((4, 0)), r"is empty: shape \(4, 0\)"),
+        (np.zeros((2, 4)), "has 2 rows; expected at least 3"),
+        (np.zeros((20, 4), np.complex64), "elements of type complex64; expected booleans, integers or real"),
+        (np.full((20, 4), "a"), "elements of type <U1"),
+        (np.full((20, 4), None), "cannot be read as arrays of numbers: Object arrays cannot be loaded"),
+    ],
+)
+def test_unusable_arrays_are_refused_with_what_was_found(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        _load(_saved(tmp_path, rows))
+
+
+def test_missing_values_are_counted_and_the_first_row_named(tmp_path):
+    rows = ROWS.astype(np.float32)
+    rows[17, 0, 1], rows[23] = np.nan, np.inf
+    with pytest.raises(ValueError, match="has 7 values that are NaN or infinite, first in row 17"):
+        _load(_saved(tmp_path, rows))
+
+
+def test_splits_of_different_events_are_refused(tmp_path):
+    np.savez(tmp_path / "rows.npz", train=ROWS, validation=ROWS, test=ROWS[:, :1])
+    with pytest.raises(ValueError, match=r"different event shapes: train \(2, 3\), .* test \(1, 3\)"):
+        _load(tmp_path / "rows.npz")
+
+
+def test_archives_without_the_three_splits_name_the_keys_found(tmp_path):
+    np.savez(tmp_path / "rows.npz", train=ROWS, other=ROWS)
+    with pytest.raises(ValueError, match="has the keys train, other; expected train, validation"):
+        _load(tmp_path / "rows.npz")
+    np.savez(tmp_path / "train.npz", train=ROWS)
+    with pytest.raises(ValueError, match="has the keys train; expected"):
+        _load(tmp_path / "train.npz")
+
+
+def test_objects_in_an_archive_are_never_unpickled(tmp_path):
+    np.savez(tmp_path / "rows.npz", x=np.array([[{}]] * 20, dtype=object))
+    with pytest.raises(ValueError, match="cannot be read as arrays of numbers: Object arrays"):
+        _load(tmp_path / "rows.npz")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_files_that_are_something_else_are_refused(tmp_path, suffix):
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(b"not an array at all")
+    with pytest.raises(ValueError, match="cannot be read as arrays of numbers"):
+        _load(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read as arrays of numbers"):
+        _load(path)
+
+
+def test_a_suffix_that_does_not_fit_the_content_is_refused(tmp_path):
+    np.savez(tmp_path / "rows.npz", x=ROWS)
+    (tmp_path / "rows.npz").rename(tmp_path / "rows.npy")
+    with pytest.raises(ValueError, match="holds NpzFile, which its suffix .npy does not announce"):
+        _load(tmp_path / "rows.npy")
+    _saved(tmp_path, ROWS).rename(tmp_path / "rows.npz")
+    with pytest.raises(ValueError, match="holds ndarray, which its suffix .npz does not announce"):
+        _load(tmp_path / "rows.npz")
+
+
+def test_missing_files_and_other_suffixes_are_named(tmp_path):
+    with pytest.raises(DatasetNotFoundError, match="rows.npy' does not exist"):
+        _load(tmp_path / "rows.npy")
+    with pytest.raises(ValueError, match="ends with .npy or .npz, found .*rows.csv"):
+        _load(tmp_path / "rows.csv")

@@ -1,0 +1,124 @@
+"""Scores of a whole held-out set: batches of fixed size through one compiled function."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfstruct import random
+from tfstruct.functional import Functional
+from tfstruct.inference import likelihood
+from tfstruct.inference.likelihood import LikelihoodEstimate
+
+# Purposes that keys are derived for; a new one gets a new number.
+_EVALUATION = 7
+
+
+class Summary(NamedTuple):
+    """Averages over the images of a held-out set.
+
+    Attributes:
+        log_likelihood: mean of log_prob, nats.
+        std_err: standard error of that mean over images, nats.
+        elbo: mean, nats.
+        elbo_std_err: its standard error over images.
+        rate: mean, nats.
+        distortion: mean, nats.
+        effective_sample_size: median over images, of K.
+        num_images: how many images were scored.
+        num_samples: K.
+    """
+
+    log_likelihood: float
+    std_err: float
+    elbo: float
+    elbo_std_err: float
+    rate: float
+    distortion: float
+    effective_sample_size: float
+    num_images: int
+    num_samples: int
+
+
+class HeldOutScorer:
+    """Estimates log p(x) of many observations for any weights of one model.
+
+    The weights are arguments of the compiled function, so replicas and checkpoints share one compilation. An
+    observation's key depends on the seed and on its place in the set, so neither the batch size nor the chunk
+    changes its estimate.
+
+    Args:
+        model: a system (see models.system).
+        num_samples: K.
+        batch_size: observations computed at once.
+        chunk: importance samples computed at once.
+        compiler: `xla` or `graph`.
+    """
+
+    def __init__(
+        self, model: Any, *, num_samples: int, batch_size: int, chunk: int, compiler: str = "xla"
+    ) -> None:
+        self.model = model
+        self.functional = Functional(model)
+        self.num_samples, self.chunk, self.batch_size = num_samples, min(chunk, num_samples), batch_size
+        self._estimate = tf.function(self._estimate_batch, jit_compile=compiler == "xla", autograph=False)
+
+    def _estimate_batch(
+        self, parameters: tf.Tensor, statistics: tf.Tensor, x: tf.Tensor, row_keys: tf.Tensor
+    ) -> LikelihoodEstimate:
+        with self.functional.bind(self.functional.parameters.split(parameters), statistics):
+            return likelihood.estimate(
+                lambda keys: self.model.importance_terms(x, seed=keys, num_samples=self.chunk),
+                row_keys,
+                num_samples=self.num_samples,
+                chunk=self.chunk,
+            )
+
+    def __call__(
+        self, parameters: Any, statistics: Any, rows: np.ndarray, *, seed: int = 0
+    ) -> LikelihoodEstimate:
+        """Scores rows [n, *event_shape]; returns NumPy arrays [n].
+
+        Args:
+            parameters: trainable weights as one vector [P].
+            statistics: non-trainable weights as one vector [S].
+            rows: observations (final values, any real dtype).
+            seed: of the importance samples.
+
+        Raises:
+            ValueError: no rows.
+        """
+        if not len(rows):
+            raise ValueError("there is no observation to score")
+        key = random.fold_in(random.key(seed), _EVALUATION)
+        results = []
+        for start in range(0, len(rows), self.batch_size):
+            batch = np.asarray(rows[start : start + self.batch_size], np.float32)
+            missing = self.batch_size - len(batch)
+            padded = np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)]) if missing else batch
+            row_keys = random.fold_in(key, start + tf.range(self.batch_size))
+            estimate = self._estimate(parameters, statistics, tf.constant(padded), row_keys)
+            results.append([field.numpy()[: len(batch)] for field in estimate])
+        return LikelihoodEstimate(*(np.concatenate(field) for field in zip(*results, strict=True)))
+
+    def summarise(self, estimate: LikelihoodEstimate) -> Summary:
+        """Averages the estimates of a set."""
+
+        def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+            values = values.astype(np.float64)
+            error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+            return float(values.mean()), float(error)
+
+        log_likelihood, std_err = mean_and_error(estimate.log_prob)
+        elbo, elbo_std_err = mean_and_error(estimate.elbo)
+        return Summary(
+            log_likelihood=log_likelihood,
+            std_err=std_err,
+            elbo=elbo,
+            elbo_std_err=elbo_std_err,
+            rate=float(estimate.rate.mean(dtype=np.float64)),
+            distortion=float(estimate.distortion.mean(dtype=np.float64)),
+            effective_sample_size=float(np.median(estimate.effective_sample_size)),
+            num_images=len(estimate.log_prob),
+            num_samples=self.num_samples,
+        )

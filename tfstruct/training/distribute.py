@@ -1,0 +1,109 @@
+"""Training on several devices of one machine: same global batch, same numbers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.training.state import TrainState, replica
+from tfstruct.training.step import Metrics, TrainStep
+
+STRATEGIES = ("auto", "none", "mirrored")
+
+
+def make_strategy(name: str, devices: Sequence[str] | None = None) -> tf.distribute.Strategy | None:
+    """Returns a MirroredStrategy, or None for training on one device.
+
+    Args:
+        name: `none`; `mirrored`; or `auto`, which is `mirrored` where there is more than one GPU.
+        devices: of `mirrored`; default all GPUs, else all logical CPUs.
+
+    Raises:
+        ValueError: an unknown name, or `mirrored` with fewer than two devices.
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, found {name!r}")
+    if devices is None:
+        logical = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        devices = [device.name for device in logical]
+    if name == "none" or (name == "auto" and (len(devices) < 2 or "GPU" not in devices[0])):
+        return None
+    if len(devices) < 2:
+        raise ValueError(f"strategy mirrored needs at least two devices, found {list(devices)}")
+    return tf.distribute.MirroredStrategy(devices)
+
+
+class MirroredLoop:
+    """The training loop on several devices: each takes an equal part of every batch.
+
+    Only forward and backward pass may be compiled by XLA: an all-reduce inside a compiled cluster fails or hangs
+    (keras issues 17187, 20763), so gradients are reduced and applied outside. Batch normalisation reduces its
+    statistics within the forward pass, hence a model that has it runs uncompiled here.
+
+    Noise is drawn from one key per row of the global batch, so how the batch is divided changes nothing but the
+    order of summation.
+
+    Args:
+        step: the training step of the system.
+        strategy: as returned by `make_strategy`.
+        batch_size: of the global batch.
+        compiler: `xla` or `graph`, for forward and backward pass.
+
+    Raises:
+        ValueError: a batch that the devices cannot share equally.
+    """
+
+    def __init__(
+        self, step: TrainStep, strategy: tf.distribute.Strategy, *, batch_size: int, compiler: str
+    ) -> None:
+        self._strategy = strategy
+        self._step = step
+        self.num_devices = strategy.num_replicas_in_sync
+        if batch_size % self.num_devices:
+            raise ValueError(
+                f"the batch size {batch_size} must be a multiple of the number of devices, {self.num_devices}"
+            )
+        self._per_device = batch_size // self.num_devices
+        self._gradient = tf.function(step.gradient, jit_compile=compiler == "xla", autograph=False)
+        self._run_step = tf.function(self._distributed_step, autograph=False)
+
+    def _distributed_step(
+        self, state: TrainState, step: tf.Tensor, data: tf.Tensor, indices: tf.Tensor
+    ) -> tuple[TrainState, Metrics]:
+        return self._strategy.run(self._device_step, args=(state, step, data, indices))
+
+    def _device_step(
+        self, state: TrainState, step: tf.Tensor, data: tf.Tensor, indices: tf.Tensor
+    ) -> tuple[TrainState, Metrics]:
+        context = tf.distribute.get_replica_context()
+        first_row = tf.cast(context.replica_id_in_sync_group, tf.int32) * self._per_device
+        rows = tf.gather(data, indices[first_row : first_row + self._per_device])
+        rows = tf.ensure_shape(rows, [self._per_device, *data.shape[1:]])
+        results = self._gradient(state, step, rows, first_row)
+        reduced = context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.nest.flatten(results))
+        return self._step.apply(state, step, *tf.nest.pack_sequence_as(results, reduced))
+
+    def __call__(
+        self, state: TrainState, first_step: int, data: tf.Tensor, indices: np.ndarray
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """As TrainLoop: one replica [1, ...] in and out, means of the metrics over the steps."""
+        if indices.shape[1] != 1:
+            raise ValueError(f"several devices train one replica, found {indices.shape[1]}")
+        # From the second step on every device keeps its own copy of the state.
+        current = replica(state, 0)
+        sums: dict[str, np.ndarray] = {}
+        for place, row_indices in enumerate(indices[:, 0]):
+            current, metrics = self._run_step(
+                current, tf.constant(first_step + place, tf.int32), data, tf.constant(row_indices)
+            )
+            for name, value in metrics.items():
+                first = self._strategy.experimental_local_results(value)[0].numpy()
+                sums[name] = sums.get(name, 0.0) + first
+        skipped = sums.pop("skipped")
+        finished = max(len(indices) - skipped, 1.0)
+        result = {name: np.asarray(value / finished)[np.newaxis] for name, value in sums.items()}
+        result["skipped"] = np.asarray([skipped])
+        local = tf.nest.map_structure(
+            lambda leaf: self._strategy.experimental_local_results(leaf)[0][tf.newaxis], current
+        )
+        return local, result

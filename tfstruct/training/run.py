@@ -1,0 +1,345 @@
+"""One training run from config to weights: resumable, validated, with early stopping."""
+
+import signal
+import time
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from tfstruct import random
+from tfstruct.data import datasets, support
+from tfstruct.data.pipeline import Pipeline
+from tfstruct.inference.held_out import HeldOutScorer
+from tfstruct.models import registry
+from tfstruct.models.system import System
+from tfstruct.training.checkpoint import Checkpoint, PathLike, WorkdirLock
+from tfstruct.training.distribute import MirroredLoop, make_strategy
+from tfstruct.training.logging import RunLog
+from tfstruct.training.loop import COMPILERS, TrainLoop, device_state, host_state
+from tfstruct.training.state import TrainState, initial_state, stack_states
+from tfstruct.training.step import TrainStep, over_replicas
+from tfstruct.training.workdir import Workdir
+
+_VALIDATION_SEED = 1
+
+
+class NonFiniteTrainingError(FloatingPointError):
+    """Too many steps in a row had a loss or gradient that was not finite."""
+
+
+class Best(NamedTuple):
+    """The best weights by validation bound, per replica.
+
+    Attributes:
+        parameters: [R, P].
+        statistics: [R, S].
+        steps: step at which each was found, [R].
+        bounds: nats, [R]; -inf before the first validation.
+        waits: validations since, [R].
+        stopped: whether the replica's patience ended; its weights and bound then stay, [R].
+    """
+
+    parameters: np.ndarray
+    statistics: np.ndarray
+    steps: np.ndarray
+    bounds: np.ndarray
+    waits: np.ndarray
+    stopped: np.ndarray
+
+
+class RunResult(NamedTuple):
+    """What `train` returns.
+
+    Attributes:
+        step: steps done.
+        best: the best weights.
+        seconds: of this process, compilation included.
+        steps_per_second: without the first call, which compiles; NaN when there was no other.
+    """
+
+    step: int
+    best: Best
+    seconds: float
+    steps_per_second: float
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: PathLike,
+    *,
+    strategy: str = "auto",
+    resume: str = "auto",
+    data_dir: str | None = None,
+) -> RunResult:
+    """Trains the config's system, or goes on where an earlier run of the same config stopped.
+
+    Args:
+        config: a preset's config.
+        workdir: folder of the run.
+        strategy: `none`, `mirrored` (several devices) or `auto`.
+        resume: `auto`, `never` or `must`; see Workdir.claim.
+        data_dir: folder of prepared data sets.
+
+    Returns:
+        The best weights and the speed.
+
+    Raises:
+        ValueError: bad settings or data, before anything is written.
+        NonFiniteTrainingError: more than `training.max_skipped_fraction` of a call's steps were not finite.
+    """
+    config = ml_collections.ConfigDict(config)
+    data = load_data(config, data_dir)
+    compiler = resolve_compiler(config)
+    chosen = make_strategy(strategy)
+    build_config = ml_collections.ConfigDict(config)
+    if chosen is not None and config.model.batch_norm:
+        # Statistics of the global batch, so that the number of devices changes nothing; XLA cannot reduce them.
+        build_config.model.batch_norm_synchronized = True
+        compiler = "graph"
+    seeds = [config.training.seed + place for place in range(config.training.replicas)]
+    models = [registry.build(build_config, seed=seed) for seed in seeds]
+    folder = Workdir(workdir)
+    with WorkdirLock(folder.path):
+        folder.claim(config, resume)
+        folder.write_environment(
+            strategy=strategy, devices=1 if chosen is None else chosen.num_replicas_in_sync, compiler=compiler,
+            data={"checksum": data.checksum, "description": data.description},
+        )
+        return _Run(config, folder, data, models, seeds, compiler, chosen).run()
+
+
+def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
+    """Loads the config's data and checks them against its likelihood; sets `data.event_shape` for user files.
+
+    Raises:
+        ValueError: data that the likelihood is not a density of, or of another shape than the config says.
+    """
+    options = config.data
+    data = datasets.load(
+        options.name, options.variant, data_dir=data_dir, data_file=options.file or None
+    )
+    if options.name == "file":
+        options.event_shape = data.event_shape
+    elif tuple(options.event_shape) != data.event_shape:
+        raise ValueError(
+            f"data.event_shape is {tuple(options.event_shape)}, but {options.name}/{options.variant} has rows of "
+            f"shape {data.event_shape}"
+        )
+    if config.model.likelihood == "bernoulli" and data.support != support.BINARY:
+        support.require_binary(
+            data.train, f"the Bernoulli likelihood needs binary data; {options.name}/{options.variant} rows"
+        )
+    return data
+
+
+def resolve_compiler(config: ml_collections.ConfigDict) -> str:
+    """Returns `xla` or `graph`; `auto` is `xla`, the faster one for these systems on CPU and GPU alike."""
+    name = config.training.compiler
+    if name not in ("auto", *COMPILERS):
+        raise ValueError(f"training.compiler must be auto, {' or '.join(COMPILERS)}, found {name!r}")
+    return "xla" if name == "auto" else name
+
+
+class _Run:
+    """The state of `train` between its parts."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        folder: Workdir,
+        data: datasets.Dataset,
+        models: list[System],
+        seeds: list[int],
+        compiler: str,
+        strategy: tf.distribute.Strategy | None,
+    ) -> None:
+        options = config.training
+        self.config, self.folder, self.options, self.seeds = config, folder, options, seeds
+        self.step_function = TrainStep(models[0], data.train_transform)
+        self.functional = self.step_function.functional
+        self.pipeline = Pipeline(
+            data.train,
+            seeds=seeds,
+            batch_size=options.batch_size,
+            resident_megabytes=options.resident_megabytes,
+        )
+        self.loop: Callable[..., Any]
+        if strategy is None:
+            self.loop = TrainLoop(over_replicas(self.step_function, len(seeds)), compiler)
+        elif len(seeds) > 1:
+            raise ValueError(f"strategy mirrored trains one replica, found training.replicas={len(seeds)}")
+        else:
+            self.loop = MirroredLoop(
+                self.step_function, strategy, batch_size=options.batch_size, compiler=compiler
+            )
+        self.validation = data.validation[: options.validation_images]
+        self.scorer = HeldOutScorer(
+            models[0],
+            num_samples=options.validation_samples,
+            batch_size=min(100, len(self.validation)),
+            chunk=10,
+            compiler=resolve_compiler(config),
+        )
+        states = []
+        for model, seed in zip(models, seeds, strict=True):
+            functional = type(self.functional)(model)
+            states.append(initial_state(functional, random.key(seed)))
+        self.state: TrainState = stack_states(states)
+        num_replicas = len(seeds)
+        self.best = Best(
+            self.state.parameters,
+            self.state.statistics,
+            np.zeros([num_replicas], np.int64),
+            np.full([num_replicas], -np.inf),
+            np.zeros([num_replicas], np.int64),
+            np.zeros([num_replicas], bool),
+        )
+        self.step = 0
+
+    # Checkpoints ---------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        state = host_state(device_state(self.state))
+        arrays = {f"state/{name}": value for name, value in state._asdict().items() if name != "chains"}
+        arrays |= {f"chains/{name}": value for name, value in state.chains.items()}
+        arrays |= {f"best/{name}": value for name, value in self.best._asdict().items()}
+        layout = {
+            "parameters": self.functional.parameters.describe(),
+            "statistics": self.functional.statistics.describe(),
+        }
+        self.folder.checkpoints.save(self.step, arrays, {"seeds": self.seeds, "layout": layout})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        layout = checkpoint.metadata["layout"]
+        if layout["parameters"] != self.functional.parameters.describe():
+            raise ValueError(
+                f"{checkpoint.path} was written by a version whose weights are laid out otherwise; it cannot be resumed"
+            )
+        arrays = checkpoint.arrays
+        chains = {name.removeprefix("chains/"): arrays[name] for name in arrays if name.startswith("chains/")}
+        names = [name for name in TrainState._fields if name != "chains"]
+        self.state = TrainState(**{name: arrays[f"state/{name}"] for name in names}, chains=chains)
+        self.best = Best(**{name: arrays[f"best/{name}"] for name in Best._fields})
+        self.step = checkpoint.step
+
+    # The course of a run -------------------------------------------------------------------------------------
+
+    def spans(self) -> list[tuple[int, int]]:
+        """The calls that are left, as (first step, number of steps); none crosses a validation."""
+        per_call = min(self.options.steps_per_call, self.pipeline.max_steps_per_call or self.options.steps_per_call)
+        spans, step = [], self.step
+        while step < self.options.steps:
+            next_validation = (step // self.options.validate_every + 1) * self.options.validate_every
+            size = min(per_call, next_validation - step, self.options.steps - step)
+            spans.append((step, size))
+            step += size
+        return spans
+
+    def run(self) -> RunResult:
+        checkpoint = self.folder.checkpoints.latest()
+        if checkpoint is not None:
+            self.restore(checkpoint)
+        start, last_save = time.monotonic(), time.monotonic()
+        timed_steps, timed_seconds = 0, 0.0
+        with (
+            RunLog(
+                self.folder.path,
+                num_replicas=len(self.seeds),
+                total_steps=self.options.steps,
+                resume_step=self.step,
+                headline=("bound", "rate"),
+            ) as log,
+            _StopSignal() as stop,
+        ):
+            if checkpoint is not None:
+                log.message(f"resuming {self.folder.path} at step {self.step} of {self.options.steps}")
+            self.state = device_state(self.state)
+            for call in self.pipeline.calls(self.spans()):
+                if self.best.stopped.all():
+                    break
+                call_start = time.monotonic()
+                self.state, metrics = self.loop(self.state, call.first_step, call.rows, call.indices)
+                if self.step > (checkpoint.step if checkpoint else 0):
+                    timed_steps += len(call.indices)
+                    timed_seconds += time.monotonic() - call_start
+                self.step = call.first_step + len(call.indices)
+                self.check(metrics, call.first_step, len(call.indices))
+                is_last = self.step >= self.options.steps
+                log.log(self.step, metrics, self.validate(is_last))
+                if time.monotonic() - last_save > 60.0 * self.options.checkpoint_minutes or stop.requested:
+                    self.save()
+                    last_save = time.monotonic()
+                if stop.requested and not is_last:
+                    log.message(f"stopped by a signal at step {self.step}; the same command resumes")
+                    raise SystemExit(128 + stop.requested)
+            self.state = host_state(self.state)
+            self.save()
+            if self.best.stopped.all() and self.step < self.options.steps:
+                log.message(f"stopped early at step {self.step}: no new best validation bound")
+        speed = timed_steps / timed_seconds if timed_steps else float("nan")
+        return RunResult(self.step, self.best, time.monotonic() - start, speed)
+
+    def check(self, metrics: dict[str, np.ndarray], first_step: int, num_steps: int) -> None:
+        """Raises NonFiniteTrainingError when too many steps of a call were skipped."""
+        worst = float(metrics["skipped"].max())
+        if worst > self.options.max_skipped_fraction * num_steps:
+            raise NonFiniteTrainingError(
+                f"{worst:.0f} of the steps {first_step}..{first_step + num_steps - 1} had a loss or gradient that is "
+                "not finite; lower optimizer.learning_rate or set optimizer.clip_norm. The last checkpoint is from "
+                f"before these steps ({self.folder.checkpoints.folder})."
+            )
+
+    def validate(self, is_last: bool) -> dict[str, np.ndarray] | None:
+        """Scores the validation images when it is time to, and keeps the best weights of each replica."""
+        if self.step % self.options.validate_every and not is_last:
+            return None
+        state = host_state(self.state)
+        summaries = [
+            self.scorer.summarise(self.scorer(parameters, statistics, self.validation, seed=_VALIDATION_SEED))
+            for parameters, statistics in zip(state.parameters, state.statistics, strict=True)
+        ]
+        bounds = np.array([summary.log_likelihood for summary in summaries])
+        improved = (bounds > self.best.bounds) & ~self.best.stopped
+        choose = improved[:, np.newaxis]
+        waits = np.where(improved, 0, self.best.waits + 1)
+        stopped = self.best.stopped
+        if self.options.patience > 0:
+            stopped = stopped | (waits >= self.options.patience)
+        self.best = Best(
+            np.where(choose, state.parameters, self.best.parameters),
+            np.where(choose, state.statistics, self.best.statistics),
+            np.where(improved, self.step, self.best.steps),
+            np.where(improved, bounds, self.best.bounds),
+            waits,
+            stopped,
+        )
+        return {"bound": bounds, "elbo": np.array([summary.elbo for summary in summaries])}
+
+
+class _StopSignal:
+    """Turns SIGTERM and SIGINT into a request to stop after the current call; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.requested = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "_StopSignal":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread: signals are somebody else's business
+                break
+        return self
+
+    def _handle(self, number: int, frame: types.FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = number
+
+    def __exit__(self, *exception: object) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)

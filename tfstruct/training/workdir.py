@@ -1,0 +1,138 @@
+"""The folder of a training run: its config, its environment, and the weights that came out."""
+
+import datetime
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from tfstruct import config as config_lib
+from tfstruct.training.checkpoint import Checkpoints, PathLike, replacing, write_json
+
+CONFIG_NAME = "config.json"
+RESUME_MODES = ("auto", "never", "must")
+
+
+class TrainedWeights(NamedTuple):
+    """The best weights of a run, one row per replica.
+
+    Attributes:
+        parameters: [R, P].
+        statistics: [R, S].
+        steps: step of each replica's best validation bound, [R].
+        bounds: that bound, nats, [R]; -inf where nothing was validated.
+        trained_steps: steps done when this was written.
+    """
+
+    parameters: np.ndarray
+    statistics: np.ndarray
+    steps: np.ndarray
+    bounds: np.ndarray
+    trained_steps: int
+
+
+class Workdir:
+    """Paths and small files of a run.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+
+    def claim(self, config: ml_collections.ConfigDict, resume: str) -> None:
+        """Makes the folder this config's: writes config.json, or checks the one that is there.
+
+        Args:
+            config: of the run that is about to start.
+            resume: `auto` resumes from a checkpoint if there is one, `must` insists on one, `never` refuses a
+                folder that has one.
+
+        Raises:
+            ValueError: an unknown mode, or a folder that holds a run of another config (differences are listed).
+            FileExistsError: `never` in a folder with checkpoints.
+            FileNotFoundError: `must` in a folder without.
+            OSError: the folder cannot be written.
+        """
+        if resume not in RESUME_MODES:
+            raise ValueError(f"resume must be one of {', '.join(RESUME_MODES)}, found {resume!r}")
+        has_checkpoint = bool(self.checkpoints.steps())
+        if resume == "must" and not has_checkpoint:
+            raise FileNotFoundError(f"--resume=must, but {self.checkpoints.folder} holds no checkpoint")
+        if resume == "never" and has_checkpoint:
+            raise FileExistsError(
+                f"--resume=never, but {self.checkpoints.folder} holds a run; choose another --workdir"
+            )
+        path = self.path / CONFIG_NAME
+        if path.exists():
+            lines = config_lib.differences(self.config(), config)
+            if lines and has_checkpoint:
+                listing = "\n  ".join(lines)
+                raise ValueError(
+                    f"{self.path} holds a run of another config; choose another --workdir, or the same settings. "
+                    f"There / asked for:\n  {listing}"
+                )
+        with replacing(path) as file:
+            file.write((config_lib.to_json(config) + "\n").encode())
+
+    def config(self) -> ml_collections.ConfigDict:
+        """Reads config.json; raises FileNotFoundError that says what a workdir is if there is none."""
+        path = self.path / CONFIG_NAME
+        if not path.exists():
+            raise FileNotFoundError(f"{self.path} is no folder of a training run: it has no {CONFIG_NAME}")
+        return config_lib.from_json(path.read_text(encoding="utf-8"))
+
+    def write_environment(self, **extra: Any) -> None:
+        """Writes environment.json: versions, machine, devices, command line."""
+        write_json(self.path / "environment.json", environment() | extra)
+
+    def weights(self) -> TrainedWeights:
+        """Reads the best weights of the latest checkpoint.
+
+        Raises:
+            FileNotFoundError: the run has no checkpoint yet.
+        """
+        checkpoint = self.checkpoints.latest()
+        if checkpoint is None:
+            raise FileNotFoundError(f"{self.checkpoints.folder} holds no checkpoint; train first")
+        arrays = checkpoint.arrays
+        return TrainedWeights(
+            arrays["best/parameters"],
+            arrays["best/statistics"],
+            arrays["best/steps"],
+            arrays["best/bounds"],
+            checkpoint.step,
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Returns what is needed to say where a number came from."""
+    packages = ("tfstruct", "tensorflow", "keras", "tensorflow-probability", "numpy")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    gpus = [
+        tf.config.experimental.get_device_details(device).get("device_name", device.name)
+        for device in tf.config.list_physical_devices("GPU")
+    ]
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "gpus": gpus,
+        "versions": versions,
+    }
