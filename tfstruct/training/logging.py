@@ -27,8 +27,10 @@ Metrics = Mapping[str, Any]
 Row = dict[str, Any]
 
 
-def _to_json(value: float) -> float | str:
-    """Returns the number, or "NaN", "Infinity" or "-Infinity", which strict JSON has only as text."""
+def _to_json(value: Any) -> Any:
+    """Returns a number or nested list, with NaN and infinities as text, which strict JSON has no numbers for."""
+    if isinstance(value, list):
+        return [_to_json(item) for item in value]
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -136,7 +138,8 @@ class RunLog:
 
         Args:
             step: number of optimiser updates done.
-            train: training metrics by name, each a scalar or of shape [R].
+            train: training metrics by name, each a scalar or of shape [R, ...]; what is more than a number per
+                replica goes to the file only.
             validation: validation metrics in the same form, where there are any at this step.
 
         Raises:
@@ -151,10 +154,12 @@ class RunLog:
         }
         row: Row = {"step": step, "seconds": round(self._clock() - self._start, 3)}
         for name, value in values.items():
-            row[name] = [_to_json(item) for item in value.tolist()] if value.ndim else _to_json(value.item())
+            row[name] = _to_json(value.tolist())
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         with self._writer.as_default():
             for name, value in values.items():
+                if value.ndim > (self._num_replicas > 1):
+                    continue  # TensorBoard shows scalars; vectors are for the pictures drawn from the file
                 tf.summary.scalar(name, np.mean(value), step=step)
                 for replica, item in enumerate(value if value.ndim else ()):
                     tf.summary.scalar(f"replica_{replica}/{name}", item, step=step)
@@ -185,13 +190,13 @@ class RunLog:
         self.close()
 
     def _checked(self, name: str, value: Any) -> np.ndarray:
-        """Returns the metric in float64 with shape [], or [R] for R > 1."""
+        """Returns the metric in float64 with shape [...], or [R, ...] for R > 1."""
         value = np.asarray(value).astype(np.float64)
-        if self._num_replicas == 1 and value.shape == (1,):
+        if self._num_replicas == 1 and value.shape[:1] == (1,):
             return value[0, ...]
-        if value.shape not in ((), (self._num_replicas,)):
-            expected = "[]" if self._num_replicas == 1 else f"[] or [{self._num_replicas}] (one per replica)"
-            raise ValueError(f"metric {name} must have shape {expected}, found {list(value.shape)}")
+        if value.ndim and (self._num_replicas == 1 or value.shape[0] != self._num_replicas):
+            expected = f"[{self._num_replicas}, ...] (one row per replica)"
+            raise ValueError(f"metric {name} must have shape [] or {expected}, found {list(value.shape)}")
         return value
 
     def _show(self, step: int, values: dict[str, np.ndarray]) -> None:
@@ -231,9 +236,6 @@ def _drop_rows_after(path: pathlib.Path, resume_step: int) -> list[Row]:
     kept = [row for row in rows if row["step"] <= resume_step]
     with replacing(path) as file:
         for row in kept:
-            strict = {
-                name: [_to_json(item) for item in value] if isinstance(value, list) else _to_json(value)
-                for name, value in row.items()
-            }
+            strict = {name: _to_json(value) for name, value in row.items()}
             file.write(json.dumps(strict, allow_nan=False).encode() + b"\n")
     return kept
