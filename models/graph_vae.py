@@ -306,6 +306,17 @@ class GraphVAE(System):
         """Returns the gate means as a matrix [N, N], [i, j] for the edge from parent j to child i."""
         return self.gates.matrix(self.gates.probabilities())
 
+    def structure_report(self) -> dict[str, Any]:
+        """See System: gate means, open edges, and how far the gates are from having decided."""
+        probabilities = self.gates.probabilities().numpy()
+        undecided = np.minimum(probabilities, 1.0 - probabilities)
+        return {
+            "edge_probabilities": self.edge_probabilities().numpy().tolist(),
+            "open_edges": int((probabilities >= 0.5).sum()),
+            "possible_edges": len(self.gates.edges),
+            "largest_gate_uncertainty": float(undecided.max()) if len(undecided) else 0.0,
+        }
+
     def diagnostics(self) -> dict[str, tf.Tensor]:
         """Gate means [E] of the possible edges, when they are learned."""
         return {"gate_probabilities": self.gates.probabilities()} if self.gates.is_learned else {}

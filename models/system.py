@@ -77,6 +77,10 @@ class System(keras.Model, abc.ABC):
     def posterior_variables(self) -> list[keras.Variable]:
         """The trainable variables that belong to q alone."""
 
+    def structure_report(self) -> dict[str, Any]:
+        """Returns what is to be reported of a learned structure, as JSON-able values."""
+        return {}
+
     def diagnostics(self) -> dict[str, tf.Tensor]:
         """Tensors to record while training, by name."""
         return {}

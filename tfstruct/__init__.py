@@ -4,7 +4,16 @@
 in `tfstruct.models` and `tfstruct.trainers` and are imported only when asked for.
 """
 
-from tfstruct.serving.client import LoadedModel, load
+from typing import Any
 
 __all__ = ["LoadedModel", "__version__", "load"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports TensorFlow at the first use of `load`, not with the package."""
+    if name in ("LoadedModel", "load"):
+        from tfstruct.serving import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

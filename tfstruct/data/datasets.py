@@ -100,7 +100,7 @@ def load(
     data_file: str | os.PathLike | None = None,
     event_shape: Sequence[int] | None = None,
 ) -> Dataset:
-    """Loads a data set; the same arguments give the same bits on every machine. Never uses the network.
+    """Loads a data set, the same rows for the same arguments every time; never uses the network.
 
     Args:
         name: one of `names()`: `mnist` (inside this package), `binarized_mnist`, `fashion_mnist`, `cifar10`,

@@ -7,7 +7,8 @@ visit, on the device, by `training_rows`.
 Every fixed draw is made with Threefry (`tfstruct.random`): the key of `FIXED_SEED`, folded with the number of
 the purpose, the number of the split (train 0, validation 1, test 2) and the number of the block of 100 rows.
 The noise of a row thus depends on its position alone, and the first n rows come out the same however many
-follow. `dynamic` and `static` share their validation and test rows bit for bit.
+follow. `dynamic` and `static` share their validation and test rows bit for bit. All of it is the same
+on every machine, but for the last bits of `continuous`, which come from SciPy's normal quantiles.
 
 References:
     `dynamic`: Salakhutdinov & Murray, On the Quantitative Analysis of Deep Belief Networks, ICML 2008.

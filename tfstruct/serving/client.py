@@ -1,3 +1,170 @@
-"""One TensorFlow-only object per exported model."""
-class LoadedModel: ...
-def load(path): ...
+"""Using an exported model with TensorFlow alone: no Keras, no TensorFlow Probability, no model code."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+ROOT_VARIABLE = "TFSTRUCT_SAVED_MODELS"
+CARD_NAME = "card.json"
+
+
+def load(name: str | os.PathLike[str], *, version: int | None = None) -> "LoadedModel":
+    """Opens an exported model.
+
+    Args:
+        name: a folder that holds `card.json`, a folder of numbered versions, or `<system>/<preset>`, which is looked
+            for under $TFSTRUCT_SAVED_MODELS, `saved_models` in the current folder, and the checkout's `saved_models`.
+        version: of several numbered versions; default the largest.
+
+    Raises:
+        FileNotFoundError: nothing there; the message lists where it looked.
+        ValueError: the folder's files are not a model of this library.
+    """
+    return LoadedModel(find(name, version=version))
+
+
+def roots() -> list[Path]:
+    """Returns the folders in which named models are looked for."""
+    checkout = Path(__file__).resolve().parents[2]
+    candidates = [Path("saved_models")]
+    if (checkout / "setup.py").exists():
+        candidates.append(checkout / "saved_models")
+    if os.environ.get(ROOT_VARIABLE):
+        candidates.insert(0, Path(os.environ[ROOT_VARIABLE]))
+    return candidates
+
+
+def find(name: str | os.PathLike[str], *, version: int | None = None) -> Path:
+    """Returns the folder of an exported model; see `load`."""
+    places = [Path(name)]
+    if not Path(name).is_absolute():
+        places += [root / name for root in roots()]
+    for place in places:
+        if (place / CARD_NAME).exists():
+            return place
+        numbers = sorted(
+            int(child.name)
+            for child in (place.iterdir() if place.is_dir() else ())
+            if child.name.isdecimal() and (child / CARD_NAME).exists()
+        )
+        if version is not None and numbers and version not in numbers:
+            raise FileNotFoundError(f"{place} has the versions {numbers}, not {version}")
+        if numbers:
+            return place / str(numbers[-1] if version is None else version)
+    looked = ", ".join(str(place) for place in places)
+    raise FileNotFoundError(f"no exported model {str(name)!r}; looked for a {CARD_NAME} in {looked}")
+
+
+class LoadedModel:
+    """An exported model; its signatures as methods on NumPy arrays.
+
+    A row's answer depends on the row and its seed alone. A single integer seed is given to every row when scoring
+    (equal rows then get equal scores wherever they stand), and counted up row by row when sampling.
+
+    Attributes:
+        path: folder of the export.
+        card: what is known of the model: data, config, metrics, versions.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            self.card: dict[str, Any] = json.loads((self.path / CARD_NAME).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.path / CARD_NAME} is not JSON: {error}") from None
+        self._module = tf.saved_model.load(str(self.path))
+        self._signatures = self._module.signatures
+
+    def __repr__(self) -> str:
+        return f"LoadedModel({str(self.path)!r}, preset={self.card.get('preset')!r})"
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one observation."""
+        return tuple(self.card["event_shape"])
+
+    def log_prob(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
+        """Estimates log p(x) with the K importance samples fixed at export.
+
+        Args:
+            x: [N, *event_shape], values as the card's `support` says.
+            seed: one integer, or one for each row [N].
+            batch_size: rows computed at once.
+
+        Returns:
+            `log_prob` and `std_err` in nats, and `bits_per_dim`; each [N].
+
+        Raises:
+            ValueError: observations of another shape or outside the model's support.
+        """
+        return self._call("log_prob", self._observations(x), seed, batch_size)
+
+    def elbo(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
+        """Returns `elbo`, `rate` and `distortion` in nats, each [N]; arguments as in `log_prob`."""
+        return self._call("elbo", self._observations(x), seed, batch_size)
+
+    def encode(self, x: Any, *, batch_size: int = 100) -> dict[str, np.ndarray]:
+        """Returns `z_mean` and `z_std`, each [N, M]."""
+        return self._call("encode", self._observations(x), None, batch_size)
+
+    def reconstruct(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> np.ndarray:
+        """Returns the mean of p(x | z) at one posterior draw, [N, *event_shape]."""
+        return self._call("reconstruct", self._observations(x), seed, batch_size)["x_mean"]
+
+    def sample(self, num: int, *, seed: int = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
+        """Draws `num` observations: `x_mean` and `x`, each [num, *event_shape].
+
+        Raises:
+            ValueError: num below 1.
+        """
+        if num < 1:
+            raise ValueError(f"num must be at least 1, found {num}")
+        seeds = int(seed) + np.arange(num, dtype=np.int64)
+        return self._collect("sample", [{"seed": part} for part in _parts(seeds, batch_size)])
+
+    def _observations(self, x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        if x.dtype.kind not in "biuf":
+            raise ValueError(f"observations must be numbers, found dtype {x.dtype}")
+        if x.shape[1:] != self.event_shape or not len(x):
+            expected = ", ".join(str(size) for size in self.event_shape)
+            raise ValueError(f"observations must have shape [N, {expected}] with N >= 1, found {list(x.shape)}")
+        if not np.isfinite(x).all():
+            raise ValueError(f"observations must be finite, found {int((~np.isfinite(x)).sum())} NaN or infinite values")
+        if self.card["support"] == "binary" and not np.isin(x, (0, 1)).all():
+            wrong = x[~np.isin(x, (0, 1))]
+            raise ValueError(
+                f"this model scores binary data: observations must be 0 or 1, found {wrong[0]!r} and {wrong.size} such "
+                "values; binarise them first (for example x >= 0.5)"
+            )
+        return x.astype(np.float32)
+
+    def _call(self, name: str, x: np.ndarray, seed: Any, batch_size: int) -> dict[str, np.ndarray]:
+        feeds = [{"x": part} for part in _parts(x, batch_size)]
+        if seed is not None:
+            seeds = np.asarray(seed)
+            if seeds.dtype.kind not in "iu" or seeds.shape not in ((), (len(x),)):
+                raise ValueError(f"seed must be an integer or integers [{len(x)}], found {seeds.dtype} {list(seeds.shape)}")
+            seeds = np.broadcast_to(seeds, [len(x)]).astype(np.int64)
+            for feed, part in zip(feeds, _parts(seeds, batch_size), strict=True):
+                feed["seed"] = part
+        return self._collect(name, feeds)
+
+    def _collect(self, name: str, feeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        signature = self._signatures[name]
+        results = [
+            signature(**{key: tf.constant(value) for key, value in feed.items()}) for feed in feeds
+        ]
+        return {key: np.concatenate([result[key].numpy() for result in results]) for key in results[0]}
+
+
+def _parts(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, found {size}")
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

@@ -1,0 +1,209 @@
+"""One evaluation and one schema for all systems: `evaluation.json`."""
+
+import sys
+import time
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from tfstruct.data import datasets
+from tfstruct.evaluation import plausibility
+from tfstruct.functional import Functional
+from tfstruct.inference.held_out import HeldOutScorer
+from tfstruct.math import bits_per_dim
+from tfstruct.models import registry
+from tfstruct.models.system import System
+from tfstruct.training.checkpoint import replacing, write_json
+from tfstruct.training.run import load_data, resolve_compiler
+from tfstruct.training.workdir import TrainedWeights, Workdir, environment
+
+SCHEMA_VERSION = 1
+
+
+class TrainedRun:
+    """A finished or interrupted run: its config, data, model and best weights.
+
+    Args:
+        workdir: folder of the run.
+        data_dir: folder of prepared data sets.
+
+    Raises:
+        FileNotFoundError: the folder holds no run or no checkpoint.
+        ValueError: the checkpoint's weights do not fit the model.
+    """
+
+    def __init__(self, workdir: str, *, data_dir: str | None = None) -> None:
+        self.folder = Workdir(workdir)
+        self.config: ml_collections.ConfigDict = self.folder.config()
+        self.weights: TrainedWeights = self.folder.weights()
+        self.data: datasets.Dataset = load_data(self.config, data_dir)
+        self.model: System = registry.build(self.config)
+
+    @property
+    def num_replicas(self) -> int:
+        """R."""
+        return len(self.weights.parameters)
+
+    def use(self, replica: int = 0) -> System:
+        """Puts the best weights of a replica into the model and returns it.
+
+        Raises:
+            ValueError: no such replica.
+        """
+        if not 0 <= replica < self.num_replicas:
+            raise ValueError(f"the run has replicas 0..{self.num_replicas - 1}, found {replica}")
+        Functional(self.model).assign(self.weights.parameters[replica], self.weights.statistics[replica])
+        return self.model
+
+
+def evaluate(
+    run: TrainedRun,
+    *,
+    split: str = "test",
+    num_samples: int | None = None,
+    images: int | None = None,
+    batch_size: int | None = None,
+    chunk: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Scores a split with the best weights of every replica; writes evaluation.json and the scores of each image.
+
+    Args:
+        run: the trained run.
+        split: `train`, `validation` or `test`.
+        num_samples: K; default the config's.
+        images: number of images from the front of the split; 0 for all; default the config's.
+        batch_size: images computed at once; default the config's.
+        chunk: importance samples computed at once; default the config's.
+        seed: of the importance samples.
+
+    Returns:
+        What was written to `evaluation.json` (other splits: `evaluation_<split>.json`).
+
+    Raises:
+        ValueError: an unknown split, or numbers below what is possible.
+    """
+    options, data = run.config.evaluation, run.data
+    num_samples = options.num_samples if num_samples is None else num_samples
+    images = options.images if images is None else images
+    rows = evaluation_rows(data, split)
+    if images < 0 or images > len(rows):
+        raise ValueError(f"images must be 0 (all) to {len(rows)}, found {images}")
+    rows = rows[:images] if images else rows
+    start = time.monotonic()
+    scorer = HeldOutScorer(
+        run.model,
+        num_samples=num_samples,
+        batch_size=min(batch_size or options.batch_size, len(rows)),
+        chunk=chunk or options.chunk,
+        compiler=resolve_compiler(run.config),
+    )
+    replicas, log_probs = [], []
+    for replica in range(run.num_replicas):
+        estimate = scorer(run.weights.parameters[replica], run.weights.statistics[replica], rows, seed=seed)
+        log_probs.append(estimate.log_prob)
+        replicas.append(_replica_report(run, replica, scorer.summarise(estimate)))
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        "system": run.config.system,
+        "preset": run.config.preset,
+        "data": {
+            "name": data.name,
+            "variant": data.variant,
+            "split": split,
+            "images": len(rows),
+            "checksum": data.checksum,
+            "description": data.description,
+        },
+        "num_samples": num_samples,
+        "latents": "most probable gates, moving averages of batch normalisation",
+        "replicas": replicas,
+        "mean": _over_replicas(replicas, np.mean),
+        "std": _over_replicas(replicas, lambda values: np.std(values, ddof=1) if len(values) > 1 else None),
+        "flags": sorted({flag for replica in replicas for flag in replica["flags"]}),
+        "trained_steps": run.weights.trained_steps,
+        "num_parameters": int(sum(np.prod(variable.shape) for variable in run.model.trainable_variables)),
+        "seconds": round(time.monotonic() - start, 2),
+        "environment": environment(),
+        "command": sys.argv,
+    }
+    stem = "evaluation" if split == "test" else f"evaluation_{split}"
+    write_json(run.folder.path / f"{stem}.json", result)
+    with replacing(run.folder.path / f"{stem}_log_prob.npz") as file:
+        np.savez(file, log_prob=np.stack(log_probs))
+    return result
+
+
+def evaluation_rows(data: datasets.Dataset, split: str) -> np.ndarray:
+    """Returns final values of a split.
+
+    Raises:
+        ValueError: an unknown split, or a training split that is only defined up to fresh noise.
+    """
+    if split == "train" and data.train_transform != "cast":
+        raise ValueError(
+            f"the training rows of {data.name}/{data.variant} are drawn anew at every visit and have no fixed "
+            "likelihood; use --split=validation or --split=test"
+        )
+    return data.split(split)
+
+
+def _replica_report(run: TrainedRun, replica: int, summary: Any) -> dict[str, Any]:
+    data, config = run.data, run.config
+    model = run.use(replica)
+    offset = data.bits_per_dim_offset
+    bits = None if offset is None else bits_per_dim(summary.log_likelihood, data.dims, offset)
+    report = {
+        "seed": config.training.seed + replica,
+        "best_step": int(run.weights.steps[replica]),
+        "validation_bound": float(run.weights.bounds[replica]),
+        "log_likelihood": summary.log_likelihood,
+        "std_err": summary.std_err,
+        "bits_per_dim": bits,
+        "elbo": summary.elbo,
+        "elbo_std_err": summary.elbo_std_err,
+        "rate": summary.rate,
+        "distortion": summary.distortion,
+        "effective_sample_size": summary.effective_sample_size,
+        "flags": plausibility.flags(
+            data.name,
+            data.variant,
+            log_likelihood=summary.log_likelihood,
+            num_samples=summary.num_samples,
+            effective_sample_size=summary.effective_sample_size,
+            bits_per_dim=bits,
+        ),
+    }
+    return {name: _finite(value) for name, value in report.items()} | model.structure_report()
+
+
+def _finite(value: Any) -> Any:
+    """Strict JSON has no infinities: they are written as text."""
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _over_replicas(replicas: list[dict[str, Any]], statistic: Any) -> dict[str, Any]:
+    names = ("log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "effective_sample_size")
+    result = {}
+    for name in names:
+        values = [replica[name] for replica in replicas]
+        if all(isinstance(value, float) for value in values):
+            number = statistic(values)
+            result[name] = None if number is None else float(number)
+    return result
+
+
+def summary_line(result: dict[str, Any]) -> str:
+    """Returns one line for people: the likelihood with its standard error, and where it comes from."""
+    data, mean, std = result["data"], result["mean"], result["std"]
+    if len(result["replicas"]) > 1:
+        spread = f"{std['log_likelihood']:.2f} (standard deviation over {len(result['replicas'])} seeds)"
+    else:
+        spread = f"{result['replicas'][0]['std_err']:.2f} (standard error over images)"
+    bits = f", {mean['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in mean else ""
+    return (
+        f"{data['name']} ({data['variant']}), {data['split']} split, {data['images']} images, "
+        f"K={result['num_samples']}: log-likelihood {mean['log_likelihood']:.2f} +- {spread} nats{bits}; "
+        f"ELBO {mean['elbo']:.2f}, rate {mean['rate']:.2f}, distortion {mean['distortion']:.2f}"
+    )

@@ -1,0 +1,252 @@
+"""Export bundles: a SavedModel with a card, golden values and checksums, written whole or not at all."""
+
+import datetime
+import hashlib
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfstruct import config as config_lib
+from tfstruct.evaluation.report import TrainedRun, environment
+from tfstruct.serving.client import CARD_NAME, LoadedModel
+from tfstruct.serving.signatures import ServedSystem
+
+SCHEMA_VERSION = 1
+CHECKSUMS_NAME = "SHA256SUMS"
+GOLDEN_NAME = "golden.npz"
+_GOLDEN_ROWS = 4
+_TOLERANCE = 1e-4
+
+
+class DamagedBundleError(ValueError):
+    """A bundle whose files are not those that were written, or that does not give its golden values."""
+
+
+def export(
+    run: TrainedRun,
+    output: str | Path,
+    *,
+    replica: int | None = None,
+    num_samples: int | None = None,
+    chunk: int | None = None,
+    weights_dtype: str = "float32",
+) -> Path:
+    """Writes the best weights of a run as a bundle.
+
+    Args:
+        run: the trained run.
+        output: the folder to make; TensorFlow Serving wants its last part to be a number, the version.
+        replica: which one; default the one with the best validation bound.
+        num_samples: K of the signatures; default the config's.
+        chunk: importance samples computed at once; default the config's.
+        weights_dtype: `float32` or `float16` (half the size, computation in float32).
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder exists already.
+        ValueError: a replica that does not exist, numbers below 1.
+    """
+    output = Path(output)
+    if output.exists():
+        raise FileExistsError(f"{output} exists already; nothing was written")
+    options = run.config.export
+    num_samples = options.num_samples if num_samples is None else num_samples
+    chunk = min(options.chunk if chunk is None else chunk, num_samples)
+    if num_samples < 1 or chunk < 1:
+        raise ValueError(f"num_samples and chunk must be at least 1, found {num_samples} and {chunk}")
+    replica = int(np.argmax(run.weights.bounds)) if replica is None else replica
+    model = run.use(replica)
+    served = ServedSystem(
+        model,
+        num_samples=num_samples,
+        chunk=chunk,
+        bits_per_dim_offset=run.data.bits_per_dim_offset,
+        weights_dtype=weights_dtype,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # A sibling whose name is not a number: a server that watches the folder never sees half a version.
+    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        signatures = served.signatures()
+        tf.saved_model.save(served, str(aside), signatures=signatures)
+        card = _card(run, replica, served, signatures, num_samples, weights_dtype)
+        (aside / CARD_NAME).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        np.savez(aside / GOLDEN_NAME, **_golden(LoadedModel(aside), run.data.test))
+        write_checksums(aside)
+        verify(aside)
+        aside.chmod(0o755)
+        aside.rename(output)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return output
+
+
+def _card(
+    run: TrainedRun,
+    replica: int,
+    served: ServedSystem,
+    signatures: dict[str, Any],
+    num_samples: int,
+    weights_dtype: str,
+) -> dict[str, Any]:
+    data, config = run.data, run.config
+    evaluation_path = run.folder.path / "evaluation.json"
+    metrics = None
+    if evaluation_path.exists():
+        evaluation = json.loads(evaluation_path.read_text(encoding="utf-8"))
+        metrics = {
+            "data": evaluation["data"],
+            "num_samples": evaluation["num_samples"],
+            "flags": evaluation["flags"],
+            **evaluation["replicas"][replica],
+        }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "system": config.system,
+        "preset": config.preset,
+        "config": json.loads(config_lib.to_json(config)),
+        "data": {
+            "name": data.name,
+            "variant": data.variant,
+            "checksum": data.checksum,
+            "description": data.description,
+        },
+        "event_shape": list(data.event_shape),
+        "support": data.support,
+        "bits_per_dim_offset": data.bits_per_dim_offset,
+        "likelihood": config.model.likelihood,
+        "num_parameters": int(sum(np.prod(variable.shape) for variable in run.model.trainable_variables)),
+        "num_stored_weights": len(served.weights),
+        "weights_dtype": weights_dtype,
+        "num_samples": num_samples,
+        "structure": run.model.structure_report(),
+        "training": {
+            "seed": config.training.seed + replica,
+            "best_step": int(run.weights.steps[replica]),
+            "trained_steps": run.weights.trained_steps,
+            "validation_bound": float(run.weights.bounds[replica])
+            if np.isfinite(run.weights.bounds[replica])
+            else None,
+            "environment": _read_json(run.folder.path / "environment.json"),
+        },
+        "metrics": metrics,
+        "signatures": {
+            name: {
+                "inputs": _specs(function.structured_input_signature[1]),
+                "outputs": _specs(function.structured_outputs),
+            }
+            for name, function in signatures.items()
+        },
+        "exported": environment() | {"git_commit": _git_commit()},
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "license": "Apache-2.0",
+    }
+
+
+def _specs(structure: dict[str, tf.TensorSpec]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"dtype": spec.dtype.name, "shape": [size if size is not None else -1 for size in spec.shape]}
+        for name, spec in structure.items()
+    }
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _git_commit() -> str | None:
+    """The checkout's commit, when there is one."""
+    folder = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _golden(model: LoadedModel, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Inputs and outputs of every signature for a few rows: `<signature>/<output>`."""
+    x = np.asarray(rows[:_GOLDEN_ROWS], np.float32)
+    seed = np.arange(len(x), dtype=np.int64)
+    values = {"x": x, "seed": seed}
+    for signature, outputs in golden_outputs(model, x, seed).items():
+        values |= {f"{signature}/{name}": output for name, output in outputs.items()}
+    return values
+
+
+def golden_outputs(model: LoadedModel, x: np.ndarray, seed: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the outputs of every signature for observations and one seed each."""
+    return {
+        "log_prob": model.log_prob(x, seed=seed),
+        "elbo": model.elbo(x, seed=seed),
+        "encode": model.encode(x),
+        "reconstruct": {"x_mean": model.reconstruct(x, seed=seed)},
+        "sample": model.sample(len(seed), seed=int(seed[0])),
+    }
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes SHA256SUMS of all other files, in the format of `sha256sum --check`."""
+    lines = [f"{_sha256(path)}  {path.relative_to(folder)}" for path in _files(folder)]
+    (folder / CHECKSUMS_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS_NAME)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def verify_files(folder: Path) -> None:
+    """Checks a bundle's files against its checksums, without reading the graph.
+
+    Raises:
+        DamagedBundleError: a file is missing, changed, or was added.
+    """
+    listing = folder / CHECKSUMS_NAME
+    if not listing.exists():
+        raise DamagedBundleError(f"{folder} has no {CHECKSUMS_NAME}")
+    expected = {}
+    for line in listing.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        expected[name] = digest
+    found = {str(path.relative_to(folder)): path for path in _files(folder)}
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise DamagedBundleError(f"{folder / name} is missing")
+        if name not in expected:
+            raise DamagedBundleError(f"{folder / name} is not listed in {CHECKSUMS_NAME}")
+        if _sha256(found[name]) != expected[name]:
+            raise DamagedBundleError(f"{folder / name} does not have the checksum in {CHECKSUMS_NAME}")
+
+
+def verify(folder: str | Path) -> None:
+    """Checks a bundle's files, then that every signature gives its golden values.
+
+    Raises:
+        DamagedBundleError: either check fails; the message names the file or the output.
+    """
+    folder = Path(folder)
+    verify_files(folder)
+    with np.load(folder / GOLDEN_NAME, allow_pickle=False) as archive:
+        golden = dict(archive)
+    for signature, outputs in golden_outputs(LoadedModel(folder), golden["x"], golden["seed"]).items():
+        for name, output in outputs.items():
+            expected = golden[f"{signature}/{name}"]
+            if output.shape != expected.shape or not np.allclose(
+                output, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True
+            ):
+                raise DamagedBundleError(f"{folder}: signature {signature} does not give its golden {name}")

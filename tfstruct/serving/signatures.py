@@ -1,0 +1,161 @@
+"""A trained system as a plain tf.Module with the signatures that TensorFlow Serving calls.
+
+Every input and output has the batch as its first dimension and randomness enters as one seed per row, so the
+answer for a row depends neither on the rows beside it nor on padding. Nothing is compiled by XLA: TensorFlow
+Serving refuses compiled functions unless told otherwise.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfstruct import random
+from tfstruct.functional import Functional
+from tfstruct.inference import likelihood
+from tfstruct.math import bits_per_dim
+from tfstruct.models.system import System
+
+# Purposes that row keys are derived for.
+_LOG_PROB, _RECONSTRUCT, _SAMPLE = 1, 2, 3
+
+
+class ServedSystem(tf.Module):
+    """The signatures of one system with weights of its own.
+
+    Observations outside the support of the likelihood (not 0 or 1 for a Bernoulli model, not finite for a Gaussian
+    one) have `log_prob` and `elbo` -inf; they disturb no other row.
+
+    Args:
+        model: the system, with the weights to export.
+        num_samples: K of `log_prob` and `elbo`, fixed in the export.
+        chunk: importance samples computed at once.
+        bits_per_dim_offset: see data.datasets; None where bits per dimension mean nothing (they come out NaN).
+        weights_dtype: `float32`, or `float16` for half the size; computation is float32 in both.
+
+    Raises:
+        ValueError: another dtype of weights.
+    """
+
+    def __init__(
+        self,
+        model: System,
+        *,
+        num_samples: int,
+        chunk: int,
+        bits_per_dim_offset: float | None,
+        weights_dtype: str = "float32",
+    ) -> None:
+        super().__init__(name="served_system")
+        if weights_dtype not in ("float32", "float16"):
+            raise ValueError(f"weights_dtype must be float32 or float16, found {weights_dtype!r}")
+        # Not tracked, so that no Keras object enters the SavedModel.
+        self._model = _Untracked(model)
+        self._functional = _Untracked(Functional(model))
+        self._num_samples, self._chunk = num_samples, chunk
+        self._offset = bits_per_dim_offset
+        functional = self._functional.value
+        self.weights = [
+            tf.Variable(
+                np.asarray(variable).astype(weights_dtype), trainable=False, name=variable.path.replace("/", ".")
+            )
+            for variable in functional.parameters.variables + functional.statistics.variables
+        ]
+
+    def signatures(self) -> dict[str, Callable]:
+        """Returns the concrete functions by signature name."""
+        x = tf.TensorSpec([None, *self._model.value.event_shape], tf.float32, name="x")
+        seed = tf.TensorSpec([None], tf.int64, name="seed")
+        log_prob = tf.function(self.log_prob, input_signature=[x, seed], autograph=False)
+        functions = {
+            "serving_default": log_prob,
+            "log_prob": log_prob,
+            "elbo": tf.function(self.elbo, input_signature=[x, seed], autograph=False),
+            "encode": tf.function(self.encode, input_signature=[x], autograph=False),
+            "reconstruct": tf.function(self.reconstruct, input_signature=[x, seed], autograph=False),
+            "sample": tf.function(self.sample, input_signature=[seed], autograph=False),
+        }
+        return {name: function.get_concrete_function() for name, function in functions.items()}
+
+    def _bound(self) -> object:
+        functional = self._functional.value
+        values = [tf.cast(tf.convert_to_tensor(weight), tf.float32) for weight in self.weights]
+        count = len(functional.parameters.variables)
+        return functional.bind(values[:count], functional.statistics.join(values[count:]))
+
+    def _row_keys(self, seed: tf.Tensor, purpose: int) -> tf.Tensor:
+        return random.fold_in(random.row_keys(seed), purpose)
+
+    def _checked(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns which rows lie in the likelihood's support, [N], and x with the others replaced by zeros."""
+        inside = tf.math.is_finite(x)
+        if self._model.value.is_binary:
+            inside = (x == 0.0) | (x == 1.0)
+        valid = tf.reduce_all(inside, axis=list(range(1, len(x.shape))))
+        broadcast = tf.reshape(valid, [-1] + [1] * (len(x.shape) - 1))
+        return valid, tf.where(broadcast, x, tf.zeros_like(x))
+
+    def _estimate(self, x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, likelihood.LikelihoodEstimate]:
+        valid, x = self._checked(x)
+        with self._bound():
+            estimate = likelihood.estimate(
+                lambda keys: self._model.value.importance_terms(x, seed=keys, num_samples=self._chunk),
+                self._row_keys(seed, _LOG_PROB),
+                num_samples=self._num_samples,
+                chunk=self._chunk,
+            )
+        return valid, estimate
+
+    def log_prob(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """K-sample importance estimate of log p(x), its standard error, and bits per dimension; each [N]."""
+        valid, estimate = self._estimate(x, seed)
+        dims = int(np.prod(x.shape[1:]))
+        log_prob = tf.where(valid, estimate.log_prob, tf.constant(-np.inf, tf.float32))
+        bits = (
+            tf.fill(tf.shape(log_prob), tf.constant(np.nan, tf.float32))
+            if self._offset is None
+            else bits_per_dim(log_prob, dims, self._offset)
+        )
+        return {
+            "log_prob": log_prob,
+            "std_err": tf.where(valid, estimate.std_err, tf.zeros_like(log_prob)),
+            "bits_per_dim": bits,
+        }
+
+    def elbo(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Evidence lower bound, rate and distortion, averaged over the K samples; each [N], nats."""
+        valid, estimate = self._estimate(x, seed)
+        infinite = tf.fill(tf.shape(estimate.elbo), tf.constant(np.inf, tf.float32))
+        return {
+            "elbo": tf.where(valid, estimate.elbo, -infinite),
+            "rate": tf.where(valid, estimate.rate, tf.zeros_like(infinite)),
+            "distortion": tf.where(valid, estimate.distortion, infinite),
+        }
+
+    def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Posterior means and standard deviations, each [N, M]; NaN for rows outside the support."""
+        valid, x = self._checked(x)
+        with self._bound():
+            encoded = self._model.value.encode(x)
+        unknown = tf.constant(np.nan, tf.float32)
+        return {name: tf.where(valid[:, tf.newaxis], value, unknown) for name, value in encoded.items()}
+
+    def reconstruct(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Mean of p(x | z) at one draw of q(z | x), [N, *event]; NaN for rows outside the support."""
+        valid, checked = self._checked(x)
+        with self._bound():
+            mean = self._model.value.reconstruct(checked, seed=self._row_keys(seed, _RECONSTRUCT))
+        broadcast = tf.reshape(valid, [-1] + [1] * (len(x.shape) - 1))
+        return {"x_mean": tf.where(broadcast, mean, tf.constant(np.nan, tf.float32))}
+
+    def sample(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One draw of the model for each seed: `x_mean` and `x`, [N, *event]."""
+        with self._bound():
+            return self._model.value.sample(tf.shape(seed)[0], seed=self._row_keys(seed, _SAMPLE))
+
+
+class _Untracked:
+    """Hides a value from the attribute tracking of tf.Module."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value

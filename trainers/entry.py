@@ -1,0 +1,66 @@
+"""What all programs share: how they start, and how they report a mistake."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import app, flags, logging
+
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")
+
+# Mistakes of the user or the machine; anything else is a defect and keeps its traceback.
+_EXPECTED = (ValueError, OSError, FloatingPointError, RuntimeError)
+
+
+@contextlib.contextmanager
+def _quiet_standard_error() -> Iterator[None]:
+    """Holds back what libraries write to file descriptor 2, and shows it only if the block fails."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow without its start-up chatter, where a newcomer looks for errors.
+
+    Among it is "failed call to cuInit" wherever there is no GPU. TensorFlow 2.21 writes most of it before it has read
+    TF_CPP_MIN_LOG_LEVEL.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    with _quiet_standard_error():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a program: an expected error becomes one message on standard error and exit status 1."""
+
+    def guarded(arguments: Sequence[str]) -> None:
+        try:
+            if len(arguments) > 1:
+                raise ValueError(f"unexpected argument {arguments[1]!r}; settings have the form --name=value")
+            logging.set_verbosity(logging.WARNING)
+            _import_tensorflow()
+            main()
+        except _EXPECTED as error:
+            if _DEBUG.value:
+                raise
+            print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(1) from None
+
+    app.run(guarded)

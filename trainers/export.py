@@ -1,0 +1,33 @@
+"""Exports a run: tfstruct-export --workdir=runs/a --output=saved_models/graph_vae/mnist/1."""
+
+from absl import flags
+
+from tfstruct.trainers import entry
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to make; its last part is the version number.", required=True)
+_REPLICA = flags.DEFINE_integer("replica", None, "Which replica; default the best by validation.", lower_bound=0)
+_SAMPLES = flags.DEFINE_integer("num_samples", None, "Importance samples K of log_prob and elbo.", lower_bound=1)
+_DTYPE = flags.DEFINE_enum("weights_dtype", "float32", ["float32", "float16"], "How weights are stored.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
+
+
+def main() -> None:
+    """Writes the bundle and prints its folder."""
+    from tfstruct.evaluation.report import TrainedRun
+    from tfstruct.serving import bundle
+
+    run = TrainedRun(_WORKDIR.value, data_dir=_DATA_DIR.value)
+    output = bundle.export(
+        run, _OUTPUT.value, replica=_REPLICA.value, num_samples=_SAMPLES.value, weights_dtype=_DTYPE.value
+    )
+    print(f"exported and verified: {output}")
+
+
+def run() -> None:
+    """The console script `tfstruct-export`."""
+    entry.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,59 @@
+"""Trains a preset: tfstruct-train --preset=graph_vae/mnist --workdir=runs/a [--set key=value ...]."""
+
+from absl import flags
+
+from tfstruct.trainers import entry
+
+_PRESET = flags.DEFINE_string("preset", None, "Name of a preset; --list_presets shows them.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. The same command given again resumes it.")
+_SET = flags.DEFINE_multi_string("set", [], "Changes a setting: key=value, such as optimizer.learning_rate=1e-3.")
+_SEED = flags.DEFINE_integer("seed", None, "Seed of weights, order and noise; default the preset's.", lower_bound=0)
+_REPLICAS = flags.DEFINE_integer("replicas", None, "Number of seeds trained at once.", lower_bound=1)
+_STRATEGY = flags.DEFINE_enum("strategy", "auto", ["auto", "none", "mirrored"], "Use of several devices.")
+_RESUME = flags.DEFINE_enum("resume", "auto", ["auto", "never", "must"], "What to do with an earlier run.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
+_DATA_FILE = flags.DEFINE_string("data_file", None, "Train on a .npz or .npy file instead of the preset's data.")
+_LIST = flags.DEFINE_bool("list_presets", False, "Print the presets and their descriptions, and end.")
+
+
+def main() -> None:
+    """Trains and prints where the results lie."""
+    from tfstruct.models import presets
+
+    if _LIST.value:
+        for name in presets.names():
+            print(f"{name:26} {presets.describe(name).description}")
+        return
+    if _PRESET.value is None or _WORKDIR.value is None:
+        raise ValueError("--preset and --workdir are needed; --list_presets shows the presets")
+    overrides = list(_SET.value)
+    if _SEED.value is not None:
+        overrides.append(f"training.seed={_SEED.value}")
+    if _REPLICAS.value is not None:
+        overrides.append(f"training.replicas={_REPLICAS.value}")
+    if _DATA_FILE.value is not None:
+        file_overrides = ["data.name=file", f"data.file={_DATA_FILE.value!r}"]
+        if not any(override.startswith("data.variant=") for override in overrides):
+            file_overrides.append("data.variant=none")
+        overrides = file_overrides + overrides
+    config = presets.get(_PRESET.value, overrides)
+
+    from tfstruct.training import run
+
+    result = run.train(
+        config, _WORKDIR.value, strategy=_STRATEGY.value, resume=_RESUME.value, data_dir=_DATA_DIR.value
+    )
+    bounds = ", ".join(f"{bound:.2f}" for bound in result.best.bounds)
+    print(
+        f"{_WORKDIR.value}: step {result.step}, best validation bound {bounds} nats "
+        f"(K={config.training.validation_samples}), {result.steps_per_second:.1f} steps/s"
+    )
+
+
+def run() -> None:
+    """The console script `tfstruct-train`."""
+    entry.run(main)
+
+
+if __name__ == "__main__":
+    run()
