@@ -166,7 +166,7 @@ def _mnist_quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict
     config.optimizer.learning_rate = 2e-3
     config.schedules.learning_rate_factor = _schedule(1.0, (0.5, 1.0), (1.0, 0.05))
     config.schedules.gate_temperature = _schedule(1.0, (0.5, 0.2), interpolation="geometric")
-    config.training.update(steps=6_000, steps_per_call=250, validate_every=1_500, validation_images=500)
+    config.training.update(steps=20_000, steps_per_call=500, validate_every=2_500, validation_images=500)
     config.evaluation.update(num_samples=100, images=1_000, chunk=20)
     return config
 
@@ -197,7 +197,7 @@ def _cifar10(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 _DATA_PRESETS: dict[str, tuple[Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict], str]] = {
     "tiny": (_tiny, "a small network on dynamically binarised MNIST; trains in seconds, for tests"),
-    "mnist_quick": (_mnist_quick, "MNIST, dynamically binarised, half-width networks, 6,000 steps"),
+    "mnist_quick": (_mnist_quick, "MNIST, dynamically binarised, half-width networks, 20,000 steps"),
     "mnist": (_mnist, "MNIST, dynamically binarised while training, test set binarised once; 2,000 epochs"),
     "mnist_static": (_mnist_static, "the static binarisation of Larochelle and Murray, early stopping"),
     "omniglot": (_omniglot, "Omniglot 28x28, dynamically binarised; drawers 1-15 train, 16-20 test"),

@@ -38,9 +38,7 @@ def _import_tensorflow() -> None:
     Among it is "failed call to cuInit" wherever there is no GPU. TensorFlow 2.21 writes most of it before it has read
     TF_CPP_MIN_LOG_LEVEL.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _quiet_standard_error():
         import tensorflow as tf
 

@@ -30,7 +30,13 @@ def make_strategy(name: str, devices: Sequence[str] | None = None) -> tf.distrib
         return None
     if len(devices) < 2:
         raise ValueError(f"strategy mirrored needs at least two devices, found {list(devices)}")
-    return tf.distribute.MirroredStrategy(devices)
+    # Not the default collective operations: those of the forward pass (synchronised batch normalisation) and of the
+    # gradient then meet in different orders on different devices, and the run aborts with a shape mismatch.
+    if "GPU" in devices[0]:
+        reduction = tf.distribute.NcclAllReduce()
+    else:
+        reduction = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
 
 
 class MirroredLoop:
@@ -64,7 +70,10 @@ class MirroredLoop:
                 f"the batch size {batch_size} must be a multiple of the number of devices, {self.num_devices}"
             )
         self._per_device = batch_size // self.num_devices
-        self._gradient = tf.function(step.gradient, jit_compile=compiler == "xla", autograph=False)
+        # Uncompiled it must not be a tf.function of its own: a reduction may not stand inside a nested one.
+        self._gradient = step.gradient
+        if compiler == "xla":
+            self._gradient = tf.function(step.gradient, jit_compile=True, autograph=False)
         self._run_step = tf.function(self._distributed_step, autograph=False)
 
     def _distributed_step(
