@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 BESIDE = {"tfstruct.models": "models", "tfstruct.trainers": "trainers"}
-PROGRAMS = ("train", "evaluate", "export", "score", "sample", "quickstart")
+PROGRAMS = ("train", "evaluate", "export", "score", "sample", "quickstart", "benchmark")
 
 setup(
     name="tfstruct",
@@ -41,7 +41,5 @@ setup(
         "serving": ["tensorflow-serving-api>=2.21,<2.22"],
         "tests": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6", "build>=1.0"],
     },
-    entry_points={
-        "console_scripts": [f"tfstruct-{program}=tfstruct.trainers.{program}:run" for program in PROGRAMS]
-    },
+    entry_points={"console_scripts": [f"tfstruct-{program}=tfstruct.trainers.{program}:run" for program in PROGRAMS]},
 )

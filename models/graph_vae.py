@@ -80,9 +80,7 @@ class GraphVAE(System):
             self.num_nodes, self.node_dim, options.bottom_up_units, block_options, name="bottom_up"
         )
         self.decoder = MLP(options.decoder_units, dims, block_options, name="decoder")
-        self.likelihood = make_likelihood(
-            options.likelihood, dims, log_variance_floor=options.log_variance_floor
-        )
+        self.likelihood = make_likelihood(options.likelihood, dims, log_variance_floor=options.log_variance_floor)
         self.is_binary = self.likelihood.is_binary
         self.gates = EdgeGates(
             self.adjacency,
@@ -101,6 +99,7 @@ class GraphVAE(System):
             self.prior_top_down = make_top_down(self.children, "prior_top_down")
 
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        """Makes all weights; the event's shape is known from the config."""
         options = self.config.model
         dims = int(np.prod(self.event_shape))
         self.encoder.build((None, dims))
@@ -131,9 +130,7 @@ class GraphVAE(System):
         if self.prior_top_down is not None:
             loc, log_variance = self.prior_top_down(inputs, training=training)
             return self._with_roots(loc), self._with_roots(log_variance)
-        pairs = [
-            net([values], training=training) for net, values in zip(self.posterior_top_down, inputs, strict=True)
-        ]
+        pairs = [net([values], training=training) for net, values in zip(self.posterior_top_down, inputs, strict=True)]
         return tuple(self._with_roots(tf.concat(parts, axis=-2)) for parts in zip(*pairs, strict=True))
 
     def _parents_of(self, node: int, values: tf.Tensor) -> tf.Tensor:
@@ -194,7 +191,7 @@ class GraphVAE(System):
     def _posterior_log_prob_path(
         self, z: tf.Tensor, bottom_up: GaussianParameters, gates: tf.Tensor, training: bool
     ) -> tf.Tensor:
-        """log q(z | x) with every parameter of q stopped: its gradient goes through z alone, parents included."""
+        """Log q(z | x) with every parameter of q stopped: its gradient goes through z alone, parents included."""
         bottom_up = tuple(tf.stop_gradient(part) for part in bottom_up)
         gates = tf.stop_gradient(gates)
         variables = [variable for net in self.posterior_top_down for variable in net.variables]

@@ -172,9 +172,7 @@ class System(keras.Model, abc.ABC):
         result = self.objective(x, seed=row_seeds, shared_seed=shared_seed, scheduled={}, training=False)
         return {"loss": -tf.reduce_mean(result.bound), "bound": tf.reduce_mean(result.bound)}
 
-    def _batch(
-        self, rows: tf.Tensor, step: tf.Tensor, training: bool
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _batch(self, rows: tf.Tensor, step: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         key = random.fold_in(random.key(self.config.training.seed), step)
         transform = self.train_transform if training or self.is_binary else "cast"
         return prepare_batch(rows, key, transform)

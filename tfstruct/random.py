@@ -118,7 +118,9 @@ def uniform(key: Key, shape: Sequence[int], dtype: tf.DType = tf.float32) -> tf.
 def normal(key: Key, shape: Sequence[int], dtype: tf.DType = tf.float32) -> tf.Tensor:
     """Returns standard normal floats, shape key.shape[:-1] + shape."""
     # 2u - 1 is exact for every u of `uniform`; erfinv differs between XLA and Eigen by at most 2e-5.
-    return np.sqrt(2.0).astype(tf.as_dtype(dtype).as_numpy_dtype) * tf.math.erfinv(2.0 * uniform(key, shape, dtype) - 1.0)
+    return np.sqrt(2.0).astype(tf.as_dtype(dtype).as_numpy_dtype) * tf.math.erfinv(
+        2.0 * uniform(key, shape, dtype) - 1.0
+    )
 
 
 def logistic(key: Key, shape: Sequence[int], dtype: tf.DType = tf.float32) -> tf.Tensor:

@@ -28,8 +28,10 @@ class Schedule:
     def __post_init__(self) -> None:
         if len(self.fractions) != len(self.values) or not self.values:
             raise ValueError(f"a schedule needs one value for each fraction, found {self.fractions}, {self.values}")
-        if self.fractions[0] != 0 or self.fractions[-1] > 1 or any(
-            later <= earlier for earlier, later in zip(self.fractions, self.fractions[1:], strict=False)
+        if (
+            self.fractions[0] != 0
+            or self.fractions[-1] > 1
+            or any(later <= earlier for earlier, later in zip(self.fractions, self.fractions[1:], strict=False))
         ):
             raise ValueError(f"fractions must rise from 0 to at most 1, found {self.fractions}")
         if self.interpolation not in INTERPOLATIONS:
@@ -42,9 +44,7 @@ class Schedule:
     @classmethod
     def from_config(cls, config: Any, total_steps: int) -> "Schedule":
         """Reads {fractions, values, interpolation} from a config node."""
-        return cls(
-            tuple(config["fractions"]), tuple(config["values"]), config["interpolation"], int(total_steps)
-        )
+        return cls(tuple(config["fractions"]), tuple(config["values"]), config["interpolation"], int(total_steps))
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the float32 value at an integer step (scalar)."""

@@ -41,9 +41,7 @@ def main() -> None:
     np.save(rows, run.data.test[:_SCORED_ROWS])
     # A process of its own: score.py imports neither Keras nor TensorFlow Probability nor the model's code.
     program = [sys.executable, "-m", "tfstruct.trainers.score"]
-    subprocess.run(
-        [*program, f"--model={output}", f"--input={rows}", f"--output={scores}"], check=True
-    )
+    subprocess.run([*program, f"--model={output}", f"--input={rows}", f"--output={scores}"], check=True)
     print()
     print(report.summary_line(result))
     for flag in result["flags"]:

@@ -40,9 +40,7 @@ def main() -> None:
 
     from tfstruct.training import run
 
-    result = run.train(
-        config, _WORKDIR.value, strategy=_STRATEGY.value, resume=_RESUME.value, data_dir=_DATA_DIR.value
-    )
+    result = run.train(config, _WORKDIR.value, strategy=_STRATEGY.value, resume=_RESUME.value, data_dir=_DATA_DIR.value)
     bounds = ", ".join(f"{bound:.2f}" for bound in result.best.bounds)
     samples = config.training.validation_samples
     print(f"{_WORKDIR.value}: step {result.step}, best validation bound {bounds} nats (K={samples})")

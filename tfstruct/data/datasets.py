@@ -118,9 +118,7 @@ def load(
     """
     _check_name(variant, variants_of(name), f"variant of the data set {name}")
     if (name == "file") != (data_file is not None):
-        raise ValueError(
-            f"data_file goes with the name 'file' and only with it; found {name!r}, {data_file!r}"
-        )
+        raise ValueError(f"data_file goes with the name 'file' and only with it; found {name!r}, {data_file!r}")
     if name == "file":
         data = files.read(data_file)
         # Before the variant, which has to know the images of flat rows.
@@ -214,9 +212,7 @@ def _read_mnist(data_dir: str | os.PathLike | None) -> dict[str, np.ndarray]:
     return {**hold_out(mnist.read("train"), 10_000), "test": mnist.read("test")}
 
 
-def _read_prepared(
-    data_dir: str | os.PathLike | None, *, name: str, validation_count: int
-) -> dict[str, np.ndarray]:
+def _read_prepared(data_dir: str | os.PathLike | None, *, name: str, validation_count: int) -> dict[str, np.ndarray]:
     builder = prepared.open_prepared(name, data_dir)
     train = prepared.read_images(builder, "train")
     return {**hold_out(train, validation_count), "test": prepared.read_images(builder, "test")}

@@ -152,25 +152,19 @@ def _wanted_keys(keys: list[str], path: pathlib.Path) -> dict[str, str]:
 def _check_array(rows: np.ndarray, place: str) -> None:
     """Raises unless rows are numbers with at least one event axis."""
     if rows.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{place} has elements of type {rows.dtype}; expected booleans, integers or real floats"
-        )
+        raise ValueError(f"{place} has elements of type {rows.dtype}; expected booleans, integers or real floats")
     if rows.ndim < 2:
         raise ValueError(
             f"{place} has shape {rows.shape}; expected [n, *event]: rows first, then at least one event axis"
         )
     if rows.size == 0:
-        raise ValueError(
-            f"{place} is empty: shape {rows.shape}; expected at least one row and one value in it"
-        )
+        raise ValueError(f"{place} is empty: shape {rows.shape}; expected at least one row and one value in it")
 
 
 def _divide(rows: np.ndarray, path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
     """Splits one array 80/10/10; a mapped one without reading it."""
     if len(rows) < _LEAST_ROWS:
-        raise ValueError(
-            f"{str(path)!r} has {len(rows)} rows; expected at least {_LEAST_ROWS}, one per split"
-        )
+        raise ValueError(f"{str(path)!r} has {len(rows)} rows; expected at least {_LEAST_ROWS}, one per split")
     held = max(1, len(rows) // 10)
     first, second = len(rows) - 2 * held, len(rows) - held
     if isinstance(rows, np.memmap):

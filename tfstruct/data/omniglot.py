@@ -131,10 +131,7 @@ def split_by_drawer(ink: np.ndarray) -> dict[str, np.ndarray]:
         "validation": ink[:, last_train : last_train + 1],
         "test": ink[:, last_train + 1 :],
     }
-    return {
-        name: part.reshape(-1, 28, 28).astype(np.float32) / np.float32(CELL_INK)
-        for name, part in parts.items()
-    }
+    return {name: part.reshape(-1, 28, 28).astype(np.float32) / np.float32(CELL_INK) for name, part in parts.items()}
 
 
 def read_burda(data_dir: str | os.PathLike | None = None) -> dict[str, np.ndarray]:

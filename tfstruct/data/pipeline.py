@@ -25,9 +25,7 @@ class Call(NamedTuple):
     indices: np.ndarray
 
 
-def batch_indices(
-    seeds: list[int], first_step: int, num_steps: int, batch_size: int, num_rows: int
-) -> np.ndarray:
+def batch_indices(seeds: list[int], first_step: int, num_steps: int, batch_size: int, num_rows: int) -> np.ndarray:
     """Returns which rows each step visits, int32 [num_steps, R, B].
 
     Each replica goes through the rows in an order of its own, drawn anew for every epoch; a batch may end one epoch
@@ -63,9 +61,7 @@ class Pipeline:
         ValueError: no rows, or a batch size below 1.
     """
 
-    def __init__(
-        self, rows: np.ndarray, *, seeds: Sequence[int], batch_size: int, resident_megabytes: float
-    ) -> None:
+    def __init__(self, rows: np.ndarray, *, seeds: Sequence[int], batch_size: int, resident_megabytes: float) -> None:
         if not len(rows):
             raise ValueError("the training set is empty")
         if batch_size < 1:
@@ -97,9 +93,7 @@ class Pipeline:
                 indices = self._indices(first_step, num_steps)
                 # Sorted reads of distinct rows: a mapped file is read forwards, and no row twice.
                 visited, places = np.unique(indices, return_inverse=True)
-                block = np.zeros(
-                    [indices.size, *self.rows.shape[1:]], self.rows.dtype
-                )  # one shape, one program
+                block = np.zeros([indices.size, *self.rows.shape[1:]], self.rows.dtype)  # one shape, one program
                 block[: len(visited)] = self.rows[visited]
                 yield first_step, block, places.reshape(indices.shape).astype(np.int32)
 

@@ -35,9 +35,7 @@ def find_prepared(name: str, data_dir: str | os.PathLike | None = None) -> pathl
     """
     root = data_directory(data_dir)
     versions = [
-        path.parent
-        for path in (root / name).glob("*/dataset_info.json")
-        if _VERSION.fullmatch(path.parent.name)
+        path.parent for path in (root / name).glob("*/dataset_info.json") if _VERSION.fullmatch(path.parent.name)
     ]
     if not versions:
         command = (

@@ -18,7 +18,7 @@ _LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
 
 def gaussian_log_prob(value: tf.Tensor, loc: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
-    """log N(value; loc, exp(log_variance)) elementwise, without leaving the log domain."""
+    """Log N(value; loc, exp(log_variance)) elementwise, without leaving the log domain."""
     squared = tf.square(value - loc) * tf.exp(-log_variance)
     return -0.5 * (squared + log_variance + _LOG_TWO_PI)
 
@@ -31,7 +31,8 @@ def gated_parents(value: tf.Tensor, gates: tf.Tensor) -> tf.Tensor:
 class GatedGaussianNetwork(tfd.Distribution):
     """p(z | c): a chain rule of Gaussian nodes whose dependencies are multiplied by gates.
 
-    p(z | c) = prod_i N(z[i]; loc_i, exp(log_variance_i)),   (loc_i, log_variance_i) = f_i(c[i, 0] z[0], c[i, 1] z[1], ...)
+    p(z | c) = prod_i N(z[i]; loc_i, exp(log_variance_i))
+    (loc_i, log_variance_i) = f_i(c[i, 0] z[0], c[i, 1] z[1], ...)
 
     with N nodes of D dimensions. A node without possible parents has the prior N(0, I); a node whose gates are
     all closed keeps the Gaussian that f_i gives for parents 0.

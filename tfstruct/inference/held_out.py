@@ -55,9 +55,7 @@ class HeldOutScorer:
         compiler: `xla` or `graph`.
     """
 
-    def __init__(
-        self, model: Any, *, num_samples: int, batch_size: int, chunk: int, compiler: str = "xla"
-    ) -> None:
+    def __init__(self, model: Any, *, num_samples: int, batch_size: int, chunk: int, compiler: str = "xla") -> None:
         self.model = model
         self.functional = Functional(model)
         self.num_samples, self.chunk, self.batch_size = num_samples, min(chunk, num_samples), batch_size
@@ -74,9 +72,7 @@ class HeldOutScorer:
                 chunk=self.chunk,
             )
 
-    def __call__(
-        self, parameters: Any, statistics: Any, rows: np.ndarray, *, seed: int = 0
-    ) -> LikelihoodEstimate:
+    def __call__(self, parameters: Any, statistics: Any, rows: np.ndarray, *, seed: int = 0) -> LikelihoodEstimate:
         """Scores rows [n, *event_shape]; returns NumPy arrays [n].
 
         Args:

@@ -104,4 +104,3 @@ def estimate(terms_of: TermsFunction, row_keys: tf.Tensor, *, num_samples: int, 
         rate=rate,
         distortion=distortion,
     )
-

@@ -28,9 +28,7 @@ class EdgeGates(keras.layers.Layer):
         Graph VAE, section 3.2, eq. 9; Maddison et al., The Concrete Distribution, ICLR 2017.
     """
 
-    def __init__(
-        self, adjacency: np.ndarray, *, trainable: bool, straight_through: bool = False, **kwargs
-    ) -> None:
+    def __init__(self, adjacency: np.ndarray, *, trainable: bool, straight_through: bool = False, **kwargs) -> None:
         super().__init__(trainable=trainable, **kwargs)
         self.num_nodes = len(adjacency)
         self.edges = adjacency_lib.edges(adjacency)

@@ -26,7 +26,7 @@ class BernoulliLikelihood(keras.layers.Layer):
         return tfd.Independent(tfd.Bernoulli(logits=features), reinterpreted_batch_ndims=1)
 
     def log_prob(self, features: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """log p(x | z) in nats: features [..., X] and x [B, X] to [..., B]."""
+        """Log p(x | z) in nats: features [..., X] and x [B, X] to [..., B]."""
         return self.distribution(features).log_prob(x)
 
     def mean(self, features: tf.Tensor) -> tf.Tensor:
@@ -70,7 +70,7 @@ class GaussianLikelihood(keras.layers.Layer):
         return tfd.Independent(normal, reinterpreted_batch_ndims=1)
 
     def log_prob(self, features: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """log p(x | z) in nats, a density: features [..., X] and x [B, X] to [..., B]."""
+        """Log p(x | z) in nats, a density: features [..., X] and x [B, X] to [..., B]."""
         return self.distribution(features).log_prob(x)
 
     def mean(self, features: tf.Tensor) -> tf.Tensor:

@@ -52,9 +52,7 @@ class MLP(keras.layers.Layer):
     takes a constant away, so that bias would be a parameter without effect.
     """
 
-    def __init__(
-        self, hidden_units: Sequence[int], output_units: int, options: BlockOptions, **kwargs
-    ) -> None:
+    def __init__(self, hidden_units: Sequence[int], output_units: int, options: BlockOptions, **kwargs) -> None:
         super().__init__(**kwargs)
         self.dense, self.normalizations = [], []
         for index, units in enumerate(hidden_units):
@@ -174,9 +172,7 @@ class TopDown(keras.layers.Layer):
             for node, parents in zip(self.nodes, self.parents, strict=True)
         ]
         if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias", shape=(len(self.nodes), self.hidden_units), initializer="zeros"
-            )
+            self.bias = self.add_weight(name="bias", shape=(len(self.nodes), self.hidden_units), initializer="zeros")
         shape = (None, len(self.nodes), self.hidden_units)
         if self.normalization is not None:
             self.normalization.build()

@@ -22,8 +22,7 @@ def _as_color(images: Any, name: str) -> np.ndarray:
         images = images[..., 0]
     if not (images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 3)) or not images.size:
         raise ValueError(
-            f"{name} must be images of shape [n, h, w], [n, h, w, 1] or [n, h, w, 3], "
-            f"found shape {list(images.shape)}"
+            f"{name} must be images of shape [n, h, w], [n, h, w, 1] or [n, h, w, 3], found shape {list(images.shape)}"
         )
     images = images.astype(np.float64)
     low, high = images.min(), images.max()
@@ -114,7 +113,5 @@ def draw_reconstructions(originals: Any, reconstructions: Any, *, columns: int =
     right = 0.94 * _LABEL_INCHES / figure.get_figwidth()
     for row in range(2 * blocks):
         middle = 1.0 - (row * (height + _GAP) + height / 2) / picture.shape[0]
-        figure.text(
-            right, middle, ("original", "reconstruction")[row % 2], ha="right", va="center", fontsize=10
-        )
+        figure.text(right, middle, ("original", "reconstruction")[row % 2], ha="right", va="center", fontsize=10)
     return figure

@@ -162,9 +162,7 @@ def _extent(paths: Sequence[Path]) -> tuple[float, float]:
 
 
 def _draw_node(axes: Axes, height: float, name: str, color: str) -> None:
-    axes.add_patch(
-        Circle((0.0, height), _RADIUS, facecolor=color, edgecolor="black", linewidth=1.0, zorder=4)
-    )
+    axes.add_patch(Circle((0.0, height), _RADIUS, facecolor=color, edgecolor="black", linewidth=1.0, zorder=4))
     axes.text(0.0, height, name, ha="center", va="center", fontsize=10, zorder=5)
 
 
@@ -210,32 +208,24 @@ def draw_structure(
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0), xlim=(left - 0.15, right + 0.15), ylim=(lowest, 0.7))
     axes.set_axis_off()
     for edge, path in paths.items():
-        _draw_edge(
-            axes, edge, path, probabilities[edge], colors[edge], is_open=probabilities[edge] >= threshold
-        )
+        _draw_edge(axes, edge, path, probabilities[edge], colors[edge], is_open=probabilities[edge] >= threshold)
         if num_nodes <= _MOST_LABELLED_NODES:
             _draw_label(axes, edge, path, probabilities[edge], is_open=probabilities[edge] >= threshold)
     for node in range(num_nodes):
         _draw_node(axes, -float(node), f"z{node + 1}", "white")
     if show_observed:
-        frame = FancyBboxPatch(
-            (left, bottom), right - left, 0.6 - bottom, boxstyle="round,pad=0,rounding_size=0.2"
-        )
+        frame = FancyBboxPatch((left, bottom), right - left, 0.6 - bottom, boxstyle="round,pad=0,rounding_size=0.2")
         frame.set(facecolor="none", edgecolor="0.45", linewidth=0.9)
         axes.add_patch(frame)
         points = [(0.0, bottom), (0.0, bottom - 0.85 + _RADIUS)]
-        arrow = FancyArrowPatch(
-            *points, arrowstyle="-|>", mutation_scale=11, shrinkA=0, shrinkB=0, color="0.3"
-        )
+        arrow = FancyArrowPatch(*points, arrowstyle="-|>", mutation_scale=11, shrinkA=0, shrinkB=0, color="0.3")
         arrow.set_gid("observed")
         axes.add_patch(arrow)
         _draw_node(axes, bottom - 0.85, "x", "0.85")
     return figure
 
 
-def _draw_edge(
-    axes: Axes, edge: Edge, path: Path, probability: float, color: Color, *, is_open: bool
-) -> None:
+def _draw_edge(axes: Axes, edge: Edge, path: Path, probability: float, color: Color, *, is_open: bool) -> None:
     if is_open:
         patch = FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=11, color=color, zorder=3)
         patch.set(linewidth=0.6 + 1.6 * probability, alpha=0.3 + 0.7 * probability)
@@ -249,8 +239,6 @@ def _draw_edge(
 def _draw_label(axes: Axes, edge: Edge, path: Path, probability: float, *, is_open: bool) -> None:
     x, y = _middle(path)
     background = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-    label = axes.text(
-        x, y, f"{probability:.2f}", ha="center", va="center", fontsize=8, bbox=background, zorder=3.5
-    )
+    label = axes.text(x, y, f"{probability:.2f}", ha="center", va="center", fontsize=8, bbox=background, zorder=3.5)
     label.set_color("black" if is_open else "0.45")
     label.set_gid(f"label:{edge[0]}:{edge[1]}")

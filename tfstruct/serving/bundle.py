@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfstruct import config as config_lib
 from tfstruct.evaluation.report import TrainedRun, environment
+from tfstruct.serving import warmup
 from tfstruct.serving.client import CARD_NAME, LoadedModel
 from tfstruct.serving.signatures import ServedSystem
 
@@ -78,8 +79,11 @@ def export(
         signatures = served.signatures()
         tf.saved_model.save(served, str(aside), signatures=signatures)
         card = _card(run, replica, served, signatures, num_samples, weights_dtype)
+        # Rows of the test split, so that a warm-up request takes the path of a real one.
+        rows = np.asarray(run.data.test[:_GOLDEN_ROWS], np.float32)
+        card["warmup_records"] = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
         (aside / CARD_NAME).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        np.savez(aside / GOLDEN_NAME, **_golden(LoadedModel(aside), run.data.test))
+        np.savez(aside / GOLDEN_NAME, **_golden(LoadedModel(aside), rows))
         write_checksums(aside)
         verify(aside)
         aside.chmod(0o755)
@@ -141,7 +145,7 @@ def _card(
         "metrics": metrics,
         "signatures": {
             name: {
-                "inputs": _specs(function.structured_input_signature[1]),
+                "inputs": _specs({spec.name: spec for spec in tf.nest.flatten(function.structured_input_signature)}),
                 "outputs": _specs(function.structured_outputs),
             }
             for name, function in signatures.items()
@@ -177,10 +181,9 @@ def _git_commit() -> str | None:
 
 def _golden(model: LoadedModel, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Inputs and outputs of every signature for a few rows: `<signature>/<output>`."""
-    x = np.asarray(rows[:_GOLDEN_ROWS], np.float32)
-    seed = np.arange(len(x), dtype=np.int64)
-    values = {"x": x, "seed": seed}
-    for signature, outputs in golden_outputs(model, x, seed).items():
+    seed = np.arange(len(rows), dtype=np.int64)
+    values = {"x": rows, "seed": seed}
+    for signature, outputs in golden_outputs(model, rows, seed).items():
         values |= {f"{signature}/{name}": output for name, output in outputs.items()}
     return values
 

@@ -135,7 +135,9 @@ class LoadedModel:
             expected = ", ".join(str(size) for size in self.event_shape)
             raise ValueError(f"observations must have shape [N, {expected}] with N >= 1, found {list(x.shape)}")
         if not np.isfinite(x).all():
-            raise ValueError(f"observations must be finite, found {int((~np.isfinite(x)).sum())} NaN or infinite values")
+            raise ValueError(
+                f"observations must be finite, found {int((~np.isfinite(x)).sum())} NaN or infinite values"
+            )
         if self.card["support"] == "binary" and not np.isin(x, (0, 1)).all():
             wrong = x[~np.isin(x, (0, 1))]
             raise ValueError(
@@ -149,7 +151,9 @@ class LoadedModel:
         if seed is not None:
             seeds = np.asarray(seed)
             if seeds.dtype.kind not in "iu" or seeds.shape not in ((), (len(x),)):
-                raise ValueError(f"seed must be an integer or integers [{len(x)}], found {seeds.dtype} {list(seeds.shape)}")
+                raise ValueError(
+                    f"seed must be an integer or integers [{len(x)}], found {seeds.dtype} {list(seeds.shape)}"
+                )
             seeds = np.broadcast_to(seeds, [len(x)]).astype(np.int64)
             for feed, part in zip(feeds, _parts(seeds, batch_size), strict=True):
                 feed["seed"] = part
@@ -157,9 +161,7 @@ class LoadedModel:
 
     def _collect(self, name: str, feeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         signature = self._signatures[name]
-        results = [
-            signature(**{key: tf.constant(value) for key, value in feed.items()}) for feed in feeds
-        ]
+        results = [signature(**{key: tf.constant(value) for key, value in feed.items()}) for feed in feeds]
         return {key: np.concatenate([result[key].numpy() for result in results]) for key in results[0]}
 
 

@@ -57,7 +57,9 @@ class ServedSystem(tf.Module):
         functional = self._functional.value
         self.weights = [
             tf.Variable(
-                np.asarray(variable).astype(weights_dtype), trainable=False, name=variable.path.replace("/", ".")
+                np.asarray(variable).astype(weights_dtype),
+                trainable=False,
+                name=variable.path.replace("/", "."),
             )
             for variable in functional.parameters.variables + functional.statistics.variables
         ]

@@ -59,9 +59,7 @@ class MirroredLoop:
         ValueError: a batch that the devices cannot share equally.
     """
 
-    def __init__(
-        self, step: TrainStep, strategy: tf.distribute.Strategy, *, batch_size: int, compiler: str
-    ) -> None:
+    def __init__(self, step: TrainStep, strategy: tf.distribute.Strategy, *, batch_size: int, compiler: str) -> None:
         self._strategy = strategy
         self._step = step
         self.num_devices = strategy.num_replicas_in_sync

@@ -212,11 +212,7 @@ class RunLog:
             return
         self._waiting = (step, text)
         is_first = self._shown_time is None
-        if (
-            is_first
-            or step >= self._total_steps
-            or self._clock() - self._shown_time >= _SECONDS_BETWEEN_LINES
-        ):
+        if is_first or step >= self._total_steps or self._clock() - self._shown_time >= _SECONDS_BETWEEN_LINES:
             self._print_line(step, text)
 
     def _print_line(self, step: int, text: str) -> None:

@@ -106,7 +106,9 @@ def train(
     with WorkdirLock(folder.path):
         folder.claim(config, resume)
         folder.write_environment(
-            strategy=strategy, devices=1 if chosen is None else chosen.num_replicas_in_sync, compiler=compiler,
+            strategy=strategy,
+            devices=1 if chosen is None else chosen.num_replicas_in_sync,
+            compiler=compiler,
             data={"checksum": data.checksum, "description": data.description},
         )
         return _Run(config, folder, data, models, seeds, compiler, chosen).run()
@@ -119,9 +121,7 @@ def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) ->
         ValueError: data that the likelihood is not a density of, or of another shape than the config says.
     """
     options = config.data
-    data = datasets.load(
-        options.name, options.variant, data_dir=data_dir, data_file=options.file or None
-    )
+    data = datasets.load(options.name, options.variant, data_dir=data_dir, data_file=options.file or None)
     if options.name == "file":
         options.event_shape = data.event_shape
     elif tuple(options.event_shape) != data.event_shape:
@@ -173,9 +173,7 @@ class _Run:
         elif len(seeds) > 1:
             raise ValueError(f"strategy mirrored trains one replica, found training.replicas={len(seeds)}")
         else:
-            self.loop = MirroredLoop(
-                self.step_function, strategy, batch_size=options.batch_size, compiler=compiler
-            )
+            self.loop = MirroredLoop(self.step_function, strategy, batch_size=options.batch_size, compiler=compiler)
         self.validation = data.validation[: options.validation_images]
         self.scorer = HeldOutScorer(
             models[0],
@@ -212,6 +210,16 @@ class _Run:
             "statistics": self.functional.statistics.describe(),
         }
         self.folder.checkpoints.save(self.step, arrays, {"seeds": self.seeds, "layout": layout})
+
+    def write_best(self) -> None:
+        """Writes each replica's best weights as a Keras weights file, `best/replica_<r>.weights.h5`."""
+        folder = self.folder.path / "best"
+        folder.mkdir(exist_ok=True)
+        for place in range(len(self.seeds)):
+            self.functional.assign(self.best.parameters[place], self.best.statistics[place])
+            aside = folder / f".replica_{place}.weights.h5"
+            self.step_function.model.save_weights(aside)
+            aside.replace(folder / f"replica_{place}.weights.h5")
 
     def restore(self, checkpoint: Checkpoint) -> None:
         layout = checkpoint.metadata["layout"]
@@ -278,6 +286,7 @@ class _Run:
                     raise SystemExit(128 + stop.requested)
             self.state = host_state(self.state)
             self.save()
+            self.write_best()
             if self.best.stopped.all() and self.step < self.options.steps:
                 log.message(f"stopped early at step {self.step}: no new best validation bound")
         speed = timed_steps / timed_seconds if timed_steps else float("nan")
@@ -317,7 +326,10 @@ class _Run:
             waits,
             stopped,
         )
-        return {"bound": bounds, "elbo": np.array([summary.elbo for summary in summaries])}
+        # `bound` is the bound that is trained, so that the curves of training and validation compare.
+        is_elbo = self.config.objective.name == "elbo"
+        trained = np.array([summary.elbo for summary in summaries]) if is_elbo else bounds
+        return {"bound": trained, "log_likelihood": bounds}
 
 
 class _StopSignal:

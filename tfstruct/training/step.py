@@ -37,9 +37,7 @@ class TrainStep:
         }
         posterior = {id(variable) for variable in model.posterior_variables}
         self.posterior_places = [
-            place
-            for place, variable in enumerate(self.functional.parameters.variables)
-            if id(variable) in posterior
+            place for place, variable in enumerate(self.functional.parameters.variables) if id(variable) in posterior
         ]
 
     def gradient(
@@ -53,9 +51,7 @@ class TrainStep:
             rows: [B, *event_shape] as stored.
             first_row: place of the first row in the global batch, when that is divided among devices.
         """
-        x, row_seeds, shared_seed = prepare_batch(
-            rows, random.fold_in(state.key, step), self.transform, first_row
-        )
+        x, row_seeds, shared_seed = prepare_batch(rows, random.fold_in(state.key, step), self.transform, first_row)
         pieces = self.functional.parameters.split(state.parameters)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(pieces)

@@ -1,0 +1,509 @@
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow as tf
+
+from tests.reference import small
+from tests.reference.monte_carlo import assert_mean_close
+from tfstruct import random
+from tfstruct.functional import Functional
+from tfstruct.models.graph_vae import fuse
+from tfstruct.models.system import group_gradients
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+KEY = random.key(17)
+STRUCTURES = pytest.mark.parametrize("structure", small.STRUCTURES)
+SHARED = pytest.mark.parametrize("share_top_down", [False, True])
+K, B = 3, 4
+
+
+def _noise(system, num_samples=K, batch=B):
+    """The noise that `importance_terms` draws from KEY."""
+    noise = random.sample_normal(KEY, num_samples, batch, [system.num_nodes, system.node_dim])
+    return noise.numpy().astype(np.float64)
+
+
+def _terms(system, x, **kwargs):
+    return system.importance_terms(tf.constant(x), seed=KEY, num_samples=kwargs.pop("num_samples", K), **kwargs)
+
+
+def _total(terms):
+    return (terms.log_likelihood + terms.log_prior - terms.log_posterior).numpy()
+
+
+# The twin ----------------------------------------------------------------------------------------------------
+
+
+@SHARED
+@STRUCTURES
+@pytest.mark.parametrize("variation", ["batch_norm", "no_batch_norm", "gaussian"])
+def test_importance_terms_are_those_of_the_twin(structure, share_top_down, variation, rng):
+    is_gaussian = variation == "gaussian"
+    system = small.build(
+        structure,
+        rng,
+        share_top_down=share_top_down,
+        batch_norm=variation != "no_batch_norm",
+        likelihood="gaussian" if is_gaussian else "bernoulli",
+    )
+    x, noise = small.images(rng, B, not is_gaussian), _noise(system)
+    twin, found = small.twin(system), _terms(system, x, path_derivative=True)
+    for k, b in np.ndindex(K, B):
+        expected = twin.terms(x[b], noise[k, b])
+        np.testing.assert_allclose(found.log_likelihood[k, b], expected.log_likelihood, rtol=1e-10)
+        np.testing.assert_allclose(found.log_prior[k, b], expected.node_log_prior.sum(), rtol=1e-10)
+        np.testing.assert_allclose(found.log_posterior[k, b], expected.node_log_posterior.sum(), rtol=1e-10)
+        np.testing.assert_allclose(found.log_posterior_path[k, b], expected.node_log_posterior.sum(), rtol=1e-10)
+
+
+@SHARED
+def test_importance_terms_at_fractional_gates_are_those_of_the_twin(share_top_down, rng, run):
+    system = small.build("learned", rng, share_top_down=share_top_down)
+    gates = np.where(system.adjacency, rng.uniform(size=[3, 3]), 0.0)
+    x, noise, twin = small.images(rng, B), _noise(system), small.twin(system, gates)
+    found = run(lambda x, gates: _terms(system, x, gates=gates), tf.constant(x), tf.constant(gates))
+    for k, b in np.ndindex(K, B):
+        expected = twin.terms(x[b], noise[k, b])
+        np.testing.assert_allclose(found.log_likelihood[k, b], expected.log_likelihood, rtol=1e-10)
+        np.testing.assert_allclose(found.log_prior[k, b], expected.node_log_prior.sum(), rtol=1e-10)
+        np.testing.assert_allclose(found.log_posterior[k, b], expected.node_log_posterior.sum(), rtol=1e-10)
+
+
+def test_float32_agrees_with_float64(rng):
+    import keras
+
+    system = small.build("learned", rng)
+    x = small.images(rng, B)
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")  # the fixture restores
+    single = small.build("learned")
+    small.assign(single, {path: value.astype(np.float32) for path, value in small.weights(system).items()})
+    found, expected = _terms(single, x.astype(np.float32)), _terms(system, x)
+    assert found.log_prior.dtype == tf.float32
+    for one, two in zip(found[:3], expected[:3], strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4)
+
+
+@STRUCTURES
+def test_samples_are_decoded_ancestral_draws_of_the_prior(structure, rng):
+    system = small.build(structure, rng)
+    latent_key, pixel_key = random.split(KEY)
+    noise = random.sample_normal(latent_key, 1, 5, [3, 2])[0].numpy().astype(np.float64)
+    twin, z = small.twin(system), np.zeros([5, 3, 2])
+    for row, node in np.ndindex(5, 3):
+        loc, log_variance = twin.prior(node, z[row])
+        z[row, node] = loc + np.exp(0.5 * log_variance) * noise[row, node]
+    expected = system.decode(tf.constant(z.reshape(5, 6)))["x_mean"].numpy()
+    found = system.sample(5, seed=KEY)
+    np.testing.assert_allclose(found["x_mean"], expected, rtol=1e-10)
+    unit = random.uniform(pixel_key, [5, 4]).numpy().reshape(5, 2, 2)
+    np.testing.assert_array_equal(found["x"], (unit < expected).astype(float))
+
+
+@STRUCTURES
+def test_encode_takes_every_node_at_the_means_of_its_parents(structure, rng):
+    system = small.build(structure, rng)
+    x, twin = small.images(rng, B), small.twin(system)
+    found = system.encode(tf.constant(x))
+    for b in range(B):
+        terms = twin.terms(x[b], np.zeros([3, 2]))
+        np.testing.assert_allclose(found["z_mean"][b], terms.z.reshape(-1), rtol=1e-10)
+        # With zero noise log q is that of the scales alone.
+        scale = found["z_std"].numpy()[b]
+        expected = terms.node_log_posterior.sum()
+        np.testing.assert_allclose(-np.log(scale).sum() - 3 * np.log(2 * np.pi), expected, rtol=1e-10)
+    np.testing.assert_allclose(system(tf.constant(x)), system.decode(found["z_mean"])["x_mean"], rtol=1e-12)
+
+
+def test_reconstructions_are_decoded_posterior_draws(rng):
+    system = small.build("learned", rng)
+    x, noise, twin = small.images(rng, B), _noise(system, 1)[0], small.twin(system)
+    z = np.stack([twin.terms(x[b], noise[b]).z.reshape(-1) for b in range(B)])
+    expected = system.decode(tf.constant(z))["x_mean"]
+    np.testing.assert_allclose(system.reconstruct(tf.constant(x), seed=KEY), expected, rtol=1e-10)
+
+
+# Special cases -----------------------------------------------------------------------------------------------
+
+
+@SHARED
+def test_learned_gates_that_are_all_open_are_the_full_structure(share_top_down, rng):
+    learned = small.build("learned", rng, share_top_down=share_top_down)
+    learned.gates.logits.assign([3.0, 3.0, 3.0])
+    full, x = small.build("full", share_top_down=share_top_down), small.images(rng, B)
+    values = small.weights(learned)
+    values.pop("gates/logits")
+    small.assign(full, values)
+    for one, two in zip(_terms(learned, x)[:3], _terms(full, x)[:3], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@SHARED
+def test_learned_gates_in_the_pattern_of_a_chain_are_the_chain(share_top_down, rng):
+    learned = small.build("learned", rng, share_top_down=share_top_down)
+    learned.gates.logits.assign([3.0, -3.0, 3.0])  # edges (1, 0), (2, 0), (2, 1)
+    chain, x = small.build("chain", share_top_down=share_top_down), small.images(rng, B)
+    values = small.weights(learned)
+    values.pop("gates/logits")
+    for path in [path for path in values if path.endswith("top_down_2/kernel_2") or path == "prior_top_down/kernel_2"]:
+        values[path] = values[path][2:]  # the rows that read node 1, the second parent of node 2
+    small.assign(chain, values)
+    for one, two in zip(_terms(learned, x)[:3], _terms(chain, x)[:3], strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+
+
+def test_closed_gates_and_silent_prior_heads_are_the_independent_prior(rng):
+    learned, x = small.build("learned", rng), small.images(rng, B)
+    small.assign(
+        learned,
+        {
+            path: np.zeros_like(value)
+            for path, value in small.weights(learned).items()
+            if path.startswith("prior_top_down/heads")
+        },
+    )
+    found = _terms(learned, x, gates=tf.zeros([3, 3], tf.float64))
+    # Closed gates leave q its constant top-down factor; p is standard normal at the same z.
+    twin, noise = small.twin(learned, np.zeros([3, 3])), _noise(learned)
+    for k, b in np.ndindex(K, B):
+        z = twin.terms(x[b], noise[k, b]).z
+        np.testing.assert_allclose(found.log_prior[k, b], scipy.stats.norm.logpdf(z).sum(), rtol=1e-12)
+
+
+def test_a_top_down_message_without_precision_leaves_the_independent_model(rng):
+    learned, independent, x = small.build("learned", rng), small.build("independent"), small.images(rng, B)
+    values = small.weights(learned)
+    small.assign(independent, {path: value for path, value in values.items() if path in small.weights(independent)})
+    silent = {
+        path: np.zeros_like(value)
+        for path, value in values.items()
+        if "top_down" in path and "/heads/" in path
+    }
+    for node in (1, 2):
+        # Log variance 15, the limit: a precision of 3e-7 of the bottom-up one.
+        silent[f"posterior_top_down_{node}/heads/parameters/bias"] = np.array([[0.0, 0.0, 15.0, 15.0]])
+    small.assign(learned, silent)
+    for one, two in zip(_terms(learned, x)[:3], _terms(independent, x)[:3], strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4)
+    assert not np.array_equal(_terms(learned, x).log_posterior, _terms(independent, x).log_posterior)
+
+
+# Fusion and rates --------------------------------------------------------------------------------------------
+
+
+def test_fusion_is_the_normalised_product_of_two_gaussian_densities(rng):
+    first, second = rng.normal(size=[2, 20]), rng.normal(size=[2, 20])
+    loc, log_variance = fuse(tuple(map(tf.constant, first)), tuple(map(tf.constant, second)))
+    for place in range(20):
+        points = np.array([-2.0, 0.3, 5.0])
+        product = sum(
+            scipy.stats.norm.logpdf(points, pair[0, place], np.exp(0.5 * pair[1, place])) for pair in (first, second)
+        )
+        fused = scipy.stats.norm.logpdf(points, loc[place], np.exp(0.5 * log_variance[place]))
+        np.testing.assert_allclose(np.diff(product - fused), 0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_fusion_is_finite_at_the_limits_of_the_log_variances(dtype):
+    for one, two in ((-15.0, 15.0), (15.0, -15.0), (-15.0, -15.0), (15.0, 15.0)):
+        pairs = tf.constant([[1.0, one], [3.0, two]], dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(pairs)
+            loc, log_variance = fuse((pairs[0, 0], pairs[0, 1]), (pairs[1, 0], pairs[1, 1]))
+            total = loc + log_variance
+        share = 1.0 / (1.0 + np.exp(one - two))
+        rtol = 1e-5 if dtype == tf.float32 else 1e-12
+        np.testing.assert_allclose(loc, share * 1.0 + (1 - share) * 3.0, rtol=rtol)
+        np.testing.assert_allclose(log_variance, -np.log(np.exp(-one) + np.exp(-two)), rtol=rtol)
+        assert np.all(np.isfinite(tape.gradient(total, pairs)))
+
+
+@SHARED
+@STRUCTURES
+def test_node_rates_are_the_divergence_from_the_prior_given_the_sampled_parents(structure, share_top_down, rng):
+    system = small.build(structure, rng, scale=0.3, share_top_down=share_top_down)
+    x, twin, num = small.images(rng, 2), small.twin(system), 1500
+    noise = random.sample_normal(KEY, num, 2, [3, 2]).numpy().astype(np.float64)
+    expected = np.array([[twin.node_divergences(x[b], noise[k, b]) for b in range(2)] for k in range(num)])
+    single = np.array(
+        [
+            [(lambda t: t.node_log_posterior - t.node_log_prior)(twin.terms(x[b], noise[k, b])) for b in range(2)]
+            for k in range(num)
+        ]
+    )
+    found = system.node_rates(tf.constant(x), seed=KEY, num_samples=num).numpy()
+    np.testing.assert_allclose(found, single.mean(axis=0), rtol=1e-10)
+    # The one-sample ratios average to the analytic divergence at the same parents.
+    assert_mean_close(single - expected, 0.0, resolution=0.3)
+
+
+# The bug of vae-latent-structure#4 is a divergence from N(0, I) for every node: it would not move at all.
+def test_a_shifted_parent_moves_the_rate_of_its_child_as_the_closed_form_says(rng):
+    system = small.build("chain", rng, batch_norm=False, activation="linear")
+    x, moved = small.images(rng, 1), []
+    for shift in (0.0, 2.0):
+        bias = small.weights(system)["bottom_up/heads/parameters/bias"].copy()
+        bias[0, :2] += shift  # the mean of the root
+        small.assign(system, {"bottom_up/heads/parameters/bias": bias})
+        twin = small.twin(system)
+        own = [part[1] for part in twin.bottom_up(x[0].reshape(-1))]
+        noise = _noise(system, 500, 1)[:, 0]
+        rates = []
+        for sample in noise:
+            z = twin.terms(x[0], sample).z
+            loc, log_variance = twin.fuse_node(own, z) if hasattr(twin, "fuse_node") else twin.posterior(1, z, own)
+            # The prior of the child is linear in its parent: mean A z0 + b, written out from the weights.
+            prior_loc, prior_log_variance = _linear_prior(small.weights(system), z[0])
+            draw = loc + np.exp(0.5 * log_variance) * sample[1]
+            log_q = scipy.stats.norm.logpdf(draw, loc, np.exp(0.5 * log_variance)).sum()
+            log_p = scipy.stats.norm.logpdf(draw, prior_loc, np.exp(0.5 * prior_log_variance)).sum()
+            rates.append(log_q - log_p)
+        found = system.node_rates(tf.constant(x), seed=KEY, num_samples=500).numpy()[0, 1]
+        assert found == pytest.approx(np.mean(rates), rel=1e-10)
+        moved.append(found)
+    assert abs(moved[1] - moved[0]) > 0.1
+
+
+def _linear_prior(weights, parent):
+    hidden = parent @ weights["prior_top_down/kernel_1"] + weights["prior_top_down/bias"][0]
+    hidden = hidden @ weights["prior_top_down/heads/projection/kernel"][0] + weights["prior_top_down/heads/projection/bias"][0]
+    both = hidden @ weights["prior_top_down/heads/parameters/kernel"][0] + weights["prior_top_down/heads/parameters/bias"][0]
+    return both[:2], np.clip(both[2:], -15, 15)
+
+
+def test_node_rates_add_up_to_the_rate_of_the_importance_terms(rng):
+    system, x = small.build("learned", rng), small.images(rng, B)
+    terms = _terms(system, x)
+    expected = (terms.log_posterior - terms.log_prior).numpy().mean(axis=0)
+    found = system.node_rates(tf.constant(x), seed=KEY, num_samples=K).numpy()
+    np.testing.assert_allclose(found.sum(axis=1), expected, rtol=1e-10)
+
+
+# Gradients ---------------------------------------------------------------------------------------------------
+
+
+@SHARED
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("child", "parent"), [(1, 0), (2, 0), (2, 1)])
+def test_a_closed_gate_leaves_the_weights_of_its_edge_without_gradient(child, parent, training, share_top_down, rng):
+    system, x = small.build("learned", rng, share_top_down=share_top_down), small.images(rng, B)
+    names = [f"posterior_top_down_{child}/kernel_{child}"]
+    if not share_top_down:
+        names.append(f"prior_top_down/kernel_{child}")
+    kernels = [variable for variable in system.trainable_variables if variable.path.partition("/")[2] in names]
+    assert len(kernels) == len(names)
+    rows = slice(2 * parent, 2 * parent + 2)  # all earlier nodes are possible parents, two dimensions each
+    for gate in (0.0, 1.0):
+        gates = np.where(system.adjacency, 0.8, 0.0)
+        gates[child, parent] = gate
+        with tf.GradientTape() as tape:
+            terms = _terms(system, x, gates=tf.constant(gates), training=training)
+            bound = tf.reduce_mean(terms.log_likelihood + terms.log_prior - terms.log_posterior)
+        for gradient in tape.gradient(bound, [kernel.value for kernel in kernels]):
+            if gate == 0.0:
+                np.testing.assert_array_equal(gradient.numpy()[rows], 0.0)
+            else:
+                assert np.any(gradient.numpy()[rows] != 0.0)
+
+
+def _directional(system, x, **kwargs):
+    """Analytic and central-difference derivatives of the bound along one random direction of the weights."""
+    functional = Functional(system)
+    vector, statistics = functional.parameters.values(), functional.statistics.values()
+    direction = np.random.default_rng(3).normal(size=vector.shape)
+
+    def bound(vector):
+        with functional.bind(functional.parameters.split(tf.constant(vector)), tf.constant(statistics)):
+            terms = _terms(system, x, **kwargs)
+        return float(tf.reduce_mean(terms.log_likelihood + terms.log_prior - terms.log_posterior))
+
+    pieces = functional.parameters.split(tf.constant(vector))
+    with tf.GradientTape() as tape:
+        tape.watch(pieces)
+        with functional.bind(pieces, tf.constant(statistics)):
+            terms = _terms(system, x, **kwargs)
+        total = tf.reduce_mean(terms.log_likelihood + terms.log_prior - terms.log_posterior)
+    gradient = functional.parameters.join(tape.gradient(total, pieces, unconnected_gradients="zero")).numpy()
+    step = 1e-6
+    return gradient @ direction, (bound(vector + step * direction) - bound(vector - step * direction)) / (2 * step)
+
+
+@SHARED
+@STRUCTURES
+def test_the_gradient_in_training_is_that_of_central_differences(structure, share_top_down, rng):
+    model = {"activation": "elu", "share_top_down": share_top_down}  # no kink for the difference to straddle
+    system, x = small.build(structure, rng, **model), small.images(rng, B)
+    shared = {"training": True, "shared_seed": random.key(5), "gate_temperature": tf.constant(0.7, tf.float64)}
+    analytic, numeric = _directional(system, x, **shared)
+    assert analytic == pytest.approx(numeric, rel=1e-6)
+    assert abs(analytic) > 1e-3
+
+
+@SHARED
+@pytest.mark.parametrize("training", [False, True])
+@STRUCTURES
+def test_path_terms_have_the_values_of_the_plain_ones(structure, training, share_top_down, rng):
+    system, x = small.build(structure, rng, share_top_down=share_top_down), small.images(rng, B)
+    terms = _terms(system, x, training=training, path_derivative=True, shared_seed=random.key(5))
+    np.testing.assert_allclose(terms.log_posterior_path, terms.log_posterior, rtol=1e-10)
+    plain = _terms(system, x, training=False)
+    assert plain.log_posterior_path is None
+
+
+@SHARED
+def test_path_terms_do_not_update_the_moving_averages_a_second_time(share_top_down, rng):
+    first = small.build("learned", rng, share_top_down=share_top_down)
+    second = small.build("learned", share_top_down=share_top_down)
+    small.assign(second, small.weights(first))
+    before, x = small.weights(first), small.images(rng, B)
+    _terms(first, x, training=True, path_derivative=False, shared_seed=random.key(5))
+    _terms(second, x, training=True, path_derivative=True, shared_seed=random.key(5))
+    after = small.weights(first)
+    for path, value in small.weights(second).items():
+        np.testing.assert_array_equal(value, after[path], err_msg=path)
+        if "moving" in path and "prior" not in path:
+            assert np.any(value != before[path]), path
+
+
+@pytest.mark.parametrize("share_top_down", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_training_updates_every_moving_average_once(share_top_down, training, rng):
+    system, x = small.build("full", rng, share_top_down=share_top_down, batch_norm_momentum=0.75), small.images(rng, B)
+    before = small.weights(system)
+    _terms(system, x, training=training, shared_seed=random.key(5))
+    for path, value in small.weights(system).items():
+        if "moving" in path and training:
+            assert np.all(value != before[path]), path
+        else:
+            np.testing.assert_array_equal(value, before[path])
+    if training:
+        dense = before["encoder/dense_0/kernel"]
+        mean = (x.reshape(B, 4) @ dense).mean(axis=0)
+        path = "encoder/normalization_0/normalization/moving_mean"
+        np.testing.assert_allclose(small.weights(system)[path], 0.75 * before[path] + 0.25 * mean, rtol=1e-10)
+
+
+@SHARED
+def test_the_path_gradient_reaches_the_posterior_through_z_alone(share_top_down, rng):
+    # With z cut off, log q by the path knows no parameter at all; without the cut it does.
+    system, x = small.build("learned", rng, share_top_down=share_top_down), small.images(rng, B)
+    z = tf.constant(rng.normal(size=[K, B, 3, 2]))
+    gates = tf.constant(np.where(system.adjacency, 0.7, 0.0))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([z, gates])
+        bottom_up = system._bottom_up(tf.constant(x), training=False)
+        log_posterior = system._posterior_log_prob_path(z, bottom_up, gates, training=False)
+    assert all(gradient is None for gradient in tape.gradient(log_posterior, [v.value for v in system.trainable_variables]))
+    assert tape.gradient(log_posterior, gates) is None
+    to_z = tape.gradient(log_posterior, z).numpy()
+    # Compare with differences of the twin's log q, parents included.
+    twin = small.twin(system, gates.numpy())
+
+    def log_q(values, b):
+        own = list(zip(*twin.bottom_up(x[b].reshape(-1)), strict=True))
+        total = 0.0
+        for node in range(3):
+            loc, log_variance = twin.posterior(node, values, own[node])
+            total += scipy.stats.norm.logpdf(values[node], loc, np.exp(0.5 * log_variance)).sum()
+        return total
+
+    for node, dim in np.ndindex(3, 2):
+        step = np.zeros([3, 2])
+        step[node, dim] = 1e-6
+        values = z.numpy()[1, 2]
+        numeric = (log_q(values + step, 2) - log_q(values - step, 2)) / 2e-6
+        assert to_z[1, 2, node, dim] == pytest.approx(numeric, rel=1e-5, abs=1e-7)
+
+
+# A score term that is forgotten, counted twice or of the wrong sign is a bias that averages do not remove.
+@SHARED
+def test_path_and_plain_gradients_agree_in_expectation(share_top_down, rng):
+    system, x = small.build("full", rng, share_top_down=share_top_down, activation="elu"), small.images(rng, 1)
+    variables = [variable.value for variable in system.trainable_variables]
+    direction = [tf.constant(rng.normal(size=variable.shape)) for variable in variables]
+
+    @tf.function(autograph=False)
+    def gradients(key):
+        with tf.GradientTape(persistent=True) as tape:
+            terms = system.importance_terms(tf.constant(x), seed=key, num_samples=8, path_derivative=True)
+            model = terms.log_likelihood + terms.log_prior
+            plain = tf.reduce_mean(model - terms.log_posterior)
+            path = tf.reduce_mean(model - terms.log_posterior_path)
+        return [
+            tf.add_n([tf.reduce_sum(g * d) for g, d in zip(part, direction, strict=True)])
+            for part in (
+                tape.gradient(plain, variables, unconnected_gradients="zero"),
+                tape.gradient(path, variables, unconnected_gradients="zero"),
+            )
+        ]
+
+    pairs = np.array([gradients(random.fold_in(KEY, index)) for index in range(3000)])
+    size = np.abs(pairs.mean(axis=0)).max()
+    assert np.std(pairs[:, 0] - pairs[:, 1]) > 0.0
+    assert_mean_close(pairs[:, 0] - pairs[:, 1], 0.0, resolution=0.25 * size)
+
+
+def test_posterior_variables_are_those_of_q_alone():
+    own = {variable.path.split("/")[1] for variable in small.build("full").posterior_variables}
+    assert own == {"encoder", "bottom_up", "posterior_top_down_1", "posterior_top_down_2"}
+    shared = {variable.path.split("/")[1] for variable in small.build("full", share_top_down=True).posterior_variables}
+    assert shared == {"encoder", "bottom_up"}
+
+
+@pytest.mark.parametrize("gradient", ["plain", "path"])
+def test_group_gradients_take_each_groups_own_loss(gradient, rng):
+    system, x = small.build("learned", rng), small.images(rng, B)
+    system = small.registry.build(
+        small.config("learned", [f"objective.gradient={gradient}", "objective.name=iwae", "objective.num_samples=3"])
+    )
+    with tf.GradientTape(persistent=True) as tape:
+        result = system.objective(
+            tf.constant(x),
+            seed=KEY,
+            shared_seed=random.key(5),
+            scheduled={"gate_temperature": tf.constant(1.0, tf.float64)},
+        )
+    variables = [variable.value for variable in system.trainable_variables]
+    posterior = [variable.value for variable in system.posterior_variables]
+    found = group_gradients(tape, result, variables, posterior)
+    of_q = {id(variable) for variable in posterior}
+    generative = tape.gradient(result.generative_loss, variables, unconnected_gradients="zero")
+    of_posterior = tape.gradient(result.posterior_loss, variables, unconnected_gradients="zero")
+    differs = False
+    for place, variable in enumerate(variables):
+        expected = of_posterior[place] if id(variable) in of_q else generative[place]
+        np.testing.assert_array_equal(found[place], expected)
+        differs |= not np.allclose(of_posterior[place], generative[place])
+    assert differs == (gradient == "path")
+
+
+# Construction ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"num_latents": 7}, "multiple of model.num_nodes, found num_latents=7, num_nodes=3"),
+        ({"num_latents": 0}, "num_latents=0"),
+        ({"structure": "tree"}, "found 'tree'"),
+        ({"structure": "tree", "adjacency": small.EXPLICIT}, "found 'tree'"),
+        ({"adjacency": ((0, 1, 0), (1, 0, 0), (0, 0, 0))}, "has a cycle"),
+        ({"adjacency": ((0, 1), (0, 0))}, r"must have shape \[3, 3\]"),
+        ({"likelihood": "poisson"}, "found 'poisson'"),
+    ],
+)
+def test_a_bad_config_is_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        small.build("learned", **model)
+
+
+def test_the_plain_vae_has_about_as_many_weights_as_the_graph_vae_of_the_same_preset():
+    from tfstruct.models import presets
+
+    for name in ("tiny", "mnist_quick"):
+        count = {
+            system: sum(int(np.prod(v.shape)) for v in small.registry.build(presets.get(f"{system}/{name}")).trainable_variables)
+            for system in ("vae", "graph_vae")
+        }
+        assert 1.0 <= count["vae"] / count["graph_vae"] < 1.03, (name, count)

@@ -1,0 +1,68 @@
+"""Graph VAEs of a few weights, for enumeration and float64."""
+
+import numpy as np
+
+from tests.reference import networks
+from tests.reference.graph_vae import GraphVAE as Twin
+from tfstruct.models import presets, registry
+
+STRUCTURES = ("independent", "chain", "full", "learned", "explicit")
+EXPLICIT = ((0, 0, 0), (0, 0, 0), (1, 1, 0))
+
+
+def config(structure="learned", overrides=(), **model):
+    """A config of three nodes over four pixels; `explicit` is a collider with learned gates."""
+    result = presets.get("graph_vae/tiny", overrides)
+    result.data.event_shape = (2, 2)
+    result.model.update(
+        num_latents=6,
+        num_nodes=3,
+        encoder_units=(5, 4),
+        feature_units=4,
+        bottom_up_units=3,
+        top_down_units=4,
+        decoder_units=(5,),
+        batch_norm_epsilon=1e-2,
+    )
+    if structure == "explicit":
+        result.model.adjacency = EXPLICIT
+    else:
+        result.model.structure = structure
+    result.model.update(model)
+    return result
+
+
+def build(structure="learned", rng=None, scale=0.5, **model):
+    """The model of such a config; with `rng` all its weights are random."""
+    system = registry.build(config(structure, **model))
+    if rng is not None:
+        networks.randomize(system, rng, scale)
+    return system
+
+
+def weights(system):
+    """All weights of a system by path without its name."""
+    return networks.named_weights(system)
+
+
+def assign(system, values):
+    """Gives the weights of a system the values by path that there are for them; all must be used."""
+    unused = set(values)
+    for variable in system.variables:
+        path = variable.path.partition("/")[2]
+        if path in values:
+            variable.assign(values[path])
+            unused.discard(path)
+    assert not unused, unused
+
+
+def twin(system, gates=None):
+    """The NumPy twin of a system; by default at its most probable gates."""
+    gates = np.asarray(system.gates.hard() if gates is None else gates, np.float64)
+    return Twin(weights(system), system.adjacency, gates, system.config.model)
+
+
+def images(rng, num, binary=True):
+    """Rows [num, 2, 2]."""
+    values = rng.uniform(size=[num, 2, 2])
+    return (values < 0.5).astype(np.float64) if binary else values

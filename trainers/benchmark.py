@@ -1,0 +1,119 @@
+"""Times training steps: tfstruct-benchmark --preset=graph_vae/mnist [--output=benchmark.json].
+
+Every way of training runs the same model on the same data in one process, so that their ratios mean something on a
+noisy machine; each is timed `--rounds` times after a round that compiles, and the median counts.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from absl import flags
+
+from tfstruct.trainers import entry
+
+_PRESET = flags.DEFINE_string("preset", "graph_vae/mnist", "Name of a preset.")
+_SET = flags.DEFINE_multi_string("set", [], "Changes a setting: key=value.")
+_STEPS = flags.DEFINE_integer("steps", 50, "Steps of one round.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
+_REPLICAS = flags.DEFINE_integer("replicas", 3, "Seeds trained at once in the row of replicas.", lower_bound=2)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
+_OUTPUT = flags.DEFINE_string("output", None, "A .json file to write.")
+
+
+def main() -> None:
+    """Measures and prints a table of steps per second."""
+    from tfstruct.models import presets
+    from tfstruct.training.checkpoint import write_json
+    from tfstruct.training.run import load_data
+    from tfstruct.training.workdir import environment
+
+    config = presets.get(_PRESET.value, _SET.value)
+    data = load_data(config, _DATA_DIR.value)
+    rows = {}
+    for name, make in _ways(config, data).items():
+        run = make()
+        run()  # compiles
+        seconds = []
+        for _ in range(_ROUNDS.value):
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+        rows[name] = _STEPS.value / float(np.median(seconds))
+        print(f"{name:46} {rows[name]:9.1f} steps/s", flush=True)
+    first = next(iter(rows.values()))
+    print(f"\nratios to the first row, {config.preset}, batch {config.training.batch_size}:")
+    for name, speed in rows.items():
+        print(f"{name:46} {speed / first:9.2f}")
+    if _OUTPUT.value:
+        write_json(
+            _OUTPUT.value,
+            {"preset": config.preset, "steps_per_second": rows, "environment": environment()},
+        )
+
+
+def _ways(config: object, data: object) -> dict[str, Callable[[], Callable[[], object]]]:
+    """The ways of training by name: each makes what runs one round of steps."""
+    import keras
+    import tensorflow as tf
+
+    from tfstruct import random
+    from tfstruct.data.pipeline import batch_indices
+    from tfstruct.models import registry
+    from tfstruct.training import loop as loop_lib
+    from tfstruct.training.state import initial_state, replica, stack_states
+    from tfstruct.training.step import TrainStep, over_replicas
+
+    steps, batch = _STEPS.value, config.training.batch_size
+
+    def make_loop(compiler: str, replicas: int) -> Callable[[], object]:
+        step = TrainStep(registry.build(config), data.train_transform)
+        states = [initial_state(step.functional, random.key(seed)) for seed in range(replicas)]
+        state = loop_lib.device_state(stack_states(states))
+        indices = batch_indices(list(range(replicas)), 0, steps, batch, len(data.train))
+        resident = tf.constant(data.train)
+        loop = loop_lib.TrainLoop(over_replicas(step, replicas), compiler)
+        return lambda: loop(state, 0, resident, indices)
+
+    def make_calls(jit_compile: bool) -> Callable[[], object]:
+        step = TrainStep(registry.build(config), data.train_transform)
+        first = loop_lib.device_state(replica(stack_states([initial_state(step.functional, random.key(0))]), 0))
+        indices = batch_indices([0], 0, steps, batch, len(data.train))[:, 0]
+        resident = tf.constant(data.train)
+        one = tf.function(
+            lambda state, place, chosen: step(state, place, tf.gather(resident, chosen)),
+            jit_compile=jit_compile,
+            autograph=False,
+        )
+
+        def run() -> None:
+            state = first
+            for place in range(steps):
+                state, metrics = one(state, tf.constant(place), tf.constant(indices[place]))
+            metrics["loss"].numpy()
+
+        return run
+
+    def make_fit(jit_compile: bool) -> Callable[[], object]:
+        model = registry.build(config)
+        model.compile(keras.optimizers.Adam(config.optimizer.learning_rate), jit_compile=jit_compile)
+        x = data.train[: steps * batch]
+        return lambda: model.fit(x, batch_size=batch, epochs=1, verbose=0)
+
+    return {
+        "tfstruct loop, one XLA program": lambda: make_loop("xla", 1),
+        "one XLA call per step": lambda: make_calls(True),
+        "one graph call per step": lambda: make_calls(False),
+        "Keras fit, jit_compile=True": lambda: make_fit(True),
+        "Keras fit": lambda: make_fit(False),
+        f"tfstruct loop, {_REPLICAS.value} replicas (steps of all at once)": lambda: make_loop("xla", _REPLICAS.value),
+    }
+
+
+def run() -> None:
+    """The console script `tfstruct-benchmark`."""
+    entry.run(main)
+
+
+if __name__ == "__main__":
+    run()
