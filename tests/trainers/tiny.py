@@ -1,0 +1,90 @@
+"""Small systems, data files and programs that the tests of training, evaluation and export share."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from tfstruct.models import presets
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAMS = pathlib.Path(sys.executable).parent
+# One thread a pool: the machine has few cores, and sums come out in one order.
+ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "MPLBACKEND": "agg"}
+
+# A network of a few hundred weights that runs without XLA, whose compilation would take most of the time.
+SMALL = (
+    "model.num_latents=6",
+    "model.num_nodes=3",
+    "model.encoder_units=(8,)",
+    "model.feature_units=6",
+    "model.bottom_up_units=6",
+    "model.top_down_units=6",
+    "model.decoder_units=(8,)",
+    "training.compiler=graph",
+    "training.batch_size=8",
+    "training.steps=20",
+    "training.steps_per_call=10",
+    "training.validate_every=20",
+    "training.validation_images=20",
+    "training.validation_samples=3",
+    "evaluation.images=0",
+    "evaluation.num_samples=7",
+    "evaluation.batch_size=16",
+    "evaluation.chunk=3",
+    "export.num_samples=7",
+    "export.chunk=3",
+)
+
+
+def config(*overrides, preset="graph_vae/tiny", event_shape=(12,)):
+    """A small config for rows of a shape, without a data set."""
+    result = presets.get(preset, [*SMALL, *overrides])
+    result.data.event_shape = event_shape
+    return result
+
+
+def file_config(file, *overrides, preset="graph_vae/tiny"):
+    """A small config for a data file."""
+    chosen = ["data.name=file", f"data.file={str(file)!r}", "data.variant=none"]
+    return presets.get(preset, [*SMALL, *chosen, *overrides])
+
+
+def binary_rows(rng, num, event_shape):
+    """Rows of zeros and ones with structure: noisy copies of four patterns."""
+    patterns = rng.integers(0, 2, size=[4, *event_shape])
+    flips = rng.random([num, *event_shape]) < 0.1
+    return (patterns[rng.integers(0, 4, size=num)] ^ flips).astype(np.uint8)
+
+
+def write_rows(path, event_shape=(12,), num=200, seed=17):
+    """Writes a data file of binary rows in three splits."""
+    rows = binary_rows(np.random.default_rng(seed), num + 80, event_shape)
+    np.savez(path, train=rows[:num], validation=rows[num : num + 40], test=rows[num + 40 :])
+    return path
+
+
+def run_program(name, *arguments, timeout=240, **options):
+    """Runs a console script; returns the finished process with its texts."""
+    command = [str(PROGRAMS / f"tfstruct-{name}"), *map(str, arguments)]
+    return subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False, **options
+    )
+
+
+def run_python(script, *arguments, timeout=240, **options):
+    """Runs a script of its own in a fresh interpreter, outside the checkout; fails with its error output."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd="/",
+        **options,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done

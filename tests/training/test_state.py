@@ -1,0 +1,157 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.trainers import tiny
+from tfstruct import random
+from tfstruct.functional import Functional, VectorLayout
+from tfstruct.models import registry
+from tfstruct.training.state import initial_state, replica, stack_states
+
+
+@pytest.fixture(scope="module")
+def functional():
+    return Functional(registry.build(tiny.config()))
+
+
+@pytest.fixture
+def vector(functional, rng):
+    return rng.normal(size=functional.parameters.size).astype(np.float32)
+
+
+def bound_terms(functional, pieces, statistics, *, training=False):
+    x = tf.constant(tiny.binary_rows(np.random.default_rng(5), 9, (12,)), tf.float32)
+    with functional.bind(pieces, statistics) as scope:
+        terms = functional.model.importance_terms(
+            x,
+            seed=random.key(3),
+            num_samples=2,
+            training=training,
+            shared_seed=random.key(4),
+        )
+        return terms, functional.new_statistics(scope)
+
+
+def test_split_then_join_is_the_identity(functional, vector):
+    pieces = functional.parameters.split(tf.constant(vector))
+    assert [tuple(piece.shape) for piece in pieces] == functional.parameters.shapes
+    np.testing.assert_array_equal(functional.parameters.join(pieces), vector)
+
+
+def test_assign_then_values_is_the_identity_and_every_variable_gets_its_own_piece(functional, vector):
+    before = functional.parameters.values()
+    try:
+        functional.parameters.assign(vector)
+        np.testing.assert_array_equal(functional.parameters.values(), vector)
+        start = 0
+        for variable in functional.model.trainable_variables:
+            size = int(np.prod(variable.shape))
+            np.testing.assert_array_equal(np.asarray(variable).ravel(), vector[start : start + size])
+            start += size
+        assert start == functional.parameters.size
+    finally:
+        functional.parameters.assign(before)
+
+
+def test_named_gives_each_variable_under_its_own_path(functional, vector):
+    named = functional.parameters.named(vector)
+    assert list(named) == [variable.path for variable in functional.model.trainable_variables]
+    assert len(set(named)) == len(functional.model.trainable_variables)
+    np.testing.assert_array_equal(np.concatenate([value.ravel() for value in named.values()]), vector)
+
+
+def test_parameters_and_statistics_are_all_weights_and_share_none(functional):
+    parameters, statistics = set(functional.parameters.paths), set(functional.statistics.paths)
+    assert statistics
+    assert not parameters & statistics
+    assert parameters | statistics == {variable.path for variable in functional.model.variables}
+
+
+def test_two_weights_of_one_path_are_refused():
+    twins = [keras.Variable(np.zeros(2, np.float32), name="same") for _ in range(2)]
+    with pytest.raises(ValueError, match="same path"):
+        VectorLayout(twins)
+
+
+@pytest.mark.parametrize("size", [-1, 1])
+def test_a_vector_of_another_size_is_refused_before_anything_is_written(functional, size):
+    before = functional.parameters.values()
+    wrong = np.ones([functional.parameters.size + size], np.float32)
+    with pytest.raises(ValueError, match=f"expected a vector of {functional.parameters.size} values"):
+        functional.parameters.assign(wrong)
+    np.testing.assert_array_equal(functional.parameters.values(), before)
+
+
+def test_a_layout_of_no_variables_has_an_empty_vector():
+    layout = VectorLayout([])
+    assert layout.values().shape == (0,)
+    assert layout.join(layout.split(tf.zeros([0]))).shape == (0,)
+
+
+def test_bound_layers_compute_with_the_given_tensors_and_leave_the_variables_alone(functional, vector, rng):
+    statistics = np.abs(rng.normal(size=functional.statistics.size)).astype(np.float32) + 0.5
+    before = functional.parameters.values(), functional.statistics.values()
+    pieces = functional.parameters.split(tf.constant(0.3 * vector))
+    bound, _ = bound_terms(functional, pieces, tf.constant(statistics))
+    np.testing.assert_array_equal(functional.parameters.values(), before[0])
+    np.testing.assert_array_equal(functional.statistics.values(), before[1])
+
+    other = Functional(registry.build(tiny.config(), seed=1))
+    other.assign(0.3 * vector, statistics)
+    own = other.model.importance_terms(
+        tf.constant(tiny.binary_rows(np.random.default_rng(5), 9, (12,)), tf.float32),
+        seed=random.key(3),
+        num_samples=2,
+    )
+    for field in ("log_likelihood", "log_prior", "log_posterior"):
+        np.testing.assert_array_equal(getattr(bound, field), getattr(own, field))
+
+
+def test_every_bound_statistic_is_used_in_evaluation(functional, rng):
+    pieces = functional.parameters.split(tf.constant(functional.parameters.values()))
+    # A random network: with weights as initialised, units that never fire would hide their statistics.
+    pieces = [piece + tf.constant(0.3 * rng.normal(size=piece.shape), tf.float32) for piece in pieces]
+    statistics = tf.constant(functional.statistics.values())
+    with tf.GradientTape() as tape:
+        tape.watch(statistics)
+        terms, _ = bound_terms(functional, pieces, statistics)
+        total = tf.add_n([tf.reduce_sum(tf.square(field)) for field in terms[:3]])
+    gradient = functional.statistics.named(tape.gradient(total, statistics))
+    assert all(np.abs(value).max() > 0 for value in gradient.values()), gradient.keys()
+
+
+def test_training_moves_the_bound_statistics_and_not_the_variables(functional):
+    before = functional.statistics.values()
+    pieces = functional.parameters.split(tf.constant(functional.parameters.values()))
+    given = before + np.float32(0.25)
+    _, after = bound_terms(functional, pieces, tf.constant(given), training=True)
+    np.testing.assert_array_equal(functional.statistics.values(), before)
+    moved = functional.statistics.named(after.numpy() - given)
+    assert all(np.abs(value).max() > 0 for value in moved.values())
+
+
+def test_the_initial_state_is_the_weights_with_empty_moments(functional):
+    state = initial_state(functional, random.key(2**33 + 5))
+    np.testing.assert_array_equal(state.parameters, functional.parameters.values())
+    np.testing.assert_array_equal(state.statistics, functional.statistics.values())
+    np.testing.assert_array_equal(state.key, np.array([2, 5], np.uint32))
+    assert not state.first_moment.any()
+    assert not state.second_moment.any()
+
+
+def test_replica_takes_out_what_stack_put_in(functional):
+    states = [initial_state(functional, random.key(seed)) for seed in range(3)]
+    states[1] = states[1]._replace(parameters=states[1].parameters + 1)
+    stacked = stack_states(states)
+    for place, state in enumerate(states):
+        for found, expected in zip(replica(stacked, place)[:5], state[:5], strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_seeds_differ_in_their_initial_weights_and_equal_seeds_do_not():
+    first, again, other = (
+        Functional(registry.build(tiny.config(), seed=seed)).parameters.values() for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.mean(first != other) > 0.5
