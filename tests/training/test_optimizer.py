@@ -51,7 +51,8 @@ def start(rng):
 def test_ten_steps_equal_the_float64_algorithm(start, epsilon, clip_norm):
     adam = Adam(0.9, 0.99, epsilon, clip_norm)
     expected = twin(start, 0.05, beta_1=0.9, beta_2=0.99, epsilon=epsilon, clip_norm=clip_norm)
-    np.testing.assert_allclose(run_adam(adam, start, 0.05), expected, rtol=2e-6)
+    # In float32 1 - 0.99^t is off by up to 6e-6 of itself, and the ten moves of 0.05 by half of that.
+    np.testing.assert_allclose(run_adam(adam, start, 0.05), expected, rtol=1e-6, atol=10 * 0.05 * 3e-6)
 
 
 @pytest.mark.parametrize("epsilon", [1e-8, 1e-1])
@@ -67,13 +68,14 @@ def test_ten_steps_equal_keras_adam_once_epsilon_means_the_same(start, epsilon):
         gradient = tf.constant(gradient_at(variable.numpy(), step), tf.float32)
         reference.apply([gradient], [variable])
         rows.append(variable.numpy())
-    np.testing.assert_allclose(run_adam(Adam(0.9, 0.99, epsilon), start, 0.05), np.stack(rows), rtol=1e-6)
+    found = run_adam(Adam(0.9, 0.99, epsilon), start, 0.05)
+    np.testing.assert_allclose(found, np.stack(rows), rtol=1e-6, atol=1e-7)  # a parameter passes through zero
 
 
 def test_the_first_step_moves_every_parameter_by_the_learning_rate(start):
-    found = run_adam(Adam(epsilon=0.0), start, 0.125)[0]
-    expected = start.astype(np.float32) - 0.125 * np.sign(gradient_at(start, 0))
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    found = run_adam(Adam(0.9, 0.99, epsilon=0.0), start, 0.125)[0]
+    moves = found - start.astype(np.float32)
+    np.testing.assert_allclose(moves, -0.125 * np.sign(gradient_at(start, 0)), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("clip_norm", "factor"), [(0.0, 1.0), (2.5, 0.5), (5.0, 1.0), (6.0, 1.0)])

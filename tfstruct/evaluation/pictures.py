@@ -34,7 +34,7 @@ def draw_all(run: TrainedRun, *, replica: int = 0, seed: int = 0) -> list[Path]:
     if graph is not None:
         probabilities = np.array(graph)
         files.append(_write_text(folder / f"structure{suffix}.dot", plotting.to_dot(probabilities)))
-        colors = plotting.edge_colors(model.gates.edges)
+        colors = plotting.edge_colors(plotting.lower_triangle_edges(len(probabilities)))
         keep(plotting.draw_structure(probabilities, colors=colors), "structure")
         logged = [row for row in rows if "train/gate_probabilities" in row]
         if logged:

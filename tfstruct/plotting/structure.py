@@ -66,6 +66,11 @@ def _checked(edge_probabilities: Any) -> np.ndarray:
     return probabilities
 
 
+def _is_shown(probability: float, threshold: float, show_closed: bool) -> bool:
+    """Open edges always; closed ones if asked for, except those that cannot be (probability exactly 0)."""
+    return probability >= threshold or (show_closed and probability > 0.0)
+
+
 def to_dot(
     edge_probabilities: Any,
     node_dims: Sequence[int] | None = None,
@@ -80,7 +85,8 @@ def to_dot(
         edge_probabilities: [N, N], probability at [i, j] of the edge from parent j to child i.
         node_dims: [N], dimensions of each node's latent, added to its label.
         threshold: edges at least this probable are open and drawn solid.
-        show_closed: whether the other edges are there, dashed and grey.
+        show_closed: whether the other edges are there, dashed and grey; not those of probability exactly 0,
+            which stand for edges that the structure does not have.
         show_observed: whether the observed node `x` is there, at the bottom, a child of every node.
 
     Raises:
@@ -109,7 +115,7 @@ def to_dot(
     for child, parent in lower_triangle_edges(num_nodes):
         probability = probabilities[child, parent]
         is_open = probability >= threshold
-        if is_open or show_closed:
+        if _is_shown(probability, threshold, show_closed):
             style = "style=solid" if is_open else 'style=dashed, color="gray60", fontcolor="gray60"'
             lines.append(f'  z{parent + 1} -> z{child + 1} [label="{probability:.2f}", {style}];')
     if show_observed:
@@ -183,7 +189,8 @@ def draw_structure(
     Args:
         edge_probabilities: [N, N], probability at [i, j] of the edge from parent j to child i.
         threshold: edges at least this probable are open.
-        show_closed: whether closed edges are drawn.
+        show_closed: whether closed edges are drawn; not those of probability exactly 0, which stand for edges
+            that the structure does not have.
         show_observed: whether the observed node `x` is drawn.
         colors: colour by (child, parent); by default `edge_colors` of all possible edges, which are also the
             colours of `draw_gate_trajectories` for the same edges.
@@ -198,7 +205,7 @@ def draw_structure(
     num_nodes = len(probabilities)
     edges = lower_triangle_edges(num_nodes)
     colors = edge_colors(edges) if colors is None else colors
-    drawn = [edge for edge in edges if show_closed or probabilities[edge] >= threshold]
+    drawn = [edge for edge in edges if _is_shown(probabilities[edge], threshold, show_closed)]
     paths = {edge: _edge_path(*edge, num_nodes) for edge in drawn}
     left, right = _extent(list(paths.values()))
     bottom = -(num_nodes - 1) - 0.6

@@ -1,0 +1,87 @@
+"""Three edges have eight gate states: the expected bound is a sum of eight, and its gradient is exact."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.special
+import tensorflow as tf
+
+from tests.reference import small
+from tests.reference.monte_carlo import assert_mean_close
+from tfstruct import random
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+LOGITS = np.array([-0.8, 0.3, 1.1])
+STATES = np.array(list(itertools.product([0.0, 1.0], repeat=3)))
+KEY = random.key(17)
+
+
+@pytest.fixture
+def problem(rng):
+    """A model with three learned edges and its bound as a function of a gate matrix, at fixed noise."""
+    system = small.build("learned", rng, scale=1.0, batch_norm=False, activation="tanh", encoder_activation="tanh")
+    system.gates.logits.assign(LOGITS)
+    x = tf.constant(small.images(rng, 2))
+
+    def bound(gates):
+        terms = system.importance_terms(x, seed=KEY, num_samples=2, gates=gates)
+        return tf.reduce_mean(terms.log_likelihood + terms.log_prior - terms.log_posterior)
+
+    return system, bound
+
+
+def _expectation(system, bound, logits):
+    """The bound averaged over Bernoulli gates, by enumeration."""
+    means = scipy.special.expit(logits)
+    values = [float(bound(system.gates.matrix(tf.constant(state)))) for state in STATES]
+    mass = np.prod(np.where(STATES == 1.0, means, 1.0 - means), axis=1)
+    assert mass.sum() == pytest.approx(1.0, abs=1e-12)
+    return float(mass @ values), np.array(values)
+
+
+def _relaxed(system, bound, temperature, num):
+    """Bounds [num] at relaxed gates and their gradients [num, 3] with respect to the logits."""
+
+    @tf.function(autograph=False, jit_compile=True)
+    def estimates(keys):
+        def one(key):
+            with tf.GradientTape() as tape:
+                value = bound(system.gates.sample(key, tf.constant(temperature, tf.float64)))
+            return value, tape.gradient(value, system.gates.logits.value)
+
+        return tf.vectorized_map(one, keys)
+
+    return [part.numpy() for part in estimates(random.fold_in(KEY, 100 + tf.range(num)))]
+
+
+def test_the_bound_of_relaxed_gates_averages_to_the_enumerated_one(problem):
+    system, bound = problem
+    expected, values = _expectation(system, bound, LOGITS)
+    spread = values.max() - values.min()
+    assert spread > 1.0
+    found, _ = _relaxed(system, bound, 0.005, 20_000)
+    # Gates at 1/2 in place of their means, or one set for q and another for p, move the mean by a tenth of the spread.
+    assert_mean_close(found, expected, resolution=0.02 * spread)
+
+
+def test_hard_gates_give_the_bound_of_their_state(problem):
+    system, bound = problem
+    _, values = _expectation(system, bound, LOGITS)
+    for state, value in zip(STATES, values, strict=True):
+        system.gates.logits.assign(np.where(state == 1.0, 2.0, -2.0))
+        assert float(bound(None)) == pytest.approx(value, rel=1e-12)
+
+
+def test_the_gradient_of_relaxed_gates_averages_to_that_of_the_enumerated_expectation(problem):
+    system, bound = problem
+    step, expected = 1e-5, np.zeros(3)
+    for edge in range(3):
+        shift = step * np.eye(3)[edge]
+        higher, _ = _expectation(system, bound, LOGITS + shift)
+        lower, _ = _expectation(system, bound, LOGITS - shift)
+        expected[edge] = (higher - lower) / (2 * step)
+    _, gradients = _relaxed(system, bound, 0.05, 60_000)
+    print(expected, gradients.mean(0), 5 * gradients.std(0) / np.sqrt(len(gradients)))
+    assert_mean_close(gradients, expected, resolution=0.1 * np.abs(expected).max())

@@ -1,0 +1,193 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.trainers import tiny
+from tfstruct import random
+from tfstruct.data.pipeline import batch_indices
+from tfstruct.functional import Functional
+from tfstruct.models import registry
+from tfstruct.training import run as training
+from tfstruct.training.checkpoint import Checkpoints
+from tfstruct.training.distribute import MirroredLoop, make_strategy
+from tfstruct.training.loop import TrainLoop, device_state
+from tfstruct.training.state import initial_state, stack_states
+from tfstruct.training.step import TrainStep, over_replicas
+
+GENTLE = "optimizer.epsilon=1e-3"
+ROWS = np.random.default_rng(6).integers(0, 256, size=[30, 12], dtype=np.uint8)
+# The gradient of a first step is in the first moment: 1 - beta_1 of it.
+FIRST_STEP_FIELDS = ("first_moment", "second_moment", "parameters", "statistics")
+
+
+@pytest.fixture(scope="module")
+def strategy():
+    assert len(tf.config.list_logical_devices("CPU")) == 2, "conftest.py makes two logical CPUs"
+    return make_strategy("mirrored")
+
+
+def start(*overrides, synchronized=False):
+    config = tiny.config(GENTLE, *overrides)
+    config.model.batch_norm_synchronized = synchronized
+    model = registry.build(config)
+    step = TrainStep(model, "binarize")
+    return step, device_state(stack_states([initial_state(Functional(model), random.key(0))]))
+
+
+def relative_distance(found, expected):
+    found, expected = np.asarray(found), np.asarray(expected)
+    return np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30)
+
+
+def indices(num_steps, batch_size=8):
+    return batch_indices([0], 0, num_steps, batch_size, len(ROWS))
+
+
+# What strategy there is -------------------------------------------------------------------------------------------
+
+
+def test_strategies_by_name():
+    assert make_strategy("none") is None
+    assert make_strategy("auto") is None  # logical CPUs alone are no reason to mirror
+    assert make_strategy("mirrored").num_replicas_in_sync == 2
+
+
+def test_an_unknown_strategy_is_refused_by_name():
+    with pytest.raises(ValueError, match="auto, none, mirrored, found 'miror'"):
+        make_strategy("miror")
+
+
+def test_mirroring_one_device_is_refused():
+    with pytest.raises(ValueError, match="at least two devices"):
+        make_strategy("mirrored", devices=["CPU:0"])
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(strategy):
+    step, _ = start()
+    with pytest.raises(ValueError, match="batch size 9 must be a multiple of the number of devices, 2"):
+        MirroredLoop(step, strategy, batch_size=9, compiler="graph")
+
+
+def test_several_replicas_on_several_devices_are_refused(strategy):
+    step, state = start()
+    loop = MirroredLoop(step, strategy, batch_size=8, compiler="graph")
+    with pytest.raises(ValueError, match="one replica, found 2"):
+        loop(state, 0, tf.constant(ROWS), np.zeros([1, 2, 8], np.int32))
+
+
+# The same global batch gives the same numbers -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def without_batch_norm(strategy):
+    """States and metrics after the first step and after five, mirrored and on one device."""
+    step, state = start("model.batch_norm=False", "model.structure=full")
+    mirrored = MirroredLoop(step, strategy, batch_size=8, compiler="xla")
+    alone = TrainLoop(over_replicas(step, 1), "graph")
+    results = {}
+    for num_steps in (1, 5):
+        results[num_steps] = [
+            loop(state, 0, tf.constant(ROWS), indices(num_steps)) for loop in (mirrored, alone)
+        ]
+    return state, results
+
+
+def test_the_gradient_of_a_step_is_that_of_one_device(without_batch_norm):
+    _, results = without_batch_norm
+    (mirrored, _), (alone, _) = results[1]
+    assert np.linalg.norm(alone.first_moment) > 0
+    assert relative_distance(mirrored.first_moment, alone.first_moment) <= 1e-6
+
+
+def test_five_steps_under_xla_are_those_of_one_device(without_batch_norm):
+    state, results = without_batch_norm
+    (mirrored, _), (alone, _) = results[5]
+    for name in ("parameters", "first_moment", "second_moment"):
+        assert relative_distance(getattr(mirrored, name), getattr(alone, name)) <= 1e-5, name
+    assert relative_distance(alone.parameters, state.parameters) > 1e-3
+    np.testing.assert_array_equal(mirrored.key, alone.key)
+
+
+def test_metrics_are_those_of_the_global_batch(without_batch_norm):
+    _, results = without_batch_norm
+    for (_, mirrored), (_, alone) in results.values():
+        assert mirrored.keys() == alone.keys()
+        for name in alone:
+            assert mirrored[name].shape == alone[name].shape
+            np.testing.assert_allclose(mirrored[name], alone[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_synchronised_batch_norm_gives_the_gradient_and_statistics_of_one_device(strategy):
+    step, state = start(synchronized=True)
+    mirrored = MirroredLoop(step, strategy, batch_size=8, compiler="graph")
+    (found, _), (expected, _) = (
+        loop(state, 0, tf.constant(ROWS), indices(1))
+        for loop in (mirrored, TrainLoop(over_replicas(step, 1), "graph"))
+    )
+    for name in FIRST_STEP_FIELDS:
+        assert relative_distance(getattr(found, name), getattr(expected, name)) <= 1e-5, name
+    assert relative_distance(expected.statistics, state.statistics) > 1e-2
+
+
+def test_batch_norm_that_is_not_synchronised_would_differ(strategy):
+    # So the comparison above can fail: each device's own statistics of four rows give another gradient.
+    step, state = start(synchronized=False)
+    mirrored = MirroredLoop(step, strategy, batch_size=8, compiler="graph")
+    (found, _), (expected, _) = (
+        loop(state, 0, tf.constant(ROWS), indices(1))
+        for loop in (mirrored, TrainLoop(over_replicas(step, 1), "graph"))
+    )
+    assert relative_distance(found.first_moment, expected.first_moment) > 1e-2
+
+
+def test_devices_draw_different_noise_for_equal_rows(strategy):
+    step, state = start("model.batch_norm=False", "model.structure=independent")
+    same = np.zeros([1, 1, 8], np.int32)
+    rows = tf.fill([1, 12], tf.constant(128, tf.uint8))
+    seen = {}
+
+    class Spy:
+        """Gives each device's part of the binarised batch a place of its own in the gradient."""
+
+        gradient, apply = step.gradient, step.apply
+
+    def gradient(state, number, part, first_row):
+        vector, statistics, metrics = step.gradient(state, number, part, first_row)
+        from tfstruct.models.system import prepare_batch
+
+        x, seeds, _ = prepare_batch(part, random.fold_in(state.key, number), step.transform, first_row)
+        halves = tf.scatter_nd(
+            [[first_row // 4]], [tf.concat([tf.reshape(x, [-1]), tf.cast(seeds[:, 0] % 1009, tf.float32)], 0)], [2, 52]
+        )
+        return vector, statistics, {**metrics, "halves": 2.0 * halves}
+
+    Spy.gradient = staticmethod(gradient)
+    _, metrics = MirroredLoop(Spy, strategy, batch_size=8, compiler="graph")(state, 0, rows, same)
+    seen = metrics["halves"][0]
+    assert 0 < seen[0, :48].sum() < 48
+    assert np.any(seen[0, :48] != seen[1, :48])
+    assert not set(seen[0, 48:]) & set(seen[1, 48:])
+
+
+def test_training_end_to_end_on_two_devices_equals_one(tmp_path):
+    file = tiny.write_rows(tmp_path / "rows.npz")
+    finals = {}
+    for strategy in ("mirrored", "none"):
+        config = tiny.file_config(
+            file, GENTLE, "training.steps=6", "training.steps_per_call=3", "training.validate_every=6"
+        )
+        workdir = tmp_path / strategy
+        result = training.train(config, workdir, strategy=strategy)
+        assert result.step == 6
+        finals[strategy] = Checkpoints(workdir / "checkpoints").latest().arrays
+    for name in ("state/parameters", "state/statistics", "best/parameters"):
+        assert relative_distance(finals["mirrored"][name], finals["none"][name]) <= 1e-4, name
+    np.testing.assert_allclose(finals["mirrored"]["best/bounds"], finals["none"]["best/bounds"], rtol=1e-4)
+
+
+def test_a_run_begun_on_two_devices_goes_on_on_one(tmp_path):
+    file = tiny.write_rows(tmp_path / "rows.npz")
+    short = ("training.steps=4", "training.steps_per_call=2", "training.validate_every=4")
+    training.train(tiny.file_config(file, *short), tmp_path / "run", strategy="mirrored")
+    result = training.train(tiny.file_config(file, *short), tmp_path / "run", strategy="none", resume="must")
+    assert result.step == 4
