@@ -64,7 +64,17 @@ def test_a_text_setting_keeps_the_text_it_was_given(config, text):
 
 @pytest.mark.parametrize(
     "override",
-    ["count=1.5", "count=many", "count=True", "rate=fast", "rate=True", "flag=1", "flag=perhaps", "units=4", "units=wide"],
+    [
+        "count=1.5",
+        "count=many",
+        "count=True",
+        "rate=fast",
+        "rate=True",
+        "flag=1",
+        "flag=perhaps",
+        "units=4",
+        "units=wide",
+    ],
 )
 def test_a_value_of_another_type_is_refused_by_name(config, override):
     name, _, text = override.partition("=")

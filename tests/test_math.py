@@ -58,7 +58,9 @@ def test_logsumexp_hides_no_nan():
 
 
 def test_log_mean_exp_of_equal_values_is_that_value():
-    np.testing.assert_allclose(math.log_mean_exp(tf.fill([7, 2], tf.constant(-3.5, tf.float64))), [-3.5, -3.5], rtol=1e-15)
+    np.testing.assert_allclose(
+        math.log_mean_exp(tf.fill([7, 2], tf.constant(-3.5, tf.float64))), [-3.5, -3.5], rtol=1e-15
+    )
 
 
 def test_log_mean_exp_takes_the_mean_along_the_given_axis(rng):

@@ -44,7 +44,7 @@ def test_importance_weights_average_to_the_evidence_and_the_bounds_are_ordered(s
     assert scipy.special.logsumexp(evidence) == pytest.approx(0.0, abs=1e-6)
     terms = system.importance_terms(tf.constant(IMAGES), seed=random.key(17), num_samples=NUM_SAMPLES)
     weights = objectives.log_weights(terms).numpy()
-    assert_mean_close(np.exp(weights), np.exp(evidence), resolution=0.005)
+    assert_mean_close(np.exp(weights), np.exp(evidence), resolution=0.01)
     # A density of q that is not normalised, or a prior of other parents than those drawn, moves the sum.
     assert_mean_close(np.exp(weights).sum(axis=1), 1.0, resolution=0.02)
 

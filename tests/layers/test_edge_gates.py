@@ -31,9 +31,11 @@ def _samples(gates, temperature, num):
 
 def _quadrature(function, logit, temperature):
     """E[function(c)] of one relaxed gate, integrated over the logistic noise."""
-    integrand = lambda noise: function(scipy.special.expit((logit + noise) / temperature)) * (  # noqa: E731
-        scipy.special.expit(noise) * scipy.special.expit(-noise)
-    )
+
+    def integrand(noise):
+        density = scipy.special.expit(noise) * scipy.special.expit(-noise)
+        return function(scipy.special.expit((logit + noise) / temperature)) * density
+
     return scipy.integrate.quad(integrand, -40.0, 40.0, points=[-logit], limit=400)[0]
 
 
@@ -49,7 +51,9 @@ def test_probabilities_are_the_sigmoid_of_the_logits():
 
 
 def test_matrix_puts_the_edges_at_child_and_parent():
-    np.testing.assert_array_equal(_gates().matrix(tf.constant([2.0, 3.0, 5.0], tf.float64)), [[0, 0, 0], [2, 0, 0], [3, 5, 0]])
+    np.testing.assert_array_equal(
+        _gates().matrix(tf.constant([2.0, 3.0, 5.0], tf.float64)), [[0, 0, 0], [2, 0, 0], [3, 5, 0]]
+    )
 
 
 def test_hard_gates_are_those_with_mean_at_least_one_half():

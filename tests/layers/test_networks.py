@@ -160,7 +160,9 @@ def test_normalization_is_its_twin_over_all_leading_axes(shape, training, rng, r
     x = rng.normal(size=shape)
     flat = x.reshape(*shape[:-2], 6)
     expected = networks.batch_norm(flat, weights, epsilon=1e-2, training=training).reshape(shape)
-    np.testing.assert_allclose(run(lambda x: layer(x, training=training), tf.constant(x)), expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        run(lambda x: layer(x, training=training), tf.constant(x)), expected, rtol=1e-10, atol=1e-12
+    )
 
 
 def test_normalization_moves_its_averages_by_the_momentum_and_only_in_training(rng):

@@ -27,7 +27,9 @@ def _noise(system, num_samples=K, batch=B):
 
 
 def _terms(system, x, **kwargs):
-    return system.importance_terms(tf.convert_to_tensor(x), seed=KEY, num_samples=kwargs.pop("num_samples", K), **kwargs)
+    return system.importance_terms(
+        tf.convert_to_tensor(x), seed=KEY, num_samples=kwargs.pop("num_samples", K), **kwargs
+    )
 
 
 def _total(terms):
@@ -175,11 +177,7 @@ def test_a_top_down_message_without_precision_leaves_the_independent_model(rng):
     learned, independent, x = small.build("learned", rng), small.build("independent"), small.images(rng, B)
     values = small.weights(learned)
     small.assign(independent, {path: value for path, value in values.items() if path in small.weights(independent)})
-    silent = {
-        path: np.zeros_like(value)
-        for path, value in values.items()
-        if "top_down" in path and "/heads/" in path
-    }
+    silent = {path: np.zeros_like(value) for path, value in values.items() if "top_down" in path and "/heads/" in path}
     for node in (1, 2):
         # Log variance 15, the limit: a precision of 3e-7 of the bottom-up one.
         silent[f"posterior_top_down_{node}/heads/parameters/bias"] = np.array([[0.0, 0.0, 15.0, 15.0]])
@@ -223,7 +221,7 @@ def test_fusion_is_finite_at_the_limits_of_the_log_variances(dtype):
 @STRUCTURES
 def test_node_rates_are_the_divergence_from_the_prior_given_the_sampled_parents(structure, share_top_down, rng):
     system = small.build(structure, rng, scale=0.3, share_top_down=share_top_down)
-    x, twin, num = small.images(rng, 2), small.twin(system), 1500
+    x, twin, num = small.images(rng, 2), small.twin(system), 600
     noise = random.sample_normal(KEY, num, 2, [3, 2]).numpy().astype(np.float64)
     expected = np.array([[twin.node_divergences(x[b], noise[k, b]) for b in range(2)] for k in range(num)])
     single = np.array(
@@ -235,7 +233,7 @@ def test_node_rates_are_the_divergence_from_the_prior_given_the_sampled_parents(
     found = system.node_rates(tf.constant(x), seed=KEY, num_samples=num).numpy()
     np.testing.assert_allclose(found, single.mean(axis=0), rtol=1e-10)
     # The one-sample ratios average to the analytic divergence at the same parents.
-    assert_mean_close(single - expected, 0.0, resolution=0.3)
+    assert_mean_close(single - expected, 0.0, resolution=0.5)
 
 
 # The bug of vae-latent-structure#4 is a divergence from N(0, I) for every node: it would not move at all.
@@ -248,7 +246,7 @@ def test_a_shifted_parent_moves_the_rate_of_its_child_as_the_closed_form_says(rn
         small.assign(system, {"bottom_up/heads/parameters/bias": bias})
         twin = small.twin(system)
         own = [part[1] for part in twin.bottom_up(x[0].reshape(-1))]
-        noise = _noise(system, 500, 1)[:, 0]
+        noise = _noise(system, 200, 1)[:, 0]
         rates = []
         for sample in noise:
             z = twin.terms(x[0], sample).z
@@ -259,7 +257,7 @@ def test_a_shifted_parent_moves_the_rate_of_its_child_as_the_closed_form_says(rn
             log_q = scipy.stats.norm.logpdf(draw, loc, np.exp(0.5 * log_variance)).sum()
             log_p = scipy.stats.norm.logpdf(draw, prior_loc, np.exp(0.5 * prior_log_variance)).sum()
             rates.append(log_q - log_p)
-        found = system.node_rates(tf.constant(x), seed=KEY, num_samples=500).numpy()[0, 1]
+        found = system.node_rates(tf.constant(x), seed=KEY, num_samples=200).numpy()[0, 1]
         assert found == pytest.approx(np.mean(rates), rel=1e-10)
         moved.append(found)
     assert abs(moved[1] - moved[0]) > 0.1
@@ -267,8 +265,14 @@ def test_a_shifted_parent_moves_the_rate_of_its_child_as_the_closed_form_says(rn
 
 def _linear_prior(weights, parent):
     hidden = parent @ weights["prior_top_down/kernel_1"] + weights["prior_top_down/bias"][0]
-    hidden = hidden @ weights["prior_top_down/heads/projection/kernel"][0] + weights["prior_top_down/heads/projection/bias"][0]
-    both = hidden @ weights["prior_top_down/heads/parameters/kernel"][0] + weights["prior_top_down/heads/parameters/bias"][0]
+    hidden = (
+        hidden @ weights["prior_top_down/heads/projection/kernel"][0]
+        + weights["prior_top_down/heads/projection/bias"][0]
+    )
+    both = (
+        hidden @ weights["prior_top_down/heads/parameters/kernel"][0]
+        + weights["prior_top_down/heads/parameters/bias"][0]
+    )
     return both[:2], np.clip(both[2:], -15, 15)
 
 
@@ -394,7 +398,9 @@ def test_the_path_gradient_reaches_the_posterior_through_z_alone(share_top_down,
         tape.watch([z, gates])
         bottom_up = system._bottom_up(tf.constant(x), training=False)
         log_posterior = system._posterior_log_prob_path(z, bottom_up, gates, training=False)
-    assert all(gradient is None for gradient in tape.gradient(log_posterior, [v.value for v in system.trainable_variables]))
+    assert all(
+        gradient is None for gradient in tape.gradient(log_posterior, [v.value for v in system.trainable_variables])
+    )
     assert tape.gradient(log_posterior, gates) is None
     to_z = tape.gradient(log_posterior, z).numpy()
     # Compare with differences of the twin's log q, parents included.
@@ -438,10 +444,37 @@ def test_path_and_plain_gradients_agree_in_expectation(share_top_down, rng):
             )
         ]
 
-    pairs = np.array([gradients(tf.constant(random.numpy_fold_in(KEY, index))) for index in range(2000)])
+    pairs = np.array([gradients(tf.constant(random.numpy_fold_in(KEY, index))) for index in range(1500)])
     size = np.abs(pairs.mean(axis=0)).max()
     assert np.std(pairs[:, 0] - pairs[:, 1]) > 0.0
     assert_mean_close(pairs[:, 0] - pairs[:, 1], 0.0, resolution=0.25 * size)
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+@pytest.mark.parametrize("gradient", ["plain", "path"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"share_top_down": True},
+        {"straight_through": True},
+        {"batch_norm": False},
+        {"likelihood": "gaussian"},
+        {"adjacency": small.EXPLICIT},
+    ],
+    ids=lambda model: next(iter(model)),
+)
+def test_every_weight_gets_a_gradient_with_every_option(model, gradient, objective, rng):
+    overrides = [f"objective.gradient={gradient}", f"objective.name={objective}", "objective.num_samples=3"]
+    system = registry.build(small.config("learned", overrides, activation="elu", **model))
+    scheduled = {"gate_temperature": tf.constant(0.7, tf.float64)}
+    with tf.GradientTape(persistent=True) as tape:
+        x = tf.constant(small.images(rng, 8))
+        result = system.objective(x, seed=KEY, shared_seed=random.key(5), scheduled=scheduled)
+    variables = [variable.value for variable in system.trainable_variables]
+    gradients = group_gradients(tape, result, variables, [variable.value for variable in system.posterior_variables])
+    for variable, value in zip(system.trainable_variables, gradients, strict=True):
+        assert np.all(np.isfinite(value)), variable.path
+        assert np.any(value != 0.0), variable.path
 
 
 def test_posterior_variables_are_those_of_q_alone():

@@ -87,9 +87,7 @@ def bottom_up(features, weights, num_nodes, activation, *, epsilon=1e-5, trainin
     for node in range(num_nodes):
         columns = slice(node * width, (node + 1) * width)
         bias = weights["dense/bias"][columns] if "dense/bias" in weights else None
-        normalization = {
-            name: value[columns] for name, value in below(weights, "normalization/normalization").items()
-        }
+        normalization = {name: value[columns] for name, value in below(weights, "normalization/normalization").items()}
         hidden = hidden_layer(
             features, kernel[:, columns], bias, normalization, activation, epsilon=epsilon, training=training
         )
@@ -110,7 +108,5 @@ def top_down(parents, weights, node, place, num_places, activation, *, epsilon=1
         name: value.reshape(num_places, -1)[place]
         for name, value in below(weights, "normalization/normalization").items()
     }
-    hidden = hidden_layer(
-        parents, kernel, bias, normalization, activation, epsilon=epsilon, training=training
-    )
+    hidden = hidden_layer(parents, kernel, bias, normalization, activation, epsilon=epsilon, training=training)
     return node_heads(hidden, below(weights, "heads"), place)

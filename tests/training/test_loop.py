@@ -24,9 +24,7 @@ def rows():
 def start(*overrides, seeds=(0,), preset="graph_vae/tiny"):
     """The training step of a config, and the stacked initial states of some seeds."""
     models = [registry.build(tiny.config(*overrides, preset=preset), seed=seed) for seed in seeds]
-    states = [
-        initial_state(Functional(model), random.key(seed)) for model, seed in zip(models, seeds, strict=True)
-    ]
+    states = [initial_state(Functional(model), random.key(seed)) for model, seed in zip(models, seeds, strict=True)]
     return TrainStep(models[0], "binarize"), device_state(stack_states(states))
 
 
@@ -145,9 +143,7 @@ def train_replicas(loop, state, rows, seeds=SEEDS):
     return loop(state, 0, tf.constant(rows), batch_indices(list(seeds), 0, 12, 8, len(rows)))
 
 
-@pytest.fixture(
-    scope="module", params=["vae/tiny", pytest.param("graph_vae/tiny", marks=pytest.mark.slow)]
-)
+@pytest.fixture(scope="module", params=["vae/tiny", pytest.param("graph_vae/tiny", marks=pytest.mark.slow)])
 def three(request):
     """A preset, and one traced loop over three replicas of it with their initial state."""
     step, state = start(GENTLE, seeds=SEEDS, preset=request.param)
@@ -159,9 +155,7 @@ def test_replicas_trained_together_equal_the_same_seeds_trained_alone(rows, thre
     together, metrics = train_replicas(loop, state, rows)
     for place, seed in enumerate(SEEDS):
         step, own_state = start(GENTLE, seeds=(seed,), preset=preset)
-        alone, own_metrics = train_replicas(
-            TrainLoop(over_replicas(step, 1), "graph"), own_state, rows, seeds=(seed,)
-        )
+        alone, own_metrics = train_replicas(TrainLoop(over_replicas(step, 1), "graph"), own_state, rows, seeds=(seed,))
         # Batched kernels sum in another order: float32 rounding, carried through twelve steps.
         assert_states_close(replica(together, place), replica(alone, 0), 2e-5)
         np.testing.assert_allclose(metrics["loss"][place], own_metrics["loss"][0], rtol=1e-5)

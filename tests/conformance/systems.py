@@ -1,0 +1,83 @@
+"""Every system with its tiny preset, and every public layer with a constructor and an input."""
+
+import importlib
+import inspect
+import pkgutil
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfstruct.layers
+from tfstruct import random
+from tfstruct.layers import edge_gates, grouped, likelihood, mlp
+
+#: registered system -> presets that between them use every part of it
+SYSTEMS = {
+    "graph_vae": ("graph_vae/tiny", "vae/tiny", "ladder_vae/tiny", "fc_vae/tiny"),
+}
+
+_OPTIONS = mlp.BlockOptions("elu")
+_ADJACENCY = np.tri(3, k=-1, dtype=bool)
+_KEY = random.key(17)
+
+#: layer class -> (constructor, shape to build for, call on a batch size)
+LAYERS = {
+    mlp.MLP: (
+        lambda: mlp.MLP((4, 3), 2, _OPTIONS),
+        (None, 5),
+        lambda layer, batch: layer(tf.ones([batch, 5])),
+    ),
+    mlp.NodeHeads: (
+        lambda: mlp.NodeHeads(3, 2),
+        (None, 3, 4),
+        lambda layer, batch: layer(tf.ones([batch, 3, 4])),
+    ),
+    mlp.BottomUp: (
+        lambda: mlp.BottomUp(3, 2, 4, _OPTIONS),
+        (None, 5),
+        lambda layer, batch: layer(tf.ones([batch, 5])),
+    ),
+    mlp.TopDown: (
+        lambda: mlp.TopDown(_ADJACENCY, (1, 2), 2, 4, _OPTIONS),
+        None,
+        lambda layer, batch: layer([tf.ones([batch, 2]), tf.ones([batch, 4])]),
+    ),
+    grouped.GroupedDense: (
+        lambda: grouped.GroupedDense(3, 2),
+        (None, 3, 4),
+        lambda layer, batch: layer(tf.ones([batch, 3, 4])),
+    ),
+    grouped.Normalization: (
+        lambda: grouped.Normalization([3], momentum=0.9, epsilon=1e-5, synchronized=False),
+        None,
+        lambda layer, batch: layer(tf.ones([batch, 3])),
+    ),
+    edge_gates.EdgeGates: (
+        lambda: edge_gates.EdgeGates(_ADJACENCY, trainable=True),
+        None,
+        lambda layer, batch: layer(tf.constant(_KEY), tf.constant(0.5)),
+    ),
+    likelihood.BernoulliLikelihood: (
+        likelihood.BernoulliLikelihood,
+        (None, 4),
+        lambda layer, batch: layer.log_prob(tf.ones([batch, 4]), tf.ones([batch, 4])),
+    ),
+    likelihood.GaussianLikelihood: (
+        lambda: likelihood.GaussianLikelihood(4, -7.0),
+        (None, 4),
+        lambda layer, batch: layer.log_prob(tf.ones([batch, 4]), tf.ones([batch, 4])),
+    ),
+}
+
+
+def public_layers():
+    """Every public Keras layer that a module of tfstruct.layers defines."""
+    found = set()
+    for info in pkgutil.iter_modules(tfstruct.layers.__path__, "tfstruct.layers."):
+        module = importlib.import_module(info.name)
+        for name, value in vars(module).items():
+            is_own = inspect.isclass(value) and value.__module__ == module.__name__
+            if is_own and issubclass(value, keras.layers.Layer) and not name.startswith("_"):
+                found.add(value)
+    return found

@@ -1,0 +1,250 @@
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from tfstruct.functional import Functional
+from tfstruct.serving import bundle, client
+from tfstruct.serving.bundle import DamagedBundleError
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def files_of(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def graphs_of(folder):
+    model = saved_model_pb2.SavedModel()
+    model.ParseFromString((folder / "saved_model.pb").read_bytes())
+    return [meta.graph_def for meta in model.meta_graphs]
+
+
+# What is written -----------------------------------------------------------------------------------------------------
+
+
+def test_the_weights_are_stored_once_each_with_their_values(trained, folder):
+    functional = Functional(trained.use(int(np.argmax(trained.weights.bounds))))
+    variables = functional.parameters.variables + functional.statistics.variables
+    stored = {
+        name: shape
+        for name, shape in tf.train.list_variables(str(folder / "variables/variables"))
+        if "_CHECKPOINTABLE_OBJECT_GRAPH" not in name
+    }
+    assert len(stored) == len(variables)
+    assert sorted(map(tuple, stored.values())) == sorted(tuple(variable.shape) for variable in variables)
+    count = sum(int(np.prod(shape)) for shape in stored.values())
+    assert count == functional.parameters.size + functional.statistics.size
+    (data,) = folder.glob("variables/variables.data-*")
+    # Beside the weights the file holds the object graph, which does not grow with them.
+    reader = tf.train.load_checkpoint(str(folder / "variables/variables"))
+    object_graph = len(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
+    assert abs(data.stat().st_size - object_graph - 4 * count) <= 0.05 * 4 * count
+    values = np.sort(np.concatenate([reader.get_tensor(name).ravel() for name in stored]))
+    expected = np.sort(np.concatenate([functional.parameters.values(), functional.statistics.values()]))
+    np.testing.assert_array_equal(values, expected)
+
+
+def test_the_graph_is_not_compiled_and_has_neither_python_nor_stateful_draws(folder):
+    operations, compiled, named = set(), [], set()
+    for graph in graphs_of(folder):
+        operations |= {node.op for node in graph.node}
+        for function in graph.library.function:
+            operations |= {node.op for node in function.node_def}
+            named.add(function.signature.name)
+            for holder in (function, *function.node_def):
+                compiled += [holder for key in ("_XlaMustCompile",) if key in holder.attr and holder.attr[key].b]
+    assert named
+    assert len(operations) > 20
+    assert not compiled
+    random_operations = {name for name in operations if "Random" in name or "Multinomial" in name}
+    assert not random_operations  # the noise is integer arithmetic on the seeds
+    for forbidden in ("PyFunc", "EagerPyFunc", "PyFuncStateless", "WriteFile", "ReadFile", "XlaLaunch"):
+        assert forbidden not in operations
+
+
+def test_the_checksums_are_those_of_sha256sum_and_of_every_file(folder):
+    listed = {}
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        listed[name] = digest
+    assert sorted(listed) == [name for name in files_of(folder) if name != "SHA256SUMS"]
+    for name, digest in listed.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_the_card_says_what_the_model_is(trained, folder):
+    card = json.loads((folder / "card.json").read_text())
+    best = int(np.argmax(trained.weights.bounds))
+    assert card["preset"] == "graph_vae/tiny"
+    assert card["event_shape"] == [4]
+    assert card["support"] == "binary"
+    assert card["likelihood"] == "bernoulli"
+    assert card["num_samples"] == 200
+    assert card["weights_dtype"] == "float32"
+    assert card["data"]["checksum"] == trained.data.checksum
+    assert card["num_parameters"] == Functional(trained.model).parameters.size
+    assert card["num_stored_weights"] == len(trained.model.variables)
+    assert card["training"]["seed"] == best
+    assert card["training"]["trained_steps"] == 20
+    assert card["training"]["validation_bound"] == pytest.approx(trained.weights.bounds[best])
+    assert card["config"]["training"]["replicas"] == 2
+    assert {"tensorflow", "keras", "numpy"} <= set(card["exported"]["versions"])
+    assert card["metrics"] is None  # this run was not evaluated
+
+
+def test_the_signatures_of_the_card_are_those_of_the_model(folder, model):
+    card = model.card["signatures"]
+    signatures = model._signatures
+    assert set(card) == set(signatures) == {
+        "serving_default", "log_prob", "elbo", "encode", "reconstruct", "sample"
+    }  # fmt: skip
+    for name, function in signatures.items():
+        found = {
+            "inputs": {key: spec for key, spec in function.structured_input_signature[1].items()},
+            "outputs": function.structured_outputs,
+        }
+        for side, specs in found.items():
+            assert set(card[name][side]) == set(specs)
+            for key, spec in specs.items():
+                assert card[name][side][key]["dtype"] == spec.dtype.name
+                shape = [-1 if size is None else size for size in spec.shape]
+                assert card[name][side][key]["shape"] == shape
+                assert shape[0] == -1, f"{name} {key} has a fixed batch"
+                assert -1 not in shape[1:]
+
+
+def test_other_replicas_can_be_exported_and_only_those_there_are(trained, folder, model, tmp_path):
+    with pytest.raises(ValueError, match=r"replicas 0\.\.1, found 2"):
+        bundle.export(trained, tmp_path / "none/1", replica=2)
+    assert not (tmp_path / "none").exists() or not list((tmp_path / "none").iterdir())
+    worse = int(np.argmin(trained.weights.bounds))
+    other = client.load(bundle.export(trained, tmp_path / "1", replica=worse))
+    assert other.card["training"]["seed"] == worse
+    assert other.card["num_samples"] == 7
+    x = np.eye(4)
+    assert np.abs(other.encode(x)["z_mean"] - model.encode(x)["z_mean"]).max() > 1e-3
+
+
+def test_half_precision_weights_take_half_the_bytes_and_score_nearly_the_same(trained, folder, model, tmp_path):
+    output = bundle.export(trained, tmp_path / "1", num_samples=200, chunk=30, weights_dtype="float16")
+    reader = tf.train.load_checkpoint(str(output / "variables/variables"))
+    kinds = {dtype for name, dtype in reader.get_variable_to_dtype_map().items() if "OBJECT_GRAPH" not in name}
+    assert kinds == {tf.float16}
+    half = client.load(output)
+    assert half.card["weights_dtype"] == "float16"
+    x = states()
+    found, expected = half.log_prob(x)["log_prob"], model.log_prob(x)["log_prob"]
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - expected).max() < 0.02
+    with pytest.raises(ValueError, match="float32 or float16, found 'int8'"):
+        bundle.export(trained, tmp_path / "2", weights_dtype="int8")
+    assert not (tmp_path / "2").exists()
+
+
+def states():
+    return ((np.arange(16)[:, np.newaxis] >> np.arange(4)) & 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("options", [{"num_samples": 0}, {"chunk": 0}, {"num_samples": -3}])
+def test_impossible_sample_counts_are_refused_and_nothing_is_written(trained, tmp_path, options):
+    with pytest.raises(ValueError, match="at least 1"):
+        bundle.export(trained, tmp_path / "model/1", **options)
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_existing_folder_is_refused_and_untouched(trained, tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists already"):
+        bundle.export(trained, tmp_path / "1")
+    assert files_of(tmp_path) == ["1/mine.txt"]
+
+
+def test_an_export_that_fails_on_the_way_leaves_nothing(trained, tmp_path, monkeypatch):
+    def fail(folder):
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(bundle, "write_checksums", fail)
+    with pytest.raises(RuntimeError, match="planted"):
+        bundle.export(trained, tmp_path / "model/1", num_samples=1)
+    assert not list((tmp_path / "model").iterdir())
+
+
+# Damage --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_undamaged_copy_verifies(copy):
+    bundle.verify(copy)
+
+
+def damaged(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        return bytes(content[:-1])
+    content[len(content) // 2] ^= 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def test_a_file_that_is_cut_or_has_one_flipped_bit_is_detected_and_named(copy, how):
+    names = [name for name in files_of(copy) if name != "SHA256SUMS"]
+    assert len(names) >= 5
+    for name in names:
+        path = copy / name
+        before = path.read_bytes()
+        if not before:
+            continue
+        path.write_bytes(damaged(path, how))
+        with pytest.raises(DamagedBundleError, match="does not have the checksum") as error:
+            bundle.verify(copy)
+        assert name in str(error.value)
+        path.write_bytes(before)
+    bundle.verify_files(copy)
+
+
+def test_a_missing_file_is_detected_and_named(copy):
+    for name in [name for name in files_of(copy) if name != "SHA256SUMS"]:
+        (copy / name).rename(copy.parent / "aside")
+        with pytest.raises(DamagedBundleError, match="is missing") as error:
+            bundle.verify(copy)
+        assert name in str(error.value)
+        (copy.parent / "aside").rename(copy / name)
+    (copy / "SHA256SUMS").unlink()
+    with pytest.raises(DamagedBundleError, match="has no SHA256SUMS"):
+        bundle.verify(copy)
+
+
+@pytest.mark.parametrize("name", ["extra.txt", "variables/extra", "assets/deep/er.bin", "variables/SHA256SUMS"])
+def test_an_added_file_is_detected_and_named(copy, name):
+    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+    (copy / name).write_bytes(b"x")
+    with pytest.raises(DamagedBundleError, match="not listed") as error:
+        bundle.verify(copy)
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def test_damaged_checksums_are_detected(copy, how):
+    path = copy / "SHA256SUMS"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if how == "truncated" else damaged(path, how))
+    with pytest.raises(DamagedBundleError):
+        bundle.verify(copy)
+
+
+def test_a_bundle_of_other_weights_does_not_give_its_golden_values(trained, copy):
+    golden = dict(np.load(copy / "golden.npz"))
+    golden["log_prob/log_prob"] = golden["log_prob/log_prob"] + np.float32(0.01)
+    np.savez(copy / "golden.npz", **golden)
+    bundle.write_checksums(copy)
+    bundle.verify_files(copy)
+    with pytest.raises(DamagedBundleError, match="signature log_prob does not give its golden log_prob"):
+        bundle.verify(copy)

@@ -1,0 +1,117 @@
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+import tfstruct
+from tfstruct.serving import client
+
+BAD_ROWS = {
+    "one row without its axis": (np.zeros([4]), r"shape \[N, 4\] with N >= 1, found \[4\]"),
+    "another width": (np.zeros([2, 5]), r"found \[2, 5\]"),
+    "another rank": (np.zeros([2, 2, 2]), r"found \[2, 2, 2\]"),
+    "no rows": (np.zeros([0, 4]), r"found \[0, 4\]"),
+    "nan": (np.full([2, 4], np.nan), "finite, found 8 NaN or infinite values"),
+    "infinity": (np.array([[0, 1, np.inf, 0]]), "finite, found 1 "),
+    "grey levels": (np.array([[0, 1, 0.5, 0]]), "must be 0 or 1, found .*0.5.* and 1 such"),
+    "intensities": (np.array([[0, 255, 255, 0]], np.uint8), "must be 0 or 1, found .*255.* and 2 such"),
+    "text": (np.array([["a", "b", "c", "d"]]), "must be numbers, found dtype <U1"),
+    "objects": (np.array([[None] * 4]), "must be numbers, found dtype object"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_rows_that_the_model_cannot_score_are_refused_with_what_was_found(model, case):
+    rows, message = BAD_ROWS[case]
+    for method in (model.log_prob, model.elbo, model.encode, model.reconstruct):
+        with pytest.raises(ValueError, match=message):
+            method(rows)
+
+
+@pytest.mark.parametrize("seed", [0.5, [1, 2], np.zeros([3, 1], int), "a", [1.0, 2.0, 3.0]])
+def test_seeds_that_are_not_one_integer_or_one_a_row_are_refused(model, seed):
+    with pytest.raises(ValueError, match=r"integer or integers \[3\]"):
+        model.log_prob(np.zeros([3, 4]), seed=seed)
+
+
+@pytest.mark.parametrize("num", [0, -1])
+def test_no_samples_are_refused(model, num):
+    with pytest.raises(ValueError, match=f"num must be at least 1, found {num}"):
+        model.sample(num)
+
+
+def test_a_batch_size_below_one_is_refused(model):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
+        model.log_prob(np.zeros([3, 4]), batch_size=0)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float16, np.float64])
+def test_zeros_and_ones_of_any_type_are_scored(model, dtype):
+    x = np.eye(4)
+    np.testing.assert_array_equal(model.log_prob(x.astype(dtype))["log_prob"], model.log_prob(x)["log_prob"])
+
+
+def test_the_batch_size_changes_no_answer(model):
+    x, seeds = np.tile(np.eye(4), [3, 1]), np.arange(12)
+    for size in (1, 5, 12):
+        found = model.log_prob(x, seed=seeds, batch_size=size)["log_prob"]
+        np.testing.assert_allclose(found, model.log_prob(x, seed=seeds)["log_prob"], rtol=1e-5)
+    drawn, whole = model.sample(7, seed=3, batch_size=2), model.sample(7, seed=3)
+    np.testing.assert_array_equal(drawn["x"], whole["x"])
+
+
+def test_a_single_seed_scores_equal_rows_equally_and_counts_up_for_samples(model):
+    scores = model.log_prob(np.ones([5, 4]), seed=3)["log_prob"]
+    np.testing.assert_array_equal(scores, scores[:1].repeat(5))
+    drawn = model.sample(5, seed=3)["x_mean"]
+    assert len(np.unique(drawn, axis=0)) == 5
+    np.testing.assert_allclose(model.sample(3, seed=5)["x_mean"], drawn[2:], rtol=1e-5)
+
+
+# Finding a model ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(folder, tmp_path, monkeypatch):
+    """A folder of models with versions 2 and 10 of tiny/small, as $TFSTRUCT_SAVED_MODELS."""
+    for version in ("2", "10"):
+        target = tmp_path / "tiny/small" / version
+        target.mkdir(parents=True)
+        shutil.copy(folder / "card.json", target)
+    (tmp_path / "tiny/small/draft").mkdir()
+    (tmp_path / "tiny/small/11").mkdir()  # without a card: not finished
+    monkeypatch.setenv(client.ROOT_VARIABLE, str(tmp_path))
+    monkeypatch.chdir("/")
+    return tmp_path
+
+
+def test_a_name_is_the_largest_finished_version_of_it(shelf):
+    assert client.find("tiny/small") == shelf / "tiny/small/10"
+    assert client.find("tiny/small", version=2) == shelf / "tiny/small/2"
+    assert client.find(shelf / "tiny/small") == shelf / "tiny/small/10"
+    assert client.find(pathlib.Path(shelf / "tiny/small/2")) == shelf / "tiny/small/2"
+
+
+def test_a_version_that_is_not_there_is_refused_with_those_that_are(shelf):
+    with pytest.raises(FileNotFoundError, match=r"versions \[2, 10\], not 3"):
+        client.find("tiny/small", version=3)
+
+
+def test_a_model_that_is_not_there_is_refused_with_the_places_looked_at(shelf):
+    with pytest.raises(FileNotFoundError, match="no exported model 'tiny/smal'") as error:
+        tfstruct.load("tiny/smal")
+    assert str(shelf / "tiny/smal") in str(error.value)
+
+
+def test_a_card_that_is_no_json_is_refused(shelf):
+    (shelf / "tiny/small/10/card.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        tfstruct.load("tiny/small")
+
+
+def test_a_loaded_model_shows_its_card_and_shape(model, folder):
+    assert model.event_shape == (4,)
+    assert model.card == json.loads((folder / "card.json").read_text())
+    assert "graph_vae/tiny" in repr(model)

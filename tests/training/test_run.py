@@ -1,0 +1,350 @@
+import json
+import types
+
+import ml_collections
+import numpy as np
+import pytest
+
+from tests.trainers import tiny
+from tfstruct import config as config_lib
+from tfstruct.inference.held_out import Summary
+from tfstruct.training import run as training
+from tfstruct.training.checkpoint import Checkpoints, WorkdirBusyError, WorkdirLock
+from tfstruct.training.logging import read_rows
+from tfstruct.training.workdir import Workdir
+
+# The plain VAE has fewer operations, hence the shortest trace.
+PRESET = "vae/tiny"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tiny.write_rows(tmp_path_factory.mktemp("data") / "rows.npz")
+
+
+def make(file, *overrides):
+    return tiny.file_config(file, "optimizer.learning_rate=0.02", *overrides, preset=PRESET)
+
+
+def snapshot(folder):
+    """Every file of a folder with its bytes, and all names."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(file, tmp_path_factory):
+    """The folder and result of a run of 20 steps; not to be changed."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, training.train(make(file), workdir)
+
+
+# What a run leaves ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_config_environment_metrics_checkpoint_and_best_weights(file, finished):
+    workdir, result = finished
+    assert result.step == 20
+    config = Workdir(workdir).config()
+    assert tuple(config.data.event_shape) == (12,)
+    assert not set(config_lib.keys(config)) ^ set(config_lib.keys(make(file)))
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["compiler"] == "graph"
+    assert len(environment["data"]["checksum"]) == 64
+    rows = read_rows(workdir / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [10, 20]
+    assert all(row["train/skipped"] == 0 for row in rows)
+    assert "validation/bound" not in rows[0]
+    weights = Workdir(workdir).weights()
+    assert weights.trained_steps == 20
+    np.testing.assert_array_equal(weights.bounds, result.best.bounds)
+    np.testing.assert_array_equal(weights.steps, [20])
+    assert np.isfinite(weights.bounds).all()
+
+
+def test_training_raises_the_bound(finished):
+    first, last = read_rows(finished[0] / "metrics.jsonl")
+    assert last["train/bound"] > first["train/bound"] + 1.0
+
+
+def test_a_finished_run_given_again_changes_no_weight_and_adds_no_row(file, tmp_path):
+    short = ("training.steps=2", "training.steps_per_call=2")
+    training.train(make(file, *short), tmp_path / "run")
+    before = Checkpoints(tmp_path / "run/checkpoints").latest().arrays
+    rows = read_rows(tmp_path / "run/metrics.jsonl")
+    result = training.train(make(file, *short), tmp_path / "run", resume="must")
+    assert result.step == 2
+    after = Checkpoints(tmp_path / "run/checkpoints").latest().arrays
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+    assert read_rows(tmp_path / "run/metrics.jsonl") == rows
+
+
+def test_training_does_not_change_the_config_it_was_given(file, tmp_path, monkeypatch):
+    config = make(file)
+    before = config_lib.to_json(config)
+    monkeypatch.setattr(training._Run, "run", lambda run: None)
+    training.train(config, tmp_path / "run", strategy="mirrored")
+    assert config_lib.to_json(config) == before
+
+
+def test_the_config_of_a_run_does_not_depend_on_the_devices(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training._Run, "run", lambda run: None)
+    training.train(make(file), tmp_path / "run", strategy="mirrored")
+    assert not Workdir(tmp_path / "run").config().model.batch_norm_synchronized
+
+
+def test_a_mapped_data_file_trains_to_the_same_weights_as_one_in_memory(tmp_path):
+    rows = tiny.binary_rows(np.random.default_rng(0), 120, (12,))
+    np.save(tmp_path / "rows.npy", rows)
+    finals = []
+    for megabytes in (2000, 0):
+        config = make(tmp_path / "rows.npy", f"training.resident_megabytes={megabytes}", "training.steps=4")
+        training.train(config, tmp_path / str(megabytes))
+        finals.append(Checkpoints(tmp_path / str(megabytes) / "checkpoints").latest().arrays)
+    for name, value in finals[0].items():
+        np.testing.assert_array_equal(finals[1][name], value, err_msg=name)
+
+
+# Best weights and patience, with validation bounds made up ----------------------------------------------------------
+
+
+class FakeScorer:
+    """Gives the bounds of a table [validations, replicas] one after another, and remembers the weights."""
+
+    table: np.ndarray
+    seen: list
+
+    def __init__(self, model, **options):
+        type(self).seen = []
+
+    def __call__(self, parameters, statistics, rows, *, seed):
+        place = divmod(len(self.seen), self.table.shape[1])
+        type(self).seen.append((parameters.copy(), statistics.copy()))
+        return float(self.table[place])
+
+    def summarise(self, bound):
+        return Summary(bound, 0.1, bound - 1.0, 0.1, 1.0, 2.0, 3.0, 20, 3)
+
+
+def train_with_bounds(monkeypatch, file, workdir, table, *overrides):
+    scorer = type("Scorer", (FakeScorer,), {"table": np.array(table, np.float64)})
+    monkeypatch.setattr(training, "HeldOutScorer", scorer)
+    overrides = (
+        f"training.replicas={scorer.table.shape[1]}",
+        "training.steps=12",
+        "training.steps_per_call=2",
+        "training.validate_every=2",
+        *overrides,
+    )
+    return training.train(make(file, *overrides), workdir), scorer
+
+
+def test_the_best_weights_are_those_of_the_best_validation_of_each_replica(monkeypatch, file, tmp_path):
+    table = [[-9, -7], [-5, -8], [-6, -6], [-7, -9], [-5, -6], [-8, -7]]
+    result, scorer = train_with_bounds(monkeypatch, file, tmp_path / "run", table)
+    np.testing.assert_array_equal(result.best.bounds, [-5, -6])
+    np.testing.assert_array_equal(result.best.steps, [4, 6])  # of equal bounds the first
+    for replica, validation in ((0, 1), (1, 2)):
+        parameters, statistics = scorer.seen[2 * validation + replica]
+        np.testing.assert_array_equal(result.best.parameters[replica], parameters)
+        np.testing.assert_array_equal(result.best.statistics[replica], statistics)
+    assert np.any(scorer.seen[2][0] != scorer.seen[10][0])
+    assert result.step == 12
+    assert not result.best.stopped.any()
+
+
+def test_patience_stops_one_replica_and_keeps_its_best_while_the_other_goes_on(monkeypatch, file, tmp_path):
+    table = [[-5, -9], [-6, -8], [-7, -7], [-1, -6], [-1, -5], [-1, -4]]
+    result, scorer = train_with_bounds(monkeypatch, file, tmp_path / "run", table, "training.patience=2")
+    np.testing.assert_array_equal(result.best.stopped, [True, False])
+    np.testing.assert_array_equal(result.best.bounds, [-5, -4])
+    np.testing.assert_array_equal(result.best.steps, [2, 12])
+    np.testing.assert_array_equal(result.best.parameters[0], scorer.seen[0][0])
+    np.testing.assert_array_equal(result.best.parameters[1], scorer.seen[-1][0])
+    assert result.step == 12
+
+
+def test_training_ends_when_all_replicas_have_stopped_and_stays_ended(monkeypatch, file, tmp_path, capsys):
+    table = [[-5], [-6], [-7], [-1], [-1], [-1]]
+    result, _ = train_with_bounds(monkeypatch, file, tmp_path / "run", table, "training.patience=2")
+    assert result.step == 6
+    assert "stopped early at step 6" in capsys.readouterr().out
+    again, scorer = train_with_bounds(monkeypatch, file, tmp_path / "run", table, "training.patience=2")
+    assert again.step == 6
+    assert not scorer.seen
+    np.testing.assert_array_equal(again.best.bounds, [-5])
+
+
+def test_a_resumed_run_keeps_the_best_weights_and_the_patience_of_before(monkeypatch, file, tmp_path):
+    options = ("training.patience=3", "training.checkpoint_minutes=0.0")
+    with pytest.raises(IndexError):  # the table ends: interrupted after the checkpoint of step 4
+        train_with_bounds(monkeypatch, file, tmp_path / "run", [[-5], [-6]], *options)
+    before = Checkpoints(tmp_path / "run/checkpoints").latest()
+    assert before.step == 4
+    result, _ = train_with_bounds(monkeypatch, file, tmp_path / "run", [[-7], [-8], [-9], [-9]], *options)
+    np.testing.assert_array_equal(result.best.bounds, [-5])
+    np.testing.assert_array_equal(result.best.steps, [2])
+    np.testing.assert_array_equal(result.best.parameters, before.arrays["best/parameters"])
+    assert np.any(result.best.parameters != before.arrays["state/parameters"])
+    assert result.step == 8  # one validation without a new best before, two after
+
+
+def test_a_validation_bound_that_is_not_a_number_is_never_the_best(monkeypatch, file, tmp_path):
+    table = [[np.nan], [-5], [np.nan], [-6], [np.nan], [-7]]
+    result, _ = train_with_bounds(monkeypatch, file, tmp_path / "run", table)
+    np.testing.assert_array_equal(result.best.bounds, [-5])
+
+
+def test_no_call_crosses_a_validation_or_the_end():
+    run = object.__new__(training._Run)
+    run.options = types.SimpleNamespace(steps_per_call=4, validate_every=10, steps=23)
+    run.pipeline, run.step = types.SimpleNamespace(max_steps_per_call=None), 0
+    spans = [(0, 4), (4, 4), (8, 2), (10, 4), (14, 4), (18, 2), (20, 3)]
+    assert run.spans() == spans
+    run.step = 10
+    assert run.spans() == spans[3:]
+    run.pipeline.max_steps_per_call = 3
+    assert run.spans() == [(10, 3), (13, 3), (16, 3), (19, 1), (20, 3)]
+
+
+# Whose folder it is ---------------------------------------------------------------------------------------------------
+
+
+def test_another_config_is_refused_with_the_difference_and_changes_nothing(file, finished):
+    workdir, _ = finished
+    before = snapshot(workdir)
+    with pytest.raises(ValueError, match="run of another config") as error:
+        training.train(make(file, "optimizer.learning_rate=0.5"), workdir)
+    assert "optimizer.learning_rate: 0.02 / 0.5" in str(error.value)
+    assert "training.steps" not in str(error.value)
+    assert snapshot(workdir) == before
+
+
+def test_resume_never_refuses_a_folder_with_a_run_and_changes_nothing(file, finished):
+    before = snapshot(finished[0])
+    with pytest.raises(FileExistsError, match="resume=never"):
+        training.train(make(file), finished[0], resume="never")
+    assert snapshot(finished[0]) == before
+
+
+def test_resume_must_refuses_a_folder_without_a_run_and_makes_none(file, tmp_path):
+    with pytest.raises(FileNotFoundError, match="resume=must"):
+        training.train(make(file), tmp_path / "run", resume="must")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_resume_mode_is_refused_and_makes_no_folder(file, tmp_path):
+    with pytest.raises(ValueError, match="auto, never, must, found 'perhaps'"):
+        training.train(make(file), tmp_path / "run", resume="perhaps")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_use_is_refused_and_unchanged(file, finished):
+    workdir, _ = finished
+    with WorkdirLock(workdir):
+        before = snapshot(workdir)
+        with pytest.raises(WorkdirBusyError, match="in use by process"):
+            training.train(make(file), workdir)
+        assert snapshot(workdir) == before
+
+
+def test_a_folder_below_a_file_is_refused(file, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(OSError, match="taken"):
+        training.train(make(file), tmp_path / "taken/run")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+# Bad settings and data leave no folder ------------------------------------------------------------------------------
+
+BAD_SETTINGS = {
+    "an odd batch for two devices": (("training.batch_size=9",), "mirrored", "multiple of the number of devices"),
+    "replicas on two devices": (("training.replicas=2",), "mirrored", "one replica"),
+    "an empty batch": (("training.batch_size=0",), "none", "batch_size"),
+    "no replica": (("training.replicas=0",), "none", "replicas"),
+    "no steps": (("training.steps=0",), "none", "steps"),
+    "no steps a call": (("training.steps_per_call=0",), "none", "steps_per_call"),
+    "negative steps a call": (("training.steps_per_call=-1",), "none", "steps_per_call"),
+    "no steps between validations": (("training.validate_every=0",), "none", "validate_every"),
+    "no validation images": (("training.validation_images=0",), "none", "validation_images"),
+    "no validation samples": (("training.validation_samples=0",), "none", "(num|validation)_samples"),
+    "an unknown compiler": (("training.compiler=jax",), "none", "compiler must be"),
+    "an unknown system": (("system=vea",), "none", "system must be one of"),
+    "an unknown objective": (("objective.name=elbow",), "none", "objective must be one of"),
+    "an unknown gradient": (("objective.gradient=pth",), "none", "gradient"),
+    "no samples of the objective": (("objective.num_samples=0",), "none", "num_samples"),
+    "an unknown optimizer": (("optimizer.name=sgd",), "none", "optimizer"),
+    "an unknown likelihood": (("model.likelihood=bernouli",), "none", "likelihood"),
+    "an unknown structure": (("model.structure=learnt",), "none", "structure"),
+    "an unknown activation": (("model.activation=rely",), "none", "activation|rely"),
+    "a schedule that falls back": (
+        ("schedules.kl_weight.fractions=(0.0,0.5,0.2)", "schedules.kl_weight.values=(0.0,1.0,1.0)"),
+        "none",
+        "fractions must rise",
+    ),
+    "nodes that do not divide the latents": (("model.num_nodes=4",), "none", "multiple of model.num_nodes"),
+    "a negative seed": (("training.seed=-1",), "none", "seed"),
+    "an unknown strategy": ((), "miror", "strategy must be one of"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+@pytest.mark.timeout(60)
+def test_bad_settings_are_refused_by_name_before_a_folder_is_made(monkeypatch, file, tmp_path, case):
+    overrides, strategy, message = BAD_SETTINGS[case]
+    # What is not refused must not train for long.
+    config = make(file, "training.steps=2", "training.validate_every=2", *overrides)
+
+    def refuse(*arguments):
+        pytest.fail("training began")
+
+    monkeypatch.setattr(training._Run, "run", refuse)
+    with pytest.raises(ValueError, match=message):
+        training.train(config, tmp_path / "run", strategy=strategy)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_shape_that_the_data_do_not_have_is_refused(tmp_path):
+    config = tiny.config("data.name=mnist", "data.variant=dynamic", preset=PRESET, event_shape=(14, 14))
+    with pytest.raises(ValueError, match=r"event_shape is \(14, 14\), but mnist/dynamic has rows of shape \(28, 28\)"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_grey_values_are_refused_by_a_bernoulli_model_with_value_and_remedy(tmp_path):
+    np.save(tmp_path / "grey.npy", np.random.default_rng(0).random([50, 12]))
+    with pytest.raises(ValueError, match=r"needs binary data.*found 0\.\d+.*data\.variant=dynamic"):
+        training.train(make(tmp_path / "grey.npy"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_grey_test_rows_are_refused_even_if_the_training_rows_are_binary(tmp_path):
+    rows = tiny.binary_rows(np.random.default_rng(0), 60, (12,)).astype(np.float32)
+    test = rows[50:].copy()
+    test[3, 4] = 0.5
+    np.savez(tmp_path / "rows.npz", train=rows[:40], validation=rows[40:50], test=test)
+    with pytest.raises(ValueError, match="0.5"):
+        training.train(make(tmp_path / "rows.npz"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_losses_that_are_not_finite_end_the_run_with_advice_and_keep_the_last_checkpoint(file, tmp_path):
+    fast = make(
+        file,
+        "optimizer.learning_rate=1e30",
+        "training.checkpoint_minutes=0.0",
+        "training.steps_per_call=1",
+        "training.steps=10",
+    )
+    with pytest.raises(training.NonFiniteTrainingError, match="lower optimizer.learning_rate"):
+        training.train(fast, tmp_path / "run")
+    saved = Checkpoints(tmp_path / "run/checkpoints").latest()
+    assert saved is None or np.isfinite(saved.arrays["state/parameters"]).all()
+
+
+def test_configs_given_as_frozen_train_as_well(file, tmp_path):
+    config = ml_collections.FrozenConfigDict(make(file, "training.steps=2", "training.steps_per_call=2"))
+    assert training.train(config, tmp_path / "run").step == 2
