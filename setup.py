@@ -39,7 +39,14 @@ setup(
     extras_require={
         "and-cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "serving": ["tensorflow-serving-api>=2.21,<2.22"],
-        "tests": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.6", "build>=1.0"],
+        "tests": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.6",
+            "setuptools>=69",
+            "wheel>=0.43",
+            "tensorflow-serving-api>=2.21,<2.22",
+        ],
     },
     entry_points={"console_scripts": [f"tfstruct-{program}=tfstruct.trainers.{program}:run" for program in PROGRAMS]},
 )

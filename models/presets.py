@@ -57,7 +57,10 @@ def get(name: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     """
     config = describe(name).make()
     config.preset = name
+    overrides = list(overrides)
     apply_overrides(config, overrides)
+    if config.data.name == "file" and not any(override.startswith("data.event_shape=") for override in overrides):
+        config.data.event_shape = ()  # the file's own
     return config
 
 
@@ -76,7 +79,12 @@ def base() -> ml_collections.ConfigDict:
         {
             "preset": "",
             "system": "graph_vae",
-            "data": {"name": "mnist", "variant": "dynamic", "file": "", "event_shape": (28, 28)},
+            "data": {
+                "name": "mnist",
+                "variant": "dynamic",
+                "file": "",
+                "event_shape": (28, 28),
+            },  # () takes that of a user file
             "model": {
                 "num_latents": 80,
                 "num_nodes": 5,

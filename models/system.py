@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.data import variants
-from tfstruct.data.support import require_binary
+from tfstruct.data.support import BINARY, REAL, UNIT_INTERVAL, require_support
 from tfstruct.inference import objectives
 from tfstruct.inference.objectives import ImportanceTerms, Objective
 from tfstruct.schedules import Schedule
@@ -128,9 +128,25 @@ class System(keras.Model, abc.ABC):
         Raises:
             ValueError: values that the likelihood does not allow.
         """
-        if self.is_binary and isinstance(x, (np.ndarray, tf.Tensor)) and self.train_transform == "cast":
-            require_binary(np.asarray(x), "the rows given to fit")
+        self._check_rows(x, "the rows given to fit")
+        validation = kwargs.get("validation_data")
+        if validation is not None:
+            rows = validation[0] if isinstance(validation, (tuple, list)) else validation
+            self._check_rows(rows, "the validation rows given to fit")
         return super().fit(x, *args, **kwargs)
+
+    def _check_rows(self, rows: Any, what: str) -> None:
+        """Raises ValueError for stored rows whose transform does not end in the likelihood's support.
+
+        Data sets and generators pass unchecked: they cannot be looked through beforehand.
+        """
+        if not isinstance(rows, (np.ndarray, tf.Tensor)):
+            return
+        rows = np.asarray(rows)
+        if self.train_transform == "cast":
+            require_support(rows, BINARY if self.is_binary else REAL, what)
+        elif rows.dtype.kind == "f":
+            require_support(rows, UNIT_INTERVAL, what)
 
     @property
     def train_transform(self) -> str:

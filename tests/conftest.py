@@ -63,3 +63,9 @@ def _run_xla(function, *arguments):
 def run(request):
     """Calls a function of tensors eagerly, as a graph and compiled by XLA."""
     return request.param
+
+
+@pytest.fixture(params=[_run_graph, _run_xla], ids=["graph", "xla"])
+def compiled(request):
+    """Calls a function of tensors as a graph and compiled by XLA, to be compared with calling it eagerly."""
+    return request.param

@@ -41,7 +41,7 @@ class VectorLayout:
         """Returns the variables' current values as a vector [size]."""
         if not self.sizes:
             return np.zeros([0], np.float32)
-        return np.concatenate([np.asarray(variable).reshape(-1) for variable in self.variables])
+        return np.concatenate([variable.numpy().reshape(-1) for variable in self.variables])
 
     def assign(self, vector: np.ndarray) -> None:
         """Writes a vector [size] into the variables."""

@@ -1,6 +1,6 @@
 """Scores rows with an exported model: tfstruct-score --model=DIR --input=x.npz --output=scores.npz.
 
-Needs TensorFlow alone: neither Keras nor TensorFlow Probability nor the model's code is imported.
+Needs TensorFlow alone: not Keras, not TensorFlow Probability, not the model's code.
 """
 
 import os

@@ -40,8 +40,8 @@ def test_every_trainable_weight_gets_a_finite_gradient(layer_class):
 
 
 @EVERY_LAYER
-def test_eager_graph_and_xla_agree(layer_class, run):
+def test_eager_graph_and_xla_agree(layer_class, compiled):
     layer, call = _built(layer_class)
-    expected, found = call(layer, 3), run(lambda: call(layer, 3))
+    expected, found = call(layer, 3), compiled(lambda: call(layer, 3))
     for one, two in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)

@@ -112,22 +112,22 @@ def test_the_terms_have_the_shape_of_samples_and_batch(preset):
 
 @EVERY_SYSTEM
 @pytest.mark.parametrize("training", [False, True])
-def test_terms_are_the_same_eagerly_as_a_graph_and_compiled(preset, training, run):
+def test_terms_are_the_same_eagerly_as_a_graph_and_compiled(preset, training, compiled):
     system = _rough(_build(preset))
     statistics = [np.asarray(variable) for variable in system.non_trainable_variables]
     options = {"training": training, "shared_seed": SHARED_KEY, **(_scheduled(system) if training else {})}
     expected = _numbers(system, tf.constant(_images()), **options)
     for variable, value in zip(system.non_trainable_variables, statistics, strict=True):
         variable.assign(value)
-    found = run(lambda x: _numbers(system, x, **options), tf.constant(_images()))
+    found = compiled(lambda x: _numbers(system, x, **options), tf.constant(_images()))
     for one, two in zip(found, expected, strict=True):
         _assert_close(one, two)
 
 
 @EVERY_SYSTEM
-def test_samples_are_the_same_eagerly_as_a_graph_and_compiled(preset, run):
+def test_samples_are_the_same_eagerly_as_a_graph_and_compiled(preset, compiled):
     system = _rough(_build(preset))
-    found, expected = run(lambda: system.sample(B, seed=KEY)), system.sample(B, seed=KEY)
+    found, expected = compiled(lambda: system.sample(B, seed=KEY)), system.sample(B, seed=KEY)
     assert set(found) >= {"x", "x_mean"}
     assert found["x"].shape == found["x_mean"].shape == (B, *system.event_shape)
     np.testing.assert_allclose(found["x_mean"], expected["x_mean"], rtol=1e-4, atol=1e-5)
@@ -135,8 +135,9 @@ def test_samples_are_the_same_eagerly_as_a_graph_and_compiled(preset, run):
     assert np.mean(np.asarray(found["x"]) != np.asarray(expected["x"])) < 1e-3
 
 
-@EVERY_SYSTEM
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(
+    ("preset", "jit"), [(preset, False) for preset in PRESETS] + [(preset, True) for preset in FIRST_PRESETS]
+)
 def test_another_batch_size_does_not_retrace_where_it_is_unknown(preset, jit):
     system, x = _rough(_build(preset)), _images()
     spec = [tf.TensorSpec([None, *system.event_shape], tf.float32), tf.TensorSpec([None, 2], tf.uint32)]

@@ -74,17 +74,11 @@ def test_unknown_splits_are_refused_with_the_names_there_are():
 
 
 def test_unknown_names_and_variants_are_refused_with_near_ones_and_all():
-    with pytest.raises(
-        ValueError, match="unknown data set: 'minst'; did you mean mnist.* There are mnist, .*file"
-    ):
+    with pytest.raises(ValueError, match="unknown data set: 'minst'; did you mean mnist.* There are mnist, .*file"):
         data.load("minst", "dynamic")
-    with pytest.raises(
-        ValueError, match="unknown variant of the data set mnist: 'dynamics'; did you mean dynamic"
-    ):
+    with pytest.raises(ValueError, match="unknown variant of the data set mnist: 'dynamics'; did you mean dynamic"):
         data.load("mnist", "dynamics")
-    with pytest.raises(
-        ValueError, match="variant of the data set binarized_mnist: 'grey'. There are static."
-    ):
+    with pytest.raises(ValueError, match="variant of the data set binarized_mnist: 'grey'. There are static."):
         data.load("binarized_mnist", "grey")
 
 
@@ -98,8 +92,7 @@ def test_data_file_goes_with_the_name_file_only(tmp_path):
 def test_checksum_depends_on_values_types_and_shapes():
     rows = np.arange(12, dtype=np.uint8).reshape(3, 4)
     sums = {
-        datasets.checksum({"train": values})
-        for values in (rows, rows.reshape(4, 3), rows.astype(np.int8), rows[::-1])
+        datasets.checksum({"train": values}) for values in (rows, rows.reshape(4, 3), rows.astype(np.int8), rows[::-1])
     }
     assert len(sums) == 4
     assert datasets.checksum({"train": rows}) == datasets.checksum({"train": np.asfortranarray(rows)})

@@ -54,9 +54,7 @@ def test_mapped_intensities_of_another_type_become_bytes_before_they_are_binaris
 
 @pytest.mark.parametrize("key", ["validation", "valid"])
 def test_named_splits_are_kept_and_other_keys_ignored(tmp_path, key):
-    np.savez(
-        tmp_path / "rows.npz", **{"train": ROWS[:30], key: ROWS[30:35], "test": ROWS[35:], "labels": [1]}
-    )
+    np.savez(tmp_path / "rows.npz", **{"train": ROWS[:30], key: ROWS[30:35], "test": ROWS[35:], "labels": [1]})
     data = _load(tmp_path / "rows.npz")
     np.testing.assert_array_equal(data.train, ROWS[:30])
     np.testing.assert_array_equal(data.validation, ROWS[30:35])

@@ -34,9 +34,7 @@ def test_the_embedded_files_stay_below_10_megabytes():
 
 
 def test_an_unknown_part_names_the_four_files():
-    with pytest.raises(
-        ValueError, match="train images, train labels, test images, test labels; found validation"
-    ):
+    with pytest.raises(ValueError, match="train images, train labels, test images, test labels; found validation"):
         mnist.read("validation")
 
 

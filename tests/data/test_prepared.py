@@ -108,8 +108,7 @@ def test_rows_of_several_files_come_one_file_after_the_other(tmp_path):
     read = prepared.read_features(builder, "train", {"image": np.asarray, "label": np.asarray})
     np.testing.assert_array_equal(read["image"], images["train"][read["label"]])
     shards = [
-        prepared.read_features(builder, f"train[{shard}shard]", {"label": np.asarray})["label"]
-        for shard in range(3)
+        prepared.read_features(builder, f"train[{shard}shard]", {"label": np.asarray})["label"] for shard in range(3)
     ]
     np.testing.assert_array_equal(read["label"], np.concatenate(shards))
 

@@ -21,9 +21,7 @@ def _splits(rows):
 @pytest.mark.parametrize(("transform", "rows"), CASES)
 def test_training_rows_have_the_same_bits_eagerly_under_xla_and_vectorized_map(transform, rows):
     eager = variants.training_rows(transform, rows, KEY).numpy()
-    compiled = tf.function(variants.training_rows, jit_compile=True)(
-        transform, tf.constant(rows), KEY
-    ).numpy()
+    compiled = tf.function(variants.training_rows, jit_compile=True)(transform, tf.constant(rows), KEY).numpy()
     keys = np.stack([random.key(3), KEY, random.key(9)])
     mapped = tf.vectorized_map(
         lambda key: variants.training_rows(transform, rows, key), keys, fallback_to_while_loop=False
@@ -94,9 +92,7 @@ def test_dequantized_values_stay_inside_the_cell_of_their_level_for_every_draw(m
 
 
 def test_training_rows_refuse_unknown_transforms_and_dequantized_floats():
-    with pytest.raises(
-        ValueError, match="unknown transform 'binarise'; there are cast, binarize, dequantize"
-    ):
+    with pytest.raises(ValueError, match="unknown transform 'binarise'; there are cast, binarize, dequantize"):
         variants.training_rows("binarise", BYTES, KEY)
     with pytest.raises(ValueError, match="needs integer intensities 0..255, found float32"):
         variants.training_rows("dequantize", FLOATS, KEY)

@@ -238,14 +238,14 @@ def test_sampling_inverts_the_standardisation(rng):
     np.testing.assert_allclose((z - loc) * tf.exp(-0.5 * log_variance), noise, atol=1e-12)
 
 
-def test_samples_are_the_same_however_they_are_computed(rng, run):
+def test_samples_are_the_same_however_they_are_computed(rng, compiled):
     weights, gates = rng.normal(size=[N, N, D, 2 * D]).astype(np.float32), _gates(rng, FULL).astype(np.float32)
 
     def draw(seed):
         return GatedGaussianNetwork(_nonlinear(tf.constant(weights)), tf.constant(gates), D).sample(6, seed=seed)
 
-    np.testing.assert_allclose(run(draw, tf.constant([3, 17])), draw(tf.constant([3, 17])), rtol=1e-4, atol=1e-4)
-    assert not np.allclose(run(draw, tf.constant([3, 17])), run(draw, tf.constant([3, 18])))
+    np.testing.assert_allclose(compiled(draw, tf.constant([3, 17])), draw(tf.constant([3, 17])), rtol=1e-4, atol=1e-4)
+    assert not np.allclose(compiled(draw, tf.constant([3, 17])), compiled(draw, tf.constant([3, 18])))
 
 
 def test_the_density_of_a_nonlinear_pair_integrates_to_one():

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import scipy.special
@@ -31,7 +33,7 @@ def _estimate(terms_of=_terms_of, keys=KEYS, num_samples=K, chunk=3):
 
 
 @CHUNKS
-@pytest.mark.parametrize("num_samples", [1, 2, K])
+@pytest.mark.parametrize("num_samples", [1, K])
 def test_the_estimate_is_scipys_over_exactly_the_samples_asked_for(num_samples, chunk, run):
     log_likelihood, log_prior, log_posterior = _all_terms(num_samples)
     weights = log_likelihood + log_prior - log_posterior
@@ -143,9 +145,13 @@ def scored():
     rows = small.images(rng, 7)
     parameters, statistics = functional.parameters.values(), functional.statistics.values()
 
+    @functools.cache
+    def scorer(**options):
+        return HeldOutScorer(system, **options)
+
     def score(rows=rows, seed=0, **options):
         options = {"num_samples": 10, "batch_size": 7, "chunk": 10, "compiler": "graph", **options}
-        return HeldOutScorer(system, **options)(parameters, statistics, rows, seed=seed)
+        return scorer(**options)(parameters, statistics, rows, seed=seed)
 
     return system, rows, score
 

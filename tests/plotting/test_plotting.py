@@ -157,9 +157,7 @@ def test_edges_join_their_nodes_and_pass_through_no_third(num_nodes):
 
 @pytest.mark.parametrize("num_nodes", [5, 20])
 def test_no_two_edges_coincide(num_nodes):
-    lines = [
-        points_along(_edge_path(*edge, num_nodes), 101) for edge in plotting.lower_triangle_edges(num_nodes)
-    ]
+    lines = [points_along(_edge_path(*edge, num_nodes), 101) for edge in plotting.lower_triangle_edges(num_nodes)]
     for index, line in enumerate(lines):
         for other in lines[:index]:
             # Lines may cross in points, so it is the share of near points that tells.
@@ -249,9 +247,7 @@ def test_grid_shows_exactly_the_images_row_by_row(shape):
     assert picture.shape == (3 * 6 - 1, 3 * 5 - 1, 3)
     for index, image in enumerate(images.reshape(7, 5, 4, -1)):
         top, left = 6 * (index // 3), 5 * (index % 3)
-        np.testing.assert_array_equal(
-            picture[top : top + 5, left : left + 4], np.broadcast_to(image, [5, 4, 3])
-        )
+        np.testing.assert_array_equal(picture[top : top + 5, left : left + 4], np.broadcast_to(image, [5, 4, 3]))
     assert np.all(picture[5] == 0.5)  # gaps
     assert np.all(picture[:, 4] == 0.5)
     assert np.all(picture[12:, 5:9] == 1.0)  # places without an image

@@ -233,9 +233,7 @@ class FullDisk:
         (pathlib.Path, "mkdir", errno.EACCES, 0),
     ],
 )
-def test_failed_write_names_the_path_and_leaves_the_previous(
-    tmp_path, monkeypatch, module, name, number, after
-):
+def test_failed_write_names_the_path_and_leaves_the_previous(tmp_path, monkeypatch, module, name, number, after):
     checkpoints, _ = two_checkpoints(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with monkeypatch.context() as patch:
@@ -340,9 +338,7 @@ with checkpoint.WorkdirLock(sys.argv[1]):
     process = child(body, tmp_path / "run")
     try:
         assert process.stdout.readline() == "locked\n"
-        with pytest.raises(
-            WorkdirBusyError, match=rf"run is in use by process {process.pid} on host \S+ since 2"
-        ):
+        with pytest.raises(WorkdirBusyError, match=rf"run is in use by process {process.pid} on host \S+ since 2"):
             WorkdirLock(tmp_path / "run").__enter__()
     finally:
         process.kill()

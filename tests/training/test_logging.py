@@ -48,9 +48,7 @@ def test_rows_and_scalars_of_one_model(tmp_path):
     clock = Clock()
     with RunLog(tmp_path / "run", num_replicas=1, total_steps=20, clock=clock) as log:
         clock.now += 2.5
-        log.log(
-            10, {"elbo": np.array([-98.25], np.float32), "learning_rate": 0.5}, {"elbo": tf.constant(-99.5)}
-        )
+        log.log(10, {"elbo": np.array([-98.25], np.float32), "learning_rate": 0.5}, {"elbo": tf.constant(-99.5)})
         log.log(np.int64(20), {"elbo": -97}, None)
     assert strict_rows(tmp_path / "run" / "metrics.jsonl") == [
         {

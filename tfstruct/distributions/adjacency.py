@@ -36,7 +36,12 @@ def validate(adjacency: Any, num_nodes: int) -> np.ndarray:
         ValueError: not a square matrix of zeros and ones with `num_nodes` rows, a cycle (which is named), or an
             acyclic graph whose nodes are not in order (an order that works is named).
     """
-    matrix = np.asarray(adjacency)
+    try:
+        matrix = np.asarray(adjacency)
+    except ValueError:  # rows of different lengths
+        raise ValueError(
+            f"the adjacency must be a matrix of {num_nodes} rows of {num_nodes} zeros and ones, found {adjacency!r}"
+        ) from None
     if matrix.shape != (num_nodes, num_nodes):
         raise ValueError(f"the adjacency must have shape [{num_nodes}, {num_nodes}], found {list(matrix.shape)}")
     if not np.isin(matrix, (0, 1)).all():

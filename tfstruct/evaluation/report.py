@@ -15,7 +15,8 @@ from tfstruct.math import bits_per_dim
 from tfstruct.models import registry
 from tfstruct.models.system import System
 from tfstruct.training.checkpoint import replacing, write_json
-from tfstruct.training.run import load_data, resolve_compiler
+from tfstruct.training.run import load_data
+from tfstruct.training.settings import resolve_compiler
 from tfstruct.training.workdir import TrainedWeights, Workdir, environment
 
 SCHEMA_VERSION = 1
@@ -86,8 +87,13 @@ def evaluate(
     """
     options, data = run.config.evaluation, run.data
     num_samples = options.num_samples if num_samples is None else num_samples
-    images = options.images if images is None else images
+    batch_size = options.batch_size if batch_size is None else batch_size
+    chunk = options.chunk if chunk is None else chunk
     rows = evaluation_rows(data, split)
+    # The config's number may be meant for a larger set; one that was asked for must be possible.
+    images = min(options.images, len(rows)) if images is None else images
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, found {batch_size}")
     if images < 0 or images > len(rows):
         raise ValueError(f"images must be 0 (all) to {len(rows)}, found {images}")
     rows = rows[:images] if images else rows
@@ -95,8 +101,8 @@ def evaluate(
     scorer = HeldOutScorer(
         run.model,
         num_samples=num_samples,
-        batch_size=min(batch_size or options.batch_size, len(rows)),
-        chunk=chunk or options.chunk,
+        batch_size=min(batch_size, len(rows)),
+        chunk=chunk,
         compiler=resolve_compiler(run.config),
     )
     replicas, log_probs = [], []
@@ -200,7 +206,7 @@ def summary_line(result: dict[str, Any]) -> str:
     if len(result["replicas"]) > 1:
         spread = f"{std['log_likelihood']:.2f} (standard deviation over {len(result['replicas'])} seeds)"
     else:
-        spread = f"{result['replicas'][0]['std_err']:.2f} (standard error over images)"
+        spread = f"{float(result['replicas'][0]['std_err']):.2f} (standard error over images)"
     bits = f", {mean['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in mean else ""
     return (
         f"{data['name']} ({data['variant']}), {data['split']} split, {data['images']} images, "

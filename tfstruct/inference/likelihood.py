@@ -56,7 +56,7 @@ def estimate(terms_of: TermsFunction, row_keys: tf.Tensor, *, num_samples: int, 
     batch = tf.shape(row_keys)[0]
     zeros = tf.zeros([batch])
 
-    def body(first: tf.Tensor, largest: tf.Tensor, sums: tuple[tf.Tensor, ...]) -> tuple:
+    def body(first: tf.Tensor, largest: tf.Tensor, is_broken: tf.Tensor, sums: tuple[tf.Tensor, ...]) -> tuple:
         terms = terms_of(random.sample_keys(row_keys, chunk, first))
         weights = tf.cast(log_weights(terms), tf.float32)
         # The last chunk may reach beyond K: its surplus samples count for nothing.
@@ -75,6 +75,7 @@ def estimate(terms_of: TermsFunction, row_keys: tf.Tensor, *, num_samples: int, 
         return (
             first + chunk,
             new_largest,
+            is_broken | tf.reduce_any(tf.math.is_nan(masked), axis=0),
             (
                 sums[0] * old + tf.reduce_sum(relative, axis=0),
                 sums[1] * tf.square(old) + tf.reduce_sum(tf.square(relative), axis=0),
@@ -84,16 +85,18 @@ def estimate(terms_of: TermsFunction, row_keys: tf.Tensor, *, num_samples: int, 
         )
 
     rounds = -(-num_samples // chunk)
-    _, largest, (total, squares, rate, distortion) = tf.while_loop(
+    _, largest, is_broken, (total, squares, rate, distortion) = tf.while_loop(
         lambda first, *_: first < num_samples,
         body,
-        (tf.constant(0), zeros + float("-inf"), (zeros, zeros, zeros, zeros)),
+        (tf.constant(0), zeros + float("-inf"), tf.zeros([batch], tf.bool), (zeros, zeros, zeros, zeros)),
         maximum_iterations=rounds,
     )
     has_weight = total > 0.0
     safe = tf.where(has_weight, total, tf.ones_like(total))
     size = tf.where(has_weight, tf.square(safe) / tf.where(has_weight, squares, tf.ones_like(squares)), zeros)
     log_prob = tf.math.log(safe) + largest - tf.math.log(float(num_samples))
+    # A maximum may pass over NaN (it does under XLA): a model that has diverged must not get a finite number.
+    log_prob = tf.where(is_broken, tf.constant(float("nan")), log_prob)
     # Var(mean w) / mean(w)^2 = (1/ESS - 1/K) K / (K - 1)
     variance = (1.0 / tf.maximum(size, 1.0) - 1.0 / num_samples) * (num_samples / max(num_samples - 1, 1))
     return LikelihoodEstimate(

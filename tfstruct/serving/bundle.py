@@ -206,7 +206,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS_NAME)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_NAME)
 
 
 def _sha256(path: Path) -> str:

@@ -57,7 +57,7 @@ class ServedSystem(tf.Module):
         functional = self._functional.value
         self.weights = [
             tf.Variable(
-                np.asarray(variable).astype(weights_dtype),
+                variable.numpy().astype(weights_dtype),
                 trainable=False,
                 name=variable.path.replace("/", "."),
             )

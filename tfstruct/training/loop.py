@@ -58,14 +58,12 @@ class TrainLoop:
 
     def _metric_specs(self, state: TrainState, data: tf.Tensor, indices: tf.Tensor) -> Metrics:
         """Shapes of a step's metrics, from a trace that is thrown away."""
-        graph = tf.Graph()
-        with graph.as_default():
-            placeholders = tf.nest.map_structure(
-                lambda leaf: tf.compat.v1.placeholder(leaf.dtype, leaf.shape), (state, data, indices)
-            )
-            state, data, indices = placeholders
-            _, metrics = self._step(state, tf.constant(0), tf.gather(data, indices[0]))
-            return {name: tf.TensorSpec(value.shape, value.dtype) for name, value in metrics.items()}
+        specs = tf.nest.map_structure(lambda leaf: tf.TensorSpec(leaf.shape, leaf.dtype), (state, data, indices))
+        traced = tf.function(
+            lambda state, data, indices: self._step(state, tf.constant(0), tf.gather(data, indices[0]))[1],
+            autograph=False,
+        )
+        return traced.get_concrete_function(*specs).structured_outputs
 
     def __call__(
         self, state: TrainState, first_step: int, data: tf.Tensor, indices: np.ndarray

@@ -11,15 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
-from tfstruct.data import datasets, support
+from tfstruct.data import datasets, support, variants
 from tfstruct.data.pipeline import Pipeline
 from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.models import registry
 from tfstruct.models.system import System
+from tfstruct.training import settings
 from tfstruct.training.checkpoint import Checkpoint, PathLike, WorkdirLock
 from tfstruct.training.distribute import MirroredLoop, make_strategy
 from tfstruct.training.logging import RunLog
-from tfstruct.training.loop import COMPILERS, TrainLoop, device_state, host_state
+from tfstruct.training.loop import TrainLoop, device_state, host_state
 from tfstruct.training.state import TrainState, initial_state, stack_states
 from tfstruct.training.step import TrainStep, over_replicas
 from tfstruct.training.workdir import Workdir
@@ -91,18 +92,22 @@ def train(
         ValueError: bad settings or data, before anything is written.
         NonFiniteTrainingError: more than `training.max_skipped_fraction` of a call's steps were not finite.
     """
+    config = config.copy_and_resolve_references()  # deep: the caller's config stays as it is
     config = ml_collections.ConfigDict(config)
-    data = load_data(config, data_dir)
-    compiler = resolve_compiler(config)
+    settings.check(config)
+    folder = Workdir(workdir)
+    folder.check_resume(resume)
     chosen = make_strategy(strategy)
-    build_config = ml_collections.ConfigDict(config)
+    data = load_data(config, data_dir)
+    compiler = settings.resolve_compiler(config)
+    build_config = config.copy_and_resolve_references()
     if chosen is not None and config.model.batch_norm:
         # Statistics of the global batch, so that the number of devices changes nothing; XLA cannot reduce them.
         build_config.model.batch_norm_synchronized = True
         compiler = "graph"
     seeds = [config.training.seed + place for place in range(config.training.replicas)]
     models = [registry.build(build_config, seed=seed) for seed in seeds]
-    folder = Workdir(workdir)
+    prepared = _Run(config, folder, data, models, seeds, compiler, chosen)
     with WorkdirLock(folder.path):
         folder.claim(config, resume)
         folder.write_environment(
@@ -111,7 +116,7 @@ def train(
             compiler=compiler,
             data={"checksum": data.checksum, "description": data.description},
         )
-        return _Run(config, folder, data, models, seeds, compiler, chosen).run()
+        return prepared.run()
 
 
 def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
@@ -121,8 +126,15 @@ def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) ->
         ValueError: data that the likelihood is not a density of, or of another shape than the config says.
     """
     options = config.data
-    data = datasets.load(options.name, options.variant, data_dir=data_dir, data_file=options.file or None)
-    if options.name == "file":
+    is_file = options.name == "file"
+    data = datasets.load(
+        options.name,
+        options.variant,
+        data_dir=data_dir,
+        data_file=options.file or None,
+        event_shape=(tuple(options.event_shape) or None) if is_file else None,
+    )
+    if is_file:
         options.event_shape = data.event_shape
     elif tuple(options.event_shape) != data.event_shape:
         raise ValueError(
@@ -130,18 +142,12 @@ def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) ->
             f"shape {data.event_shape}"
         )
     if config.model.likelihood == "bernoulli" and data.support != support.BINARY:
-        support.require_binary(
-            data.train, f"the Bernoulli likelihood needs binary data; {options.name}/{options.variant} rows"
-        )
+        for split in variants.SPLITS:
+            support.require_binary(
+                data.split(split),
+                f"the Bernoulli likelihood needs binary data; {options.name}/{options.variant} {split} rows",
+            )
     return data
-
-
-def resolve_compiler(config: ml_collections.ConfigDict) -> str:
-    """Returns `xla` or `graph`; `auto` is `xla`, the faster one for these systems on CPU and GPU alike."""
-    name = config.training.compiler
-    if name not in ("auto", *COMPILERS):
-        raise ValueError(f"training.compiler must be auto, {' or '.join(COMPILERS)}, found {name!r}")
-    return "xla" if name == "auto" else name
 
 
 class _Run:
@@ -180,7 +186,7 @@ class _Run:
             num_samples=options.validation_samples,
             batch_size=min(100, len(self.validation)),
             chunk=10,
-            compiler=resolve_compiler(config),
+            compiler=settings.resolve_compiler(config),
         )
         states = []
         for model, seed in zip(models, seeds, strict=True):
@@ -223,7 +229,11 @@ class _Run:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         layout = checkpoint.metadata["layout"]
-        if layout["parameters"] != self.functional.parameters.describe():
+        expected = {
+            "parameters": self.functional.parameters.describe(),
+            "statistics": self.functional.statistics.describe(),
+        }
+        if layout != expected:
             raise ValueError(
                 f"{checkpoint.path} was written by a version whose weights are laid out otherwise; it cannot be resumed"
             )
@@ -278,12 +288,13 @@ class _Run:
                 self.check(metrics, call.first_step, len(call.indices))
                 is_last = self.step >= self.options.steps
                 log.log(self.step, metrics, self.validate(is_last))
-                if time.monotonic() - last_save > 60.0 * self.options.checkpoint_minutes or stop.requested:
+                signal_number = stop.requested  # read once: it may come between the two uses
+                if time.monotonic() - last_save > 60.0 * self.options.checkpoint_minutes or signal_number:
                     self.save()
                     last_save = time.monotonic()
-                if stop.requested and not is_last:
+                if signal_number and not is_last:
                     log.message(f"stopped by a signal at step {self.step}; the same command resumes")
-                    raise SystemExit(128 + stop.requested)
+                    raise SystemExit(128 + signal_number)
             self.state = host_state(self.state)
             self.save()
             self.write_best()

@@ -48,19 +48,17 @@ class Workdir:
         self.path = Path(path)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
 
-    def claim(self, config: ml_collections.ConfigDict, resume: str) -> None:
-        """Makes the folder this config's: writes config.json, or checks the one that is there.
+    def check_resume(self, resume: str) -> None:
+        """Checks a resume mode against what the folder holds, and writes nothing.
 
         Args:
-            config: of the run that is about to start.
             resume: `auto` resumes from a checkpoint if there is one, `must` insists on one, `never` refuses a
                 folder that has one.
 
         Raises:
-            ValueError: an unknown mode, or a folder that holds a run of another config (differences are listed).
+            ValueError: an unknown mode.
             FileExistsError: `never` in a folder with checkpoints.
             FileNotFoundError: `must` in a folder without.
-            OSError: the folder cannot be written.
         """
         if resume not in RESUME_MODES:
             raise ValueError(f"resume must be one of {', '.join(RESUME_MODES)}, found {resume!r}")
@@ -71,10 +69,23 @@ class Workdir:
             raise FileExistsError(
                 f"--resume=never, but {self.checkpoints.folder} holds a run; choose another --workdir"
             )
+
+    def claim(self, config: ml_collections.ConfigDict, resume: str) -> None:
+        """Makes the folder this config's: writes config.json, or checks the one that is there.
+
+        Args:
+            config: of the run that is about to start.
+            resume: see `check_resume`.
+
+        Raises:
+            ValueError: a folder that holds a run of another config (differences are listed).
+            OSError: the folder cannot be written, or what `check_resume` raises.
+        """
+        self.check_resume(resume)
         path = self.path / CONFIG_NAME
         if path.exists():
             lines = config_lib.differences(self.config(), config)
-            if lines and has_checkpoint:
+            if lines and self.checkpoints.steps():
                 listing = "\n  ".join(lines)
                 raise ValueError(
                     f"{self.path} holds a run of another config; choose another --workdir, or the same settings. "
@@ -95,7 +106,7 @@ class Workdir:
         write_json(self.path / "environment.json", environment() | extra)
 
     def weights(self) -> TrainedWeights:
-        """Reads the best weights of the latest checkpoint.
+        """Reads the best weights of the latest checkpoint; of a replica never validated, the current ones.
 
         Raises:
             FileNotFoundError: the run has no checkpoint yet.
@@ -104,10 +115,12 @@ class Workdir:
         if checkpoint is None:
             raise FileNotFoundError(f"{self.checkpoints.folder} holds no checkpoint; train first")
         arrays = checkpoint.arrays
+        is_validated = np.isfinite(arrays["best/bounds"])
+        choose = is_validated[:, np.newaxis]
         return TrainedWeights(
-            arrays["best/parameters"],
-            arrays["best/statistics"],
-            arrays["best/steps"],
+            np.where(choose, arrays["best/parameters"], arrays["state/parameters"]),
+            np.where(choose, arrays["best/statistics"], arrays["state/statistics"]),
+            np.where(is_validated, arrays["best/steps"], checkpoint.step),
             arrays["best/bounds"],
             checkpoint.step,
         )

@@ -1,0 +1,63 @@
+"""Checks of a config's numbers and names before anything is loaded, built or written."""
+
+from typing import Any
+
+import ml_collections
+
+from tfstruct.inference import objectives
+from tfstruct.training.loop import COMPILERS
+
+_AT_LEAST_ONE = (
+    "training.steps",
+    "training.batch_size",
+    "training.steps_per_call",
+    "training.validate_every",
+    "training.validation_images",
+    "training.validation_samples",
+    "training.replicas",
+    "objective.num_samples",
+    "evaluation.num_samples",
+    "evaluation.batch_size",
+    "evaluation.chunk",
+    "export.num_samples",
+    "export.chunk",
+)
+_AT_LEAST_ZERO = (
+    "training.seed",
+    "training.patience",
+    "training.checkpoint_minutes",
+    "training.resident_megabytes",
+    "training.max_skipped_fraction",
+    "evaluation.images",
+    "optimizer.learning_rate",
+    "optimizer.clip_norm",
+)
+_CHOICES = {
+    "optimizer.name": ("adam",),
+    "objective.name": tuple(objectives.OBJECTIVES),
+    "objective.gradient": ("plain", "path"),
+    "training.compiler": ("auto", *COMPILERS),
+}
+
+
+def _value(config: ml_collections.ConfigDict, name: str) -> Any:
+    node: Any = config
+    for part in name.split("."):
+        node = node[part]
+    return node
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError that names the first setting whose value cannot be, and what it may be."""
+    for names, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_ZERO, 0)):
+        for name in names:
+            if not _value(config, name) >= least:  # also catches NaN
+                raise ValueError(f"{name} must be at least {least}, found {_value(config, name)}")
+    for name, choices in _CHOICES.items():
+        if _value(config, name) not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, found {_value(config, name)!r}")
+
+
+def resolve_compiler(config: ml_collections.ConfigDict) -> str:
+    """Returns `xla` or `graph`; `auto` is `xla`, the faster one for these systems on CPU and GPU alike."""
+    return "xla" if config.training.compiler == "auto" else config.training.compiler
