@@ -135,6 +135,15 @@ class System(keras.Model, abc.ABC):
             self._check_rows(rows, "the validation rows given to fit")
         return super().fit(x, *args, **kwargs)
 
+    def evaluate(self, x: Any = None, *args, **kwargs) -> Any:
+        """Keras `evaluate` of the bound in evaluation form; rows as in `fit`, but floats are taken as final values.
+
+        Raises:
+            ValueError: values that the likelihood does not allow.
+        """
+        self._check_rows(x, "the rows given to evaluate")
+        return super().evaluate(x, *args, **kwargs)
+
     def _check_rows(self, rows: Any, what: str) -> None:
         """Raises ValueError for stored rows whose transform does not end in the likelihood's support.
 
@@ -190,7 +199,9 @@ class System(keras.Model, abc.ABC):
 
     def _batch(self, rows: tf.Tensor, step: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         key = random.fold_in(random.key(self.config.training.seed), step)
-        transform = self.train_transform if training or self.is_binary else "cast"
+        transform = self.train_transform
+        if not training and rows.dtype.is_floating and not self.is_binary:
+            transform = "cast"  # floats given to `evaluate` are final values
         return prepare_batch(rows, key, transform)
 
     def _scheduled(self, name: str, step: tf.Tensor) -> tf.Tensor:

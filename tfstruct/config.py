@@ -38,7 +38,7 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: Iterable[str])
         node = config
         for part in path:
             node = node[part]
-        node[last] = _convert(name, _literal(text), node[last])
+        node[last] = _convert(name, text, node[last])
 
 
 def _literal(text: str) -> Any:
@@ -48,24 +48,34 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _convert(name: str, value: Any, default: Any) -> Any:
-    if isinstance(default, bool):
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        matches = isinstance(value, bool)
-    elif isinstance(default, int):
-        matches = isinstance(value, int) and not isinstance(value, bool)
-    elif isinstance(default, float):
-        matches = isinstance(value, (int, float)) and not isinstance(value, bool)
-        value = float(value) if matches else value
-    elif isinstance(default, tuple):
-        matches = isinstance(value, (tuple, list))
-        value = _to_tuple(value)
+def _convert(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, str):
+        # As typed: a file may be called 1e3. Quotes around the whole are for the shell's sake.
+        is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+        return str(_literal(text)) if is_quoted else text
+    value = _to_tuple(_literal(text))
+    if isinstance(default, tuple):
+        matches = isinstance(value, tuple) and all(not default or _has_type(item, default[0]) for item in value)
     else:
-        value, matches = str(value), True
+        matches = _has_type(value, default)
+    if isinstance(default, bool) and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
     if not matches:
         raise ValueError(f"{name} takes a {type(default).__name__} such as {default!r}, found {value!r}")
-    return value
+    return _as_float(value, default)
+
+
+def _has_type(value: Any, default: Any) -> bool:
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+def _as_float(value: Any, default: Any) -> Any:
+    """Integers will do where the default holds floats."""
+    if isinstance(default, tuple) and default and isinstance(default[0], float):
+        return tuple(float(item) for item in value)
+    return float(value) if isinstance(default, float) else value
 
 
 def _to_tuple(value: Any) -> Any:
@@ -92,6 +102,11 @@ def from_json(text: str) -> ml_collections.ConfigDict:
         return _to_tuple(value) if isinstance(value, list) else value
 
     return ml_collections.ConfigDict(restore(json.loads(text)))
+
+
+def copy(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a deep, unfrozen copy; ConfigDict(config) would share the nested nodes."""
+    return from_json(to_json(config))
 
 
 def differences(first: ml_collections.ConfigDict, second: ml_collections.ConfigDict) -> list[str]:

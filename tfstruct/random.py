@@ -57,9 +57,9 @@ def _tf_threefry(key: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Te
 
 
 def key(seed: int) -> np.ndarray:
-    """Returns the key [2] of an integer seed in [0, 2**64); raises ValueError for any other seed."""
-    if not 0 <= int(seed) < 2**64:
-        raise ValueError(f"a seed must lie in [0, 2**64), found {seed}")
+    """Returns the key [2] of a seed; raises ValueError unless it is an integer in [0, 2**64)."""
+    if isinstance(seed, float) or not 0 <= int(seed) < 2**64:
+        raise ValueError(f"a seed must be an integer in [0, 2**64), found {seed!r}")
     return np.array([int(seed) >> 32, int(seed) & 0xFFFFFFFF], np.uint32)
 
 
@@ -155,6 +155,10 @@ def sample_normal(key: Key, num_samples: int, batch: ArrayLike, event: Sequence[
     if rank == 2:
         return normal(sample_keys(key, num_samples), event)
     if rank == 3:
+        if isinstance(num_samples, int) and key.shape[0] not in (None, num_samples):
+            raise ValueError(f"a seed [num_samples, batch, 2] for {num_samples} samples has shape {key.shape}")
+        if isinstance(batch, int) and key.shape[1] not in (None, batch):
+            raise ValueError(f"a seed [num_samples, batch, 2] for {batch} rows has shape {key.shape}")
         return normal(key, event)
     raise ValueError(f"a seed has shape [2], [batch, 2] or [num_samples, batch, 2], found {key.shape}")
 

@@ -1,6 +1,7 @@
 """Piecewise schedules over fractions of training, computed on the device."""
 
 import dataclasses
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -57,7 +58,8 @@ class Schedule:
         for index in range(len(self.values) - 1):
             start, end = self.fractions[index], self.fractions[index + 1]
             if self.interpolation == "constant":
-                weight = tf.cast(progress >= end, tf.float32)
+                # Integers: the compiled division is by a reciprocal and may be off by one rounding, hence one step.
+                weight = tf.cast(tf.cast(step, tf.int64) >= math.ceil(round(end * self.total_steps, 6)), tf.float32)
             else:
                 weight = tf.clip_by_value((progress - start) / (end - start), 0.0, 1.0)
             result += weight * (values[index + 1] - values[index])

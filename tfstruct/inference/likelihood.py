@@ -16,7 +16,8 @@ class LikelihoodEstimate(NamedTuple):
 
     Attributes:
         log_prob: log (1/K) sum_k w_k, nats; on average below log p(x), and nearer to it the larger K is.
-        std_err: standard error of log_prob by the delta method, nats.
+        std_err: standard error of log_prob by the delta method, nats; NaN where it is unknown (one sample, or no
+            sample with any weight).
         effective_sample_size: (sum w)^2 / sum w^2, in [1, K].
         elbo: mean of log w_k, nats.
         rate: mean of log q(z | x) - log p(z), nats.
@@ -101,7 +102,7 @@ def estimate(terms_of: TermsFunction, row_keys: tf.Tensor, *, num_samples: int, 
     variance = (1.0 / tf.maximum(size, 1.0) - 1.0 / num_samples) * (num_samples / max(num_samples - 1, 1))
     return LikelihoodEstimate(
         log_prob=log_prob,
-        std_err=tf.sqrt(tf.maximum(variance, 0.0)),
+        std_err=tf.where(has_weight & (num_samples > 1), tf.sqrt(tf.maximum(variance, 0.0)), tf.constant(float("nan"))),
         effective_sample_size=size,
         elbo=-(rate + distortion),
         rate=rate,

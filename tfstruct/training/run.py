@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
+from tfstruct import config as config_lib
 from tfstruct import random
 from tfstruct.data import datasets, support, variants
 from tfstruct.data.pipeline import Pipeline
@@ -92,15 +93,14 @@ def train(
         ValueError: bad settings or data, before anything is written.
         NonFiniteTrainingError: more than `training.max_skipped_fraction` of a call's steps were not finite.
     """
-    config = config.copy_and_resolve_references()  # deep: the caller's config stays as it is
-    config = ml_collections.ConfigDict(config)
+    config = config_lib.copy(config)  # the caller's stays as it is
     settings.check(config)
     folder = Workdir(workdir)
     folder.check_resume(resume)
     chosen = make_strategy(strategy)
     data = load_data(config, data_dir)
     compiler = settings.resolve_compiler(config)
-    build_config = config.copy_and_resolve_references()
+    build_config = config_lib.copy(config)
     if chosen is not None and config.model.batch_norm:
         # Statistics of the global batch, so that the number of devices changes nothing; XLA cannot reduce them.
         build_config.model.batch_norm_synchronized = True
