@@ -132,7 +132,7 @@ def evaluate(
         "num_parameters": int(sum(np.prod(variable.shape) for variable in run.model.trainable_variables)),
         "seconds": round(time.monotonic() - start, 2),
         "environment": environment(),
-        "command": sys.argv,
+        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
     }
     stem = "evaluation" if split == "test" else f"evaluation_{split}"
     write_json(run.folder.path / f"{stem}.json", result)

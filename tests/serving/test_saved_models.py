@@ -1,0 +1,43 @@
+"""The bundles in the checkout are whole, give their golden values, and are as good as their cards say."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+import tfstruct
+from tfstruct.data import load
+from tfstruct.serving import bundle
+
+ROOT = pathlib.Path(__file__).resolve().parents[2] / "saved_models"
+BUNDLES = sorted(card.parent for card in ROOT.rglob("card.json"))
+# The data of the others are not in the checkout.
+OF_MNIST = [folder for folder in BUNDLES if json.loads((folder / "card.json").read_text())["data"]["name"] == "mnist"]
+
+
+def test_there_are_bundles():
+    assert BUNDLES
+
+
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_committed_bundle_has_its_files_and_golden_values(folder):
+    bundle.verify(folder)
+
+
+@pytest.mark.parametrize("folder", OF_MNIST, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_committed_bundle_scores_test_images_as_its_card_says(folder):
+    model = tfstruct.load(folder)
+    card = model.card
+    data = load("mnist", card["data"]["variant"])
+    assert data.checksum == card["data"]["checksum"]
+    scores = model.log_prob(data.test[:200])["log_prob"]
+    error = scores.std(ddof=1) / np.sqrt(len(scores))
+    # The card's number has more samples a row, which is worth up to two nats here; grey or wrong weights cost 30.
+    assert error < 3
+    assert -5 * error - 2 < scores.mean() - card["metrics"]["log_likelihood"] < 5 * error
+
+
+def test_a_named_model_of_the_checkout_is_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tfstruct.load("graph_vae/mnist").card["preset"] == "graph_vae/mnist"
