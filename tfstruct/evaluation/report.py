@@ -1,5 +1,6 @@
 """One evaluation and one schema for all systems: `evaluation.json`."""
 
+import os
 import sys
 import time
 from typing import Any
