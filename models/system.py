@@ -16,6 +16,7 @@ from tfstruct.data import variants
 from tfstruct.data.support import BINARY, REAL, UNIT_INTERVAL, require_support
 from tfstruct.inference import objectives
 from tfstruct.inference.objectives import ImportanceTerms, Objective
+from tfstruct.models import settings
 from tfstruct.schedules import Schedule
 
 
@@ -163,7 +164,12 @@ class System(keras.Model, abc.ABC):
         return variants.train_transform(self.config.data.variant)
 
     def compile(self, optimizer: Any = "adam", **kwargs) -> None:
-        """Keras `compile` for training without targets; XLA is off unless asked for by `jit_compile=True`."""
+        """Keras `compile` for training without targets; XLA is off unless asked for by `jit_compile=True`.
+
+        Raises:
+            ValueError: an objective whose gradient is biased for this model.
+        """
+        settings.check_gradient(self.config)
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **kwargs)
 
@@ -191,18 +197,26 @@ class System(keras.Model, abc.ABC):
         }
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """The bound in evaluation form (moving averages, hard gates), for Keras `evaluate`."""
+        """The bound in evaluation form (moving averages, hard gates), for Keras `evaluate`; its noise is fixed."""
         rows, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         x, row_seeds, shared_seed = self._batch(rows, tf.constant(0), training=False)
         result = self.objective(x, seed=row_seeds, shared_seed=shared_seed, scheduled={}, training=False)
         return {"loss": -tf.reduce_mean(result.bound), "bound": tf.reduce_mean(result.bound)}
 
     def _batch(self, rows: tf.Tensor, step: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        key = random.fold_in(random.key(self.config.training.seed), step)
+        key = random.key(self.config.training.seed)
+        if training:
+            key = random.fold_in(random.fold_in(key, random.TRAINING_STEP), step)
+        else:
+            key = random.fold_in(key, random.EVALUATION)
         transform = self.train_transform
         if not training and rows.dtype.is_floating and not self.is_binary:
             transform = "cast"  # floats given to `evaluate` are final values
-        return prepare_batch(rows, key, transform)
+        x, row_seeds, shared_seed = prepare_batch(rows, key, transform)
+        if transform == "binarize" and rows.dtype.is_integer:
+            # Integers of 0 and 1 are final values (the validation rows of a data set, say), not faint intensities.
+            x = tf.where(tf.reduce_max(rows) <= 1, tf.cast(rows, x.dtype), x)
+        return x, row_seeds, shared_seed
 
     def _scheduled(self, name: str, step: tf.Tensor) -> tf.Tensor:
         return Schedule.from_config(self.config.schedules[name], self.config.training.steps)(step)

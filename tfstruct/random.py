@@ -11,6 +11,7 @@ References:
     Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011 (Random123).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _WORD = 0xFFFFFFFF
 _CELL = 2.0**-23  # width of the cells whose middles `uniform` returns
+
+# What a seed's keys are for. Every use derives its keys below one of these, so that no two uses share numbers.
+TRAINING_STEP, DATA_ORDER, EVALUATION, SERVING = range(1, 5)
 
 ArrayLike = Any
 Key = Any
@@ -163,10 +167,13 @@ def sample_normal(key: Key, num_samples: int, batch: ArrayLike, event: Sequence[
     raise ValueError(f"a seed has shape [2], [batch, 2] or [num_samples, batch, 2], found {key.shape}")
 
 
+@functools.lru_cache(maxsize=64)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """Returns a permutation of range(size) as int32, on the host, the same on every NumPy version."""
-    stream = numpy_bits(numpy_fold_in(key(seed), epoch), size)
-    return np.argsort(stream, kind="stable").astype(np.int32)
+    """Returns a permutation of range(size) as int32 (read-only), on the host, the same on every NumPy version."""
+    stream = numpy_bits(numpy_fold_in(numpy_fold_in(key(seed), DATA_ORDER), epoch), size)
+    order = np.argsort(stream, kind="stable").astype(np.int32)
+    order.setflags(write=False)
+    return order
 
 
 def numpy_fold_in(key: np.ndarray, data: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from tfstruct.trainers import entry
 
 _PRESET = flags.DEFINE_string("preset", "graph_vae/mnist", "Name of a preset.")
 _SET = flags.DEFINE_multi_string("set", [], "Changes a setting: key=value.")
-_STEPS = flags.DEFINE_integer("steps", 50, "Steps of one round.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 200, "Steps of one round.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
 _REPLICAS = flags.DEFINE_integer("replicas", 3, "Seeds trained at once in the row of replicas.", lower_bound=2)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
@@ -70,10 +70,10 @@ def _ways(config: object, data: object) -> dict[str, Callable[[], Callable[[], o
         step = TrainStep(registry.build(config), data.train_transform)
         states = [initial_state(step.functional, random.key(seed)) for seed in range(replicas)]
         state = loop_lib.device_state(stack_states(states))
-        indices = batch_indices(list(range(replicas)), 0, steps, batch, len(data.train))
         resident = tf.constant(data.train)
         loop = loop_lib.TrainLoop(over_replicas(step, replicas), compiler)
-        return lambda: loop(state, 0, resident, indices)
+        # The order of visits is part of the work, as it is for Keras' fit.
+        return lambda: loop(state, 0, resident, batch_indices(list(range(replicas)), 0, steps, batch, len(data.train)))
 
     def make_calls(jit_compile: bool) -> Callable[[], object]:
         step = TrainStep(registry.build(config), data.train_transform)

@@ -1,5 +1,6 @@
 """The way of training rows to the device: all of them once, or block by block where they do not fit."""
 
+import concurrent.futures
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -84,8 +85,13 @@ class Pipeline:
     def calls(self, spans: Sequence[tuple[int, int]]) -> Iterator[Call]:
         """Yields a Call for each (first_step, num_steps)."""
         if self.is_resident:
-            for first_step, num_steps in spans:
-                yield Call(first_step, self._resident, self._indices(first_step, num_steps))
+            # The order of the next call is drawn while the device is busy with this one.
+            with concurrent.futures.ThreadPoolExecutor(max_workers=1) as ahead:
+                pending = [ahead.submit(self._indices, *span) for span in spans[:1]]
+                for place, (first_step, _) in enumerate(spans):
+                    indices = pending.pop().result()
+                    pending = [ahead.submit(self._indices, *span) for span in spans[place + 1 : place + 2]]
+                    yield Call(first_step, self._resident, indices)
             return
 
         def blocks() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

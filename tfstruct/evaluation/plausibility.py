@@ -1,5 +1,7 @@
 """Flags for numbers that are better than anything honestly obtained so far."""
 
+import math
+
 # Best published test log-likelihoods (nats) of deep hierarchical VAEs, with a nat to spare, by data set and variant:
 # a small model above them has most likely been scored on other data than its name says, on grey levels, with a
 # density that is not normalised, or on its training set.
@@ -39,6 +41,8 @@ def flags(
         effective_sample_size: median over images.
         bits_per_dim: mean, or None where it has no meaning.
     """
+    if not math.isfinite(log_likelihood):
+        return [f"not finite: the mean log-likelihood is {log_likelihood}; the model has diverged or x is impossible"]
     found = []
     ceiling = _CEILINGS.get((name, variant))
     if ceiling is not None and log_likelihood > ceiling:

@@ -21,6 +21,7 @@ from tfstruct.training.settings import resolve_compiler
 from tfstruct.training.workdir import TrainedWeights, Workdir, environment
 
 SCHEMA_VERSION = 1
+_DECIDED = 0.1  # a gate nearer than this to 0 or 1 counts as decided
 
 
 class TrainedRun:
@@ -40,6 +41,11 @@ class TrainedRun:
         self.config: ml_collections.ConfigDict = self.folder.config()
         self.weights: TrainedWeights = self.folder.weights()
         self.data: datasets.Dataset = load_data(self.config, data_dir)
+        if self.data.checksum != self.weights.data_checksum:
+            raise ValueError(
+                f"{self.folder.path} was trained on other data than {self.data.name}/{self.data.variant} is now: "
+                f"checksum {self.weights.data_checksum[:12]}..., found {self.data.checksum[:12]}..."
+            )
         self.model: System = registry.build(self.config)
 
     @property
@@ -182,7 +188,13 @@ def _replica_report(run: TrainedRun, replica: int, summary: Any) -> dict[str, An
             bits_per_dim=bits,
         ),
     }
-    return {name: _finite(value) for name, value in report.items()} | model.structure_report()
+    structure = model.structure_report()
+    uncertainty = structure.get("largest_gate_uncertainty", 0.0)
+    if uncertainty > _DECIDED:
+        report["flags"].append(
+            f"undecided: a gate has probability {uncertainty:.2f} of being the other way; evaluation rounds it"
+        )
+    return {name: _finite(value) for name, value in report.items()} | structure
 
 
 def _finite(value: Any) -> Any:
@@ -195,17 +207,19 @@ def _over_replicas(replicas: list[dict[str, Any]], statistic: Any) -> dict[str, 
     result = {}
     for name in names:
         values = [replica[name] for replica in replicas]
-        if all(isinstance(value, float) for value in values):
-            number = statistic(values)
-            result[name] = None if number is None else float(number)
+        if None not in values:
+            with np.errstate(invalid="ignore"):
+                number = statistic([float(value) for value in values])  # also of "nan" and "-inf"
+            result[name] = None if number is None else _finite(float(number))
     return result
 
 
 def summary_line(result: dict[str, Any]) -> str:
     """Returns one line for people: the likelihood with its standard error, and where it comes from."""
     data, mean, std = result["data"], result["mean"], result["std"]
+    mean = {name: float(value) for name, value in mean.items()}
     if len(result["replicas"]) > 1:
-        spread = f"{std['log_likelihood']:.2f} (standard deviation over {len(result['replicas'])} seeds)"
+        spread = f"{float(std['log_likelihood']):.2f} (standard deviation over {len(result['replicas'])} seeds)"
     else:
         spread = f"{float(result['replicas'][0]['std_err']):.2f} (standard error over images)"
     bits = f", {mean['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in mean else ""

@@ -10,9 +10,6 @@ from tfstruct.functional import Functional
 from tfstruct.inference import likelihood
 from tfstruct.inference.likelihood import LikelihoodEstimate
 
-# Purposes that keys are derived for; a new one gets a new number.
-_EVALUATION = 7
-
 
 class Summary(NamedTuple):
     """Averages over the images of a held-out set.
@@ -86,7 +83,8 @@ class HeldOutScorer:
         """
         if not len(rows):
             raise ValueError("there is no observation to score")
-        key = random.fold_in(random.key(seed), _EVALUATION)
+        key = random.fold_in(random.key(seed), random.EVALUATION)
+        parameters, statistics = tf.convert_to_tensor(parameters), tf.convert_to_tensor(statistics)
         results = []
         for start in range(0, len(rows), self.batch_size):
             batch = np.asarray(rows[start : start + self.batch_size], np.float32)

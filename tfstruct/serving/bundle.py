@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfstruct import config as config_lib
 from tfstruct.evaluation.report import TrainedRun, environment
+from tfstruct.models.system import System
 from tfstruct.serving import warmup
 from tfstruct.serving.client import CARD_NAME, LoadedModel
 from tfstruct.serving.signatures import ServedSystem
@@ -83,7 +84,9 @@ def export(
         rows = np.asarray(run.data.test[:_GOLDEN_ROWS], np.float32)
         card["warmup_records"] = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
         (aside / CARD_NAME).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        np.savez(aside / GOLDEN_NAME, **_golden(LoadedModel(aside), rows))
+        golden = _golden(LoadedModel(aside), rows)
+        _compare_with_model(golden, model, run, num_samples, chunk)
+        np.savez(aside / GOLDEN_NAME, **golden)
         write_checksums(aside)
         verify(aside)
         aside.chmod(0o755)
@@ -107,12 +110,14 @@ def _card(
     metrics = None
     if evaluation_path.exists():
         evaluation = json.loads(evaluation_path.read_text(encoding="utf-8"))
-        metrics = {
-            "data": evaluation["data"],
-            "num_samples": evaluation["num_samples"],
-            "flags": evaluation["flags"],
-            **evaluation["replicas"][replica],
-        }
+        evaluated = evaluation["replicas"][replica] if replica < len(evaluation["replicas"]) else {}
+        # The run may have gone on since: only the numbers of these weights on these data belong on the card.
+        if (
+            evaluation["data"]["checksum"] == data.checksum
+            and evaluated.get("best_step") == int(run.weights.steps[replica])
+            and evaluated.get("validation_bound") == float(run.weights.bounds[replica])
+        ):
+            metrics = {"data": evaluation["data"], "num_samples": evaluation["num_samples"], **evaluated}
     return {
         "schema_version": SCHEMA_VERSION,
         "system": config.system,
@@ -188,6 +193,18 @@ def _golden(model: LoadedModel, rows: np.ndarray) -> dict[str, np.ndarray]:
     return values
 
 
+def _compare_with_model(golden: dict, model: System, run: TrainedRun, num_samples: int, chunk: int) -> None:
+    """Raises ValueError unless the stored model scores as the float32 model does, to what float16 weights allow."""
+    exact = ServedSystem(model, num_samples=num_samples, chunk=chunk, bits_per_dim_offset=run.data.bits_per_dim_offset)
+    expected = exact.log_prob(tf.constant(golden["x"]), tf.constant(golden["seed"]))["log_prob"].numpy()
+    found = golden["log_prob/log_prob"]
+    if not np.allclose(found, expected, rtol=2e-3, atol=0.05):
+        raise ValueError(
+            f"the exported model does not score as the trained one: log_prob {found.tolist()} for {expected.tolist()}; "
+            "export with weights_dtype=float32"
+        )
+
+
 def golden_outputs(model: LoadedModel, x: np.ndarray, seed: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Returns the outputs of every signature for observations and one seed each."""
     return {
@@ -195,7 +212,7 @@ def golden_outputs(model: LoadedModel, x: np.ndarray, seed: np.ndarray) -> dict[
         "elbo": model.elbo(x, seed=seed),
         "encode": model.encode(x),
         "reconstruct": {"x_mean": model.reconstruct(x, seed=seed)},
-        "sample": model.sample(len(seed), seed=int(seed[0])),
+        "sample": model.sample(len(seed), seed=seed),
     }
 
 

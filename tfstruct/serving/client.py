@@ -63,8 +63,9 @@ def find(name: str | os.PathLike[str], *, version: int | None = None) -> Path:
 class LoadedModel:
     """An exported model; its signatures as methods on NumPy arrays.
 
-    A row's answer depends on the row and its seed alone. A single integer seed is given to every row when scoring
-    (equal rows then get equal scores wherever they stand), and counted up row by row when sampling.
+    A row's answer depends on the row and its seed alone. A single integer seed is given to every row when scoring:
+    equal rows then get equal scores wherever they stand, but the rows share one noise, and so do the errors of their
+    scores. For an average over many rows give each a seed of its own: `seed=row_seeds(0, len(x))`. Sampling does so.
 
     Attributes:
         path: folder of the export.
@@ -116,15 +117,21 @@ class LoadedModel:
         """Returns the mean of p(x | z) at one posterior draw, [N, *event_shape]."""
         return self._call("reconstruct", self._observations(x), seed, batch_size)["x_mean"]
 
-    def sample(self, num: int, *, seed: int = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
+    def sample(self, num: int, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
         """Draws `num` observations: `x_mean` and `x`, each [num, *event_shape].
 
+        Args:
+            num: how many.
+            seed: one integer, of which a seed for each draw is derived, or those seeds themselves, [num].
+            batch_size: draws computed at once.
+
         Raises:
-            ValueError: num below 1.
+            ValueError: num below 1, or seeds of another shape.
         """
         if num < 1:
             raise ValueError(f"num must be at least 1, found {num}")
-        seeds = int(seed) + np.arange(num, dtype=np.int64)
+        seeds = _checked_seeds(seed, num)
+        seeds = row_seeds(int(seeds), num) if seeds.ndim == 0 else seeds
         return self._collect("sample", [{"seed": part} for part in _parts(seeds, batch_size)])
 
     def _observations(self, x: Any) -> np.ndarray:
@@ -149,12 +156,7 @@ class LoadedModel:
     def _call(self, name: str, x: np.ndarray, seed: Any, batch_size: int) -> dict[str, np.ndarray]:
         feeds = [{"x": part} for part in _parts(x, batch_size)]
         if seed is not None:
-            seeds = np.asarray(seed)
-            if seeds.dtype.kind not in "iu" or seeds.shape not in ((), (len(x),)):
-                raise ValueError(
-                    f"seed must be an integer or integers [{len(x)}], found {seeds.dtype} {list(seeds.shape)}"
-                )
-            seeds = np.broadcast_to(seeds, [len(x)]).astype(np.int64)
+            seeds = np.broadcast_to(_checked_seeds(seed, len(x)), [len(x)])
             for feed, part in zip(feeds, _parts(seeds, batch_size), strict=True):
                 feed["seed"] = part
         return self._collect(name, feeds)
@@ -163,6 +165,30 @@ class LoadedModel:
         signature = self._signatures[name]
         results = [signature(**{key: tf.constant(value) for key, value in feed.items()}) for feed in feeds]
         return {key: np.concatenate([result[key].numpy() for result in results]) for key in results[0]}
+
+
+def row_seeds(seed: int, num: int) -> np.ndarray:
+    """Returns `num` int64 seeds that share none with those of another seed, for all practical purposes.
+
+    They are the outputs of SplitMix64 (Steele, Lea & Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA
+    2014), started at a mixed `seed`. Seeds counted up from `seed` would make the streams of 0 and 1 shifted copies.
+    """
+
+    def mix(word: np.ndarray) -> np.ndarray:
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return word ^ (word >> np.uint64(31))
+
+    start = mix(np.array([int(seed) & 0xFFFFFFFFFFFFFFFF], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    counter = np.arange(1, num + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return mix(start + counter).view(np.int64)
+
+
+def _checked_seeds(seed: Any, num: int) -> np.ndarray:
+    seeds = np.asarray(seed)
+    if seeds.dtype.kind not in "iu" or seeds.shape not in ((), (num,)):
+        raise ValueError(f"seed must be an integer or integers [{num}], found {seeds.dtype} {list(seeds.shape)}")
+    return seeds.astype(np.int64)
 
 
 def _parts(values: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -55,14 +55,18 @@ class ServedSystem(tf.Module):
         self._num_samples, self._chunk = num_samples, chunk
         self._offset = bits_per_dim_offset
         functional = self._functional.value
-        self.weights = [
-            tf.Variable(
-                variable.numpy().astype(weights_dtype),
-                trainable=False,
-                name=variable.path.replace("/", "."),
-            )
-            for variable in functional.parameters.variables + functional.statistics.variables
-        ]
+        # The moving averages stay float32: they are few, and variances may lie beyond what float16 holds.
+        dtypes = [weights_dtype] * len(functional.parameters.variables)
+        dtypes += ["float32"] * len(functional.statistics.variables)
+        self.weights = []
+        for variable, dtype in zip(
+            functional.parameters.variables + functional.statistics.variables, dtypes, strict=True
+        ):
+            with np.errstate(over="ignore"):
+                values = variable.numpy().astype(dtype)
+            if not np.isfinite(values).all():
+                raise ValueError(f"{variable.path} holds values that are not finite in {dtype}; nothing was exported")
+            self.weights.append(tf.Variable(values, trainable=False, name=variable.path.replace("/", ".")))
 
     def signatures(self) -> dict[str, Callable]:
         """Returns the concrete functions by signature name."""
@@ -86,7 +90,7 @@ class ServedSystem(tf.Module):
         return functional.bind(values[:count], functional.statistics.join(values[count:]))
 
     def _row_keys(self, seed: tf.Tensor, purpose: int) -> tf.Tensor:
-        return random.fold_in(random.row_keys(seed), purpose)
+        return random.fold_in(random.fold_in(random.row_keys(seed), random.SERVING), purpose)
 
     def _checked(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns which rows lie in the likelihood's support, [N], and x with the others replaced by zeros."""

@@ -77,15 +77,14 @@ class MirroredLoop:
     def _distributed_step(
         self, state: TrainState, step: tf.Tensor, data: tf.Tensor, indices: tf.Tensor
     ) -> tuple[TrainState, Metrics]:
-        return self._strategy.run(self._device_step, args=(state, step, data, indices))
+        # Gathered here, so that a step sends one batch to each device and not the data set.
+        return self._strategy.run(self._device_step, args=(state, step, tf.gather(data, indices)))
 
-    def _device_step(
-        self, state: TrainState, step: tf.Tensor, data: tf.Tensor, indices: tf.Tensor
-    ) -> tuple[TrainState, Metrics]:
+    def _device_step(self, state: TrainState, step: tf.Tensor, batch: tf.Tensor) -> tuple[TrainState, Metrics]:
         context = tf.distribute.get_replica_context()
         first_row = tf.cast(context.replica_id_in_sync_group, tf.int32) * self._per_device
-        rows = tf.gather(data, indices[first_row : first_row + self._per_device])
-        rows = tf.ensure_shape(rows, [self._per_device, *data.shape[1:]])
+        rows = batch[first_row : first_row + self._per_device]
+        rows = tf.ensure_shape(rows, [self._per_device, *batch.shape[1:]])
         results = self._gradient(state, step, rows, first_row)
         reduced = context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.nest.flatten(results))
         return self._step.apply(state, step, *tf.nest.pack_sequence_as(results, reduced))
@@ -98,14 +97,15 @@ class MirroredLoop:
             raise ValueError(f"several devices train one replica, found {indices.shape[1]}")
         # From the second step on every device keeps its own copy of the state.
         current = replica(state, 0)
-        sums: dict[str, np.ndarray] = {}
+        history = []  # read after the last step, so that the host does not wait for every one
         for place, row_indices in enumerate(indices[:, 0]):
             current, metrics = self._run_step(
                 current, tf.constant(first_step + place, tf.int32), data, tf.constant(row_indices)
             )
-            for name, value in metrics.items():
-                first = self._strategy.experimental_local_results(value)[0].numpy()
-                sums[name] = sums.get(name, 0.0) + first
+            history.append(
+                {name: self._strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
+            )
+        sums = {name: sum(metrics[name].numpy() for metrics in history) for name in history[0]}
         skipped = sums.pop("skipped")
         finished = max(len(indices) - skipped, 1.0)
         result = {name: np.asarray(value / finished)[np.newaxis] for name, value in sums.items()}

@@ -16,6 +16,7 @@ from tfstruct.data import datasets, support, variants
 from tfstruct.data.pipeline import Pipeline
 from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.models import registry
+from tfstruct.models.settings import LIKELIHOOD_SUPPORTS
 from tfstruct.models.system import System
 from tfstruct.training import settings
 from tfstruct.training.checkpoint import Checkpoint, PathLike, WorkdirLock
@@ -98,6 +99,10 @@ def train(
     folder = Workdir(workdir)
     folder.check_resume(resume)
     chosen = make_strategy(strategy)
+    if strategy == "auto" and chosen is not None:
+        # Several devices divide one batch of one replica; what they cannot divide trains on one device.
+        if config.training.replicas > 1 or config.training.batch_size % chosen.num_replicas_in_sync:
+            chosen = None
     data = load_data(config, data_dir)
     compiler = settings.resolve_compiler(config)
     build_config = config_lib.copy(config)
@@ -141,12 +146,18 @@ def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) ->
             f"data.event_shape is {tuple(options.event_shape)}, but {options.name}/{options.variant} has rows of "
             f"shape {data.event_shape}"
         )
-    if config.model.likelihood == "bernoulli" and data.support != support.BINARY:
+    likelihood, label = config.model.likelihood, f"{options.name}/{options.variant}"
+    if likelihood == "bernoulli" and data.support != support.BINARY:
         for split in variants.SPLITS:
             support.require_binary(
                 data.split(split),
-                f"the Bernoulli likelihood needs binary data; {options.name}/{options.variant} {split} rows",
+                f"the Bernoulli likelihood needs binary data; {label} {split} rows",
             )
+    allowed = LIKELIHOOD_SUPPORTS.get(likelihood)
+    if allowed is not None and data.support not in allowed:
+        raise ValueError(
+            f"the likelihood {likelihood} is for data of support {' or '.join(allowed)}; {label} has {data.support}"
+        )
     return data
 
 
@@ -165,6 +176,7 @@ class _Run:
     ) -> None:
         options = config.training
         self.config, self.folder, self.options, self.seeds = config, folder, options, seeds
+        self.data_checksum = data.checksum
         self.step_function = TrainStep(models[0], data.train_transform)
         self.functional = self.step_function.functional
         self.pipeline = Pipeline(
@@ -215,7 +227,8 @@ class _Run:
             "parameters": self.functional.parameters.describe(),
             "statistics": self.functional.statistics.describe(),
         }
-        self.folder.checkpoints.save(self.step, arrays, {"seeds": self.seeds, "layout": layout})
+        metadata = {"seeds": self.seeds, "layout": layout, "data_checksum": self.data_checksum}
+        self.folder.checkpoints.save(self.step, arrays, metadata)
 
     def write_best(self) -> None:
         """Writes each replica's best weights as a Keras weights file, `best/replica_<r>.weights.h5`."""
@@ -236,6 +249,11 @@ class _Run:
         if layout != expected:
             raise ValueError(
                 f"{checkpoint.path} was written by a version whose weights are laid out otherwise; it cannot be resumed"
+            )
+        if checkpoint.metadata["data_checksum"] != self.data_checksum:
+            raise ValueError(
+                f"{checkpoint.path} was trained on data of checksum {checkpoint.metadata['data_checksum'][:12]}..., "
+                f"found {self.data_checksum[:12]}...; choose another --workdir for other data"
             )
         arrays = checkpoint.arrays
         chains = {name.removeprefix("chains/"): arrays[name] for name in arrays if name.startswith("chains/")}
@@ -276,10 +294,12 @@ class _Run:
             if checkpoint is not None:
                 log.message(f"resuming {self.folder.path} at step {self.step} of {self.options.steps}")
             self.state = device_state(self.state)
-            for call in self.pipeline.calls(self.spans()):
-                if self.best.stopped.all():
+            calls = self.pipeline.calls(self.spans())
+            while not self.best.stopped.all():
+                call_start = time.monotonic()  # before the data are fetched: waiting for them counts
+                call = next(calls, None)
+                if call is None:
                     break
-                call_start = time.monotonic()
                 self.state, metrics = self.loop(self.state, call.first_step, call.rows, call.indices)
                 if self.step > (checkpoint.step if checkpoint else 0):
                     timed_steps += len(call.indices)
@@ -317,10 +337,10 @@ class _Run:
         """Scores the validation images when it is time to, and keeps the best weights of each replica."""
         if self.step % self.options.validate_every and not is_last:
             return None
-        state = host_state(self.state)
+        current_parameters, current_statistics = self.state.parameters.numpy(), self.state.statistics.numpy()
         summaries = [
             self.scorer.summarise(self.scorer(parameters, statistics, self.validation, seed=_VALIDATION_SEED))
-            for parameters, statistics in zip(state.parameters, state.statistics, strict=True)
+            for parameters, statistics in zip(current_parameters, current_statistics, strict=True)
         ]
         bounds = np.array([summary.log_likelihood for summary in summaries])
         improved = (bounds > self.best.bounds) & ~self.best.stopped
@@ -330,17 +350,18 @@ class _Run:
         if self.options.patience > 0:
             stopped = stopped | (waits >= self.options.patience)
         self.best = Best(
-            np.where(choose, state.parameters, self.best.parameters),
-            np.where(choose, state.statistics, self.best.statistics),
+            np.where(choose, current_parameters, self.best.parameters),
+            np.where(choose, current_statistics, self.best.statistics),
             np.where(improved, self.step, self.best.steps),
             np.where(improved, bounds, self.best.bounds),
             waits,
             stopped,
         )
-        # `bound` is the bound that is trained, so that the curves of training and validation compare.
-        is_elbo = self.config.objective.name == "elbo"
-        trained = np.array([summary.elbo for summary in summaries]) if is_elbo else bounds
-        return {"bound": trained, "log_likelihood": bounds}
+        result = {"log_likelihood": bounds}
+        if self.config.objective.name == "elbo":
+            # The bound that is trained, so that the curves of training and validation compare.
+            result["bound"] = np.array([summary.elbo for summary in summaries])
+        return result
 
 
 class _StopSignal:

@@ -5,6 +5,7 @@ from typing import Any
 import ml_collections
 
 from tfstruct.inference import objectives
+from tfstruct.models.settings import check_gradient
 from tfstruct.training.loop import COMPILERS
 
 _AT_LEAST_ONE = (
@@ -56,6 +57,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, choices in _CHOICES.items():
         if _value(config, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, found {_value(config, name)!r}")
+    check_gradient(config)
 
 
 def resolve_compiler(config: ml_collections.ConfigDict) -> str:

@@ -51,7 +51,8 @@ class TrainStep:
             rows: [B, *event_shape] as stored.
             first_row: place of the first row in the global batch, when that is divided among devices.
         """
-        x, row_seeds, shared_seed = prepare_batch(rows, random.fold_in(state.key, step), self.transform, first_row)
+        key = random.fold_in(random.fold_in(state.key, random.TRAINING_STEP), step)
+        x, row_seeds, shared_seed = prepare_batch(rows, key, self.transform, first_row)
         pieces = self.functional.parameters.split(state.parameters)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(pieces)

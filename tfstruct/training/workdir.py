@@ -28,6 +28,7 @@ class TrainedWeights(NamedTuple):
         steps: step of each replica's best validation bound, [R].
         bounds: that bound, nats, [R]; -inf where nothing was validated.
         trained_steps: steps done when this was written.
+        data_checksum: of the data set that was trained on.
     """
 
     parameters: np.ndarray
@@ -35,6 +36,7 @@ class TrainedWeights(NamedTuple):
     steps: np.ndarray
     bounds: np.ndarray
     trained_steps: int
+    data_checksum: str
 
 
 class Workdir:
@@ -123,6 +125,7 @@ class Workdir:
             np.where(is_validated, arrays["best/steps"], checkpoint.step),
             arrays["best/bounds"],
             checkpoint.step,
+            checkpoint.metadata["data_checksum"],
         )
 
 

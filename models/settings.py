@@ -1,0 +1,26 @@
+"""Checks of model settings that depend on one another."""
+
+from typing import Any
+
+from tfstruct.data import support
+
+# Where the observations of a likelihood may lie. A density of values on a lattice is no probability of them, and the
+# Gaussian's mean lies in (0, 1).
+LIKELIHOOD_SUPPORTS = {
+    "bernoulli": (support.BINARY,),
+    "gaussian": (support.UNIT_INTERVAL, support.REAL),
+}
+
+
+def check_gradient(config: Any) -> None:
+    """Raises ValueError for the doubly reparameterised gradient of a model with batch normalisation.
+
+    Batch statistics make the weight of one importance sample depend on the latents of the others; those paths would
+    need the weight v where the estimator gives them v squared, and the gradient is biased whatever the batch size.
+    """
+    objective = config.objective
+    if objective.name == "iwae" and objective.gradient == "path" and config.model.batch_norm:
+        raise ValueError(
+            "objective.name=iwae with objective.gradient=path is biased under batch normalisation; "
+            "set model.batch_norm=False, or objective.gradient=plain"
+        )
