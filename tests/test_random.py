@@ -248,3 +248,10 @@ def test_permutation_repeats_and_differs_between_epochs_and_seeds():
 def test_permutation_puts_every_element_first_equally_often():
     counts = np.bincount([random.permutation(3, epoch, 4)[0] for epoch in range(4000)], minlength=4)
     assert scipy.stats.chisquare(counts).pvalue > 1e-6
+
+
+def test_keys_of_different_uses_are_never_the_same():
+    purposes = (random.TRAINING_STEP, random.DATA_ORDER, random.EVALUATION, random.SERVING)
+    streams = [random.fold_in(random.fold_in(random.key(0), purpose), np.arange(2000)) for purpose in purposes]
+    words = np.concatenate([stream.numpy() for stream in streams] + [random.fold_in(random.key(0), np.arange(9))])
+    assert len(np.unique(words, axis=0)) == len(words)

@@ -11,7 +11,7 @@ from tests.conformance.systems import SYSTEMS
 from tests.reference import networks
 from tfstruct import config as config_lib
 from tfstruct import random
-from tfstruct.data import mnist
+from tfstruct.data import load, mnist
 from tfstruct.models import presets, registry
 from tfstruct.models.system import group_gradients
 
@@ -329,3 +329,14 @@ def test_fit_refuses_validation_rows_that_are_not_binary(preset):
     system.compile(run_eagerly=True)
     with pytest.raises(ValueError, match="must be"):
         system.fit(_images(32), validation_data=(_images(32) * 0.5,), batch_size=32, verbose=0)
+
+
+@EVERY_SYSTEM_ONCE
+def test_evaluate_reads_the_rows_of_a_data_set_as_the_images_they_are(preset):
+    system = _build(preset)
+    system.compile(run_eagerly=True)
+    final = load("mnist", "dynamic").validation[:64]  # uint8, zeros and ones
+    bounds = [
+        system.evaluate(rows, batch_size=64, verbose=0, return_dict=True)["bound"] for rows in (final, final * 1.0)
+    ]
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-6)

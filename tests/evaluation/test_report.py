@@ -96,7 +96,7 @@ def test_the_estimate_is_the_log_mean_of_exactly_k_weights(run, counted):
     estimate = counted(num_samples, 10, 2)  # the last chunk of two has one sample too many
     model = run.use(0)
     # Purpose 7 is the evaluation's; a row's key is folded with its place.
-    keys = random.fold_in(random.fold_in(random.key(3), 7), np.arange(10))
+    keys = random.fold_in(random.fold_in(random.key(3), random.EVALUATION), np.arange(10))
     weights = []
     for sample in range(num_samples):
         terms = model.importance_terms(rows, seed=random.sample_keys(keys, 1, sample), num_samples=1)

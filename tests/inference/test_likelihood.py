@@ -174,7 +174,7 @@ def test_a_score_is_that_of_the_row_at_its_place_in_the_set(scored):
 
 def test_a_score_is_the_importance_estimate_of_the_model(scored):
     system, rows, score = scored
-    key = random.fold_in(random.key(5), 7)
+    key = random.fold_in(random.key(5), random.EVALUATION)
     keys = random.sample_keys(random.fold_in(key, tf.range(len(rows))), 10)
     terms = system.importance_terms(tf.constant(rows, tf.float32), seed=keys, num_samples=10)
     weights = np.asarray(terms.log_likelihood + terms.log_prior - terms.log_posterior, np.float64)

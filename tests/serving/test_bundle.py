@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.serving import bundle, client
 from tfstruct.serving.bundle import DamagedBundleError
@@ -137,7 +138,11 @@ def test_half_precision_weights_take_half_the_bytes_and_score_nearly_the_same(tr
     output = bundle.export(trained, tmp_path / "1", num_samples=200, chunk=30, weights_dtype="float16")
     reader = tf.train.load_checkpoint(str(output / "variables/variables"))
     kinds = {dtype for name, dtype in reader.get_variable_to_dtype_map().items() if "OBJECT_GRAPH" not in name}
-    assert kinds == {tf.float16}
+    assert kinds == {tf.float16, tf.float32}
+    weights = {name: dtype for name, dtype in reader.get_variable_to_dtype_map().items() if "OBJECT_GRAPH" not in name}
+    # Moving averages stay whole: a variance may be larger than any float16.
+    count = len(Functional(trained.model).parameters.variables)
+    assert sum(dtype == tf.float16 for dtype in weights.values()) == count
     half = client.load(output)
     assert half.card["weights_dtype"] == "float16"
     x = states()
@@ -147,6 +152,53 @@ def test_half_precision_weights_take_half_the_bytes_and_score_nearly_the_same(tr
     with pytest.raises(ValueError, match="float32 or float16, found 'int8'"):
         bundle.export(trained, tmp_path / "2", weights_dtype="int8")
     assert not (tmp_path / "2").exists()
+
+
+def test_weights_beyond_half_precision_are_refused_by_name(trained, tmp_path, monkeypatch):
+    enlarged = trained.weights.parameters.copy()
+    enlarged[:, 0] = 1e6
+    monkeypatch.setattr(trained, "weights", trained.weights._replace(parameters=enlarged))
+    with pytest.raises(ValueError, match="not finite in float16"):
+        bundle.export(trained, tmp_path / "1", weights_dtype="float16")
+    assert not (tmp_path / "1").exists()
+
+
+def test_a_bundle_that_scores_otherwise_than_the_trained_model_is_refused(trained, tmp_path, monkeypatch):
+    golden = bundle._golden
+
+    def shifted(model, rows):
+        values = golden(model, rows)
+        return values | {"log_prob/log_prob": values["log_prob/log_prob"] - 0.2}
+
+    monkeypatch.setattr(bundle, "_golden", shifted)
+    with pytest.raises(ValueError, match="does not score as the trained one"):
+        bundle.export(trained, tmp_path / "1")
+    assert not (tmp_path / "1").exists()
+
+
+def test_the_card_has_no_metrics_of_other_weights_or_data(trained, tmp_path):
+    path = trained.folder.path / "evaluation.json"
+    before = path.read_text() if path.exists() else None
+    try:
+        report.evaluate(trained, num_samples=2)
+        evaluation = json.loads(path.read_text())
+        bundle.export(trained, tmp_path / "1")
+        assert client.load(tmp_path / "1").card["metrics"]["num_samples"] == 2
+        for number, (place, value) in enumerate((("best_step", -1), ("validation_bound", 0.0)), start=2):
+            changed = json.loads(json.dumps(evaluation))
+            for replica in changed["replicas"]:
+                replica[place] = value
+            path.write_text(json.dumps(changed))
+            bundle.export(trained, tmp_path / str(number))
+            assert client.load(tmp_path / str(number)).card["metrics"] is None
+        evaluation["data"]["checksum"] = "0"
+        path.write_text(json.dumps(evaluation))
+        bundle.export(trained, tmp_path / "9")
+        assert client.load(tmp_path / "9").card["metrics"] is None
+    finally:
+        path.unlink()
+        if before is not None:
+            path.write_text(before)
 
 
 def states():

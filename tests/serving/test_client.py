@@ -62,12 +62,30 @@ def test_the_batch_size_changes_no_answer(model):
     np.testing.assert_array_equal(drawn["x"], whole["x"])
 
 
-def test_a_single_seed_scores_equal_rows_equally_and_counts_up_for_samples(model):
+def test_a_single_seed_scores_equal_rows_equally(model):
     scores = model.log_prob(np.ones([5, 4]), seed=3)["log_prob"]
     np.testing.assert_array_equal(scores, scores[:1].repeat(5))
-    drawn = model.sample(5, seed=3)["x_mean"]
-    assert len(np.unique(drawn, axis=0)) == 5
-    np.testing.assert_allclose(model.sample(3, seed=5)["x_mean"], drawn[2:], rtol=1e-5)
+
+
+def test_draws_of_neighbouring_seeds_are_not_shifted_copies(model):
+    draws = [model.sample(20, seed=seed)["x_mean"] for seed in (3, 4)]
+    assert len(np.unique(np.concatenate(draws), axis=0)) == 40
+    np.testing.assert_array_equal(model.sample(20, seed=3)["x_mean"], draws[0])
+    np.testing.assert_allclose(model.sample(8, seed=3)["x_mean"], draws[0][:8], rtol=1e-5)
+
+
+def test_given_seeds_are_the_draws(model):
+    seeds = client.row_seeds(3, 4)
+    np.testing.assert_array_equal(model.sample(4, seed=seeds)["x"], model.sample(4, seed=3)["x"])
+    with pytest.raises(ValueError, match=r"integers \[5\]"):
+        model.sample(5, seed=seeds)
+
+
+def test_row_seeds_are_distinct_within_and_between_seeds():
+    seeds = np.concatenate([client.row_seeds(seed, 1000) for seed in (0, 1, 2, 2**63, -1)])
+    assert seeds.dtype == np.int64
+    assert len(np.unique(seeds)) == len(seeds)
+    np.testing.assert_array_equal(client.row_seeds(7, 10)[:4], client.row_seeds(7, 4))
 
 
 # Finding a model ----------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ np.savez(
     **{f"elbo/{key}": value for key, value in model.elbo(x, seed=seed).items()},
     **{f"encode/{key}": value for key, value in model.encode(x).items()},
     **{"reconstruct/x_mean": model.reconstruct(x, seed=seed)},
-    **{f"sample/{key}": value for key, value in model.sample(len(seed), seed=int(seed[0])).items()},
+    **{f"sample/{key}": value for key, value in model.sample(len(seed), seed=seed).items()},
 )
 """
 

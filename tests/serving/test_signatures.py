@@ -79,7 +79,7 @@ def test_exported_scores_are_those_of_the_python_model_with_the_same_keys(traine
     x, seed = batch
     model = trained.use(int(np.argmax(trained.weights.bounds)))
     # Purpose 1 is that of log_prob.
-    keys = random.fold_in(random.row_keys(seed), 1)
+    keys = random.fold_in(random.fold_in(random.row_keys(seed), random.SERVING), 1)
     estimate = likelihood.estimate(
         lambda sample_keys: model.importance_terms(x, seed=sample_keys, num_samples=25),
         keys,
@@ -105,9 +105,11 @@ def test_encode_and_reconstruct_are_those_of_the_python_model(trained, signature
     x, seed = batch
     model = trained.use(int(np.argmax(trained.weights.bounds)))
     assert_rows_close(call(signatures["encode"], x, seed), {k: v.numpy() for k, v in model.encode(x).items()})
-    mean = model.reconstruct(tf.constant(x), seed=random.fold_in(random.row_keys(seed), 2)).numpy()
+    mean = model.reconstruct(
+        tf.constant(x), seed=random.fold_in(random.fold_in(random.row_keys(seed), random.SERVING), 2)
+    ).numpy()
     assert_rows_close(call(signatures["reconstruct"], x, seed), {"x_mean": mean})
-    drawn = model.sample(64, seed=random.fold_in(random.row_keys(seed), 3))
+    drawn = model.sample(64, seed=random.fold_in(random.fold_in(random.row_keys(seed), random.SERVING), 3))
     assert_rows_close(call(signatures["sample"], x, seed), {k: v.numpy() for k, v in drawn.items()})
 
 

@@ -150,7 +150,9 @@ def test_devices_draw_different_noise_for_equal_rows(strategy):
 
     def gradient(state, number, part, first_row):
         vector, statistics, metrics = step.gradient(state, number, part, first_row)
-        x, seeds, _ = prepare_batch(part, random.fold_in(state.key, number), step.transform, first_row)
+        x, seeds, _ = prepare_batch(
+            part, random.fold_in(random.fold_in(state.key, random.TRAINING_STEP), number), step.transform, first_row
+        )
         halves = tf.scatter_nd(
             [[first_row // 4]], [tf.concat([tf.reshape(x, [-1]), tf.cast(seeds[:, 0] % 1009, tf.float32)], 0)], [2, 52]
         )

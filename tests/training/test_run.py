@@ -7,6 +7,7 @@ import pytest
 
 from tests.trainers import tiny
 from tfstruct import config as config_lib
+from tfstruct.evaluation import report
 from tfstruct.inference.held_out import Summary
 from tfstruct.training import run as training
 from tfstruct.training.checkpoint import Checkpoints, WorkdirBusyError, WorkdirLock
@@ -348,3 +349,47 @@ def test_losses_that_are_not_finite_end_the_run_with_advice_and_keep_the_last_ch
 def test_configs_given_as_frozen_train_as_well(file, tmp_path):
     config = ml_collections.FrozenConfigDict(make(file, "training.steps=2", "training.steps_per_call=2"))
     assert training.train(config, tmp_path / "run").step == 2
+
+
+# What belongs together ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    path = tiny.write_rows(tmp_path / "rows.npz")
+    config = make(path, "training.steps=20", "training.steps_per_call=10", "training.validate_every=10")
+    training.train(config, tmp_path / "run")
+    before = Checkpoints(tmp_path / "run/checkpoints").latest().arrays["state/parameters"]
+    tiny.write_rows(path, seed=18)
+    with pytest.raises(ValueError, match="trained on data of checksum"):
+        training.train(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="trained on other data"):
+        report.TrainedRun(tmp_path / "run")
+    after = Checkpoints(tmp_path / "run/checkpoints").latest().arrays["state/parameters"]
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("values", [2, 256])
+def test_a_gaussian_density_of_a_lattice_is_refused(tmp_path, values):
+    rows = np.random.default_rng(0).integers(0, values, size=[60, 12]).astype(np.uint8)
+    np.save(tmp_path / "rows.npy", rows if values == 256 else rows.astype(bool))
+    with pytest.raises(ValueError, match="likelihood gaussian is for data of support unit_interval or real"):
+        training.train(make(tmp_path / "rows.npy", "model.likelihood=gaussian"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_doubly_reparameterised_gradient_is_refused_where_batch_norm_biases_it(file, tmp_path):
+    path = ("objective.name=iwae", "objective.gradient=path", "objective.num_samples=2", "training.steps=2")
+    with pytest.raises(ValueError, match="biased under batch normalisation"):
+        training.train(make(file, *path, "model.batch_norm=True"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert training.train(make(file, *path, "model.batch_norm=False"), tmp_path / "run").step == 2
+
+
+def test_one_replica_among_others_is_the_one_alone_under_xla(file, tmp_path):
+    options = ("training.compiler=xla", "training.steps=10", "training.validate_every=10", "optimizer.epsilon=1e-3")
+    training.train(make(file, *options, "training.replicas=3"), tmp_path / "three")
+    training.train(make(file, *options, "training.seed=2"), tmp_path / "alone")
+    three, alone = (Checkpoints(tmp_path / name / "checkpoints").latest().arrays for name in ("three", "alone"))
+    for name in ("state/parameters", "state/statistics", "best/bounds"):
+        np.testing.assert_allclose(three[name][2], alone[name][0], rtol=1e-4, atol=1e-5)
+    assert np.abs(three["state/parameters"][0] - three["state/parameters"][2]).max() > 0.1

@@ -26,7 +26,9 @@ def rows():
 
 def objective_of(step, state, number, rows, **options):
     """The objective of a step computed with the Keras variables themselves."""
-    x, seed, shared_seed = prepare_batch(rows, random.fold_in(state.key, number), step.transform)
+    x, seed, shared_seed = prepare_batch(
+        rows, random.fold_in(random.fold_in(state.key, random.TRAINING_STEP), number), step.transform
+    )
     arguments = {"kl_weight": 1.0, "scheduled": {"gate_temperature": tf.constant(1.0)}} | options
     return step.model.objective(x, seed=seed, shared_seed=shared_seed, **arguments)
 
