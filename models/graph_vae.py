@@ -75,7 +75,15 @@ class GraphVAE(System):
             )
             for activation in (options.encoder_activation, options.activation)
         )
-        self.encoder = MLP(options.encoder_units, options.feature_units, encoder_options, name="encoder")
+        self.encoder = MLP(
+            options.encoder_units,
+            options.feature_units,
+            encoder_options,
+            # Without effect where the next product is normalised: its gradient would be rounding noise, which Adam
+            # turns into steps of full size.
+            use_output_bias=not options.batch_norm,
+            name="encoder",
+        )
         self.bottom_up = BottomUp(
             self.num_nodes, self.node_dim, options.bottom_up_units, block_options, name="bottom_up"
         )

@@ -44,8 +44,8 @@ def describe(name: str) -> Preset:
     """Returns a preset; raises ValueError that lists the near names for an unknown one."""
     if name not in _PRESETS:
         near = difflib.get_close_matches(name, _PRESETS, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"unknown preset {name!r}: {hint}There are: {', '.join(names())}")
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise ValueError(f"unknown preset {name!r}{hint} There are {', '.join(names())}")
     return _PRESETS[name]
 
 
@@ -213,7 +213,7 @@ _DATA_PRESETS: dict[str, tuple[Callable[[ml_collections.ConfigDict], ml_collecti
     "mnist_quick": (_mnist_quick, "MNIST, dynamically binarised, half-width networks, 20,000 steps"),
     "mnist": (_mnist, "MNIST, dynamically binarised while training, test set binarised once; 2,000 epochs"),
     "mnist_static": (_mnist_static, "the static binarisation of Larochelle and Murray, early stopping"),
-    "omniglot": (_omniglot, "Omniglot 28x28, dynamically binarised; drawers 1-15 train, 16-20 test"),
+    "omniglot": (_omniglot, "Omniglot 28x28, dynamically binarised; drawers 1-14 train, 15 validation, 16-20 test"),
     "cifar10": (_cifar10, "CIFAR-10, uniformly dequantised, Gaussian likelihood, bits per dimension"),
 }
 

@@ -172,6 +172,14 @@ class System(keras.Model, abc.ABC):
         settings.check_gradient(self.config)
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **kwargs)
+        if not hasattr(self, "_means"):
+            names = ("loss", "bound", "rate", "distortion")
+            self._means = {name: keras.metrics.Mean(name=name) for name in names}
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Keras resets these at the beginning of each epoch."""
+        return list(self._means.values()) if hasattr(self, "_means") else []
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One update of Keras `fit`: `objective` on a batch, gradients as in the functional loop."""
@@ -189,19 +197,26 @@ class System(keras.Model, abc.ABC):
             )
         gradients = group_gradients(tape, result, variables, self.posterior_variables)
         self.optimizer.apply(gradients, variables)
-        return {
-            "loss": result.generative_loss,
-            "bound": tf.reduce_mean(result.bound),
-            "rate": tf.reduce_mean(result.rate),
-            "distortion": tf.reduce_mean(result.distortion),
-        }
+        return self._epoch_means(
+            loss=result.generative_loss,
+            bound=tf.reduce_mean(result.bound),
+            rate=tf.reduce_mean(result.rate),
+            distortion=tf.reduce_mean(result.distortion),
+        )
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """The bound in evaluation form (moving averages, hard gates), for Keras `evaluate`; its noise is fixed."""
         rows, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         x, row_seeds, shared_seed = self._batch(rows, tf.constant(0), training=False)
         result = self.objective(x, seed=row_seeds, shared_seed=shared_seed, scheduled={}, training=False)
-        return {"loss": -tf.reduce_mean(result.bound), "bound": tf.reduce_mean(result.bound)}
+        bound = tf.reduce_mean(result.bound)
+        return self._epoch_means(loss=-bound, bound=bound)
+
+    def _epoch_means(self, **values: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Takes the values of a batch up and returns their means since the beginning of the epoch."""
+        for name, value in values.items():
+            self._means[name].update_state(value)
+        return {name: self._means[name].result() for name in values}
 
     def _batch(self, rows: tf.Tensor, step: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         key = random.key(self.config.training.seed)

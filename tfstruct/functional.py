@@ -66,8 +66,8 @@ class Functional:
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
-        self.parameters = VectorLayout(model.trainable_variables)
-        self.statistics = VectorLayout(model.non_trainable_variables)
+        self.parameters = VectorLayout(model.trainable_weights)
+        self.statistics = VectorLayout(model.non_trainable_weights)
 
     @contextlib.contextmanager
     def bind(self, pieces: Sequence[tf.Tensor], statistics: tf.Tensor) -> Iterator[keras.StatelessScope]:

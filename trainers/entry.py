@@ -38,15 +38,26 @@ def _import_tensorflow() -> None:
     Among it is "failed call to cuInit" wherever there is no GPU. TensorFlow 2.21 writes most of it before it has read
     TF_CPP_MIN_LOG_LEVEL.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # 3: what TensorFlow logs as an error and does not raise is of no use here ("DT_HALF ... falling back").
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _quiet_standard_error():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
 
 
+def _print_help(main: Callable[[], None]) -> None:
+    """Prints what a program does and its flags; absl shows those of the script that started it, which has none."""
+    module = sys.modules[main.__module__]
+    print(module.__doc__.strip(), *(flags.FLAGS.module_help(name) for name in (module.__name__, __name__)), sep="\n\n")
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a program: an expected error becomes one message on standard error and exit status 1."""
+    is_script = main.__module__ == "__main__"  # then absl's own help is right
+    if not is_script and any(argument in ("-h", "-help", "--help", "--helpshort") for argument in sys.argv[1:]):
+        _print_help(main)
+        return
 
     def guarded(arguments: Sequence[str]) -> None:
         try:

@@ -46,6 +46,8 @@ def read_rows(path: Path, key: str | None) -> np.ndarray:
 def main() -> None:
     """Scores, writes the scores, prints their mean and standard error."""
     output = Path(_OUTPUT.value)
+    if output.suffix != ".npz":
+        raise ValueError(f"--output must end in .npz, found {output.name!r}")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"the folder of --output does not exist: {output.parent}")
     rows = read_rows(Path(_INPUT.value), _KEY.value)

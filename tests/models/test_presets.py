@@ -32,7 +32,7 @@ def test_every_preset_names_data_that_exist_and_settings_that_can_be(name):
 def test_the_full_size_graph_vae_has_the_weights_of_the_paper_without_biases_under_normalisation():
     # Counted by hand from appendix A.2.1 with M = 80, N = 5: encoder, bottom up, two top-down nets, decoder, gates.
     normalised = 2 * 512
-    encoder = 784 * 512 + 2 * 512 * 512 + 3 * normalised + 512 * 256 + 256
+    encoder = 784 * 512 + 2 * 512 * 512 + 3 * normalised + 512 * 256
     tail = 2 * 256 + 256 * 16 + 16 + 16 * 32 + 32
     bottom_up = 5 * (256 * 256 + tail)
     top_down = sum(16 * parents * 256 + tail for parents in (1, 2, 3, 4))

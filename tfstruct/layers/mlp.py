@@ -52,7 +52,15 @@ class MLP(keras.layers.Layer):
     takes a constant away, so that bias would be a parameter without effect.
     """
 
-    def __init__(self, hidden_units: Sequence[int], output_units: int, options: BlockOptions, **kwargs) -> None:
+    def __init__(
+        self,
+        hidden_units: Sequence[int],
+        output_units: int,
+        options: BlockOptions,
+        *,
+        use_output_bias: bool = True,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         self.dense, self.normalizations = [], []
         for index, units in enumerate(hidden_units):
@@ -60,7 +68,7 @@ class MLP(keras.layers.Layer):
             if options.batch_norm:
                 self.normalizations.append(options.normalization([units], f"normalization_{index}"))
         self.activation = keras.activations.get(options.activation)
-        self.output_layer = keras.layers.Dense(output_units, name="output")
+        self.output_layer = keras.layers.Dense(output_units, use_bias=use_output_bias, name="output")
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         shape = tuple(input_shape)

@@ -1,7 +1,6 @@
 """Export bundles: a SavedModel with a card, golden values and checksums, written whole or not at all."""
 
 import datetime
-import hashlib
 import json
 import shutil
 import subprocess
@@ -16,18 +15,21 @@ from tfstruct import config as config_lib
 from tfstruct.evaluation.report import TrainedRun, environment
 from tfstruct.models.system import System
 from tfstruct.serving import warmup
-from tfstruct.serving.client import CARD_NAME, LoadedModel
+from tfstruct.serving.client import (
+    CARD_NAME,
+    CHECKSUMS_NAME,
+    DamagedBundleError,
+    LoadedModel,
+    bundle_files,
+    sha256,
+    verify_files,
+)
 from tfstruct.serving.signatures import ServedSystem
 
 SCHEMA_VERSION = 1
-CHECKSUMS_NAME = "SHA256SUMS"
 GOLDEN_NAME = "golden.npz"
 _GOLDEN_ROWS = 4
 _TOLERANCE = 1e-4
-
-
-class DamagedBundleError(ValueError):
-    """A bundle whose files are not those that were written, or that does not give its golden values."""
 
 
 def export(
@@ -84,7 +86,7 @@ def export(
         rows = np.asarray(run.data.test[:_GOLDEN_ROWS], np.float32)
         card["warmup_records"] = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
         (aside / CARD_NAME).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        golden = _golden(LoadedModel(aside), rows)
+        golden = _golden(LoadedModel(aside, verify=False), rows)
         _compare_with_model(golden, model, run, num_samples, chunk)
         np.savez(aside / GOLDEN_NAME, **golden)
         write_checksums(aside)
@@ -218,39 +220,8 @@ def golden_outputs(model: LoadedModel, x: np.ndarray, seed: np.ndarray) -> dict[
 
 def write_checksums(folder: Path) -> None:
     """Writes SHA256SUMS of all other files, in the format of `sha256sum --check`."""
-    lines = [f"{_sha256(path)}  {path.relative_to(folder)}" for path in _files(folder)]
+    lines = [f"{sha256(path)}  {path.relative_to(folder)}" for path in bundle_files(folder)]
     (folder / CHECKSUMS_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_NAME)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def verify_files(folder: Path) -> None:
-    """Checks a bundle's files against its checksums, without reading the graph.
-
-    Raises:
-        DamagedBundleError: a file is missing, changed, or was added.
-    """
-    listing = folder / CHECKSUMS_NAME
-    if not listing.exists():
-        raise DamagedBundleError(f"{folder} has no {CHECKSUMS_NAME}")
-    expected = {}
-    for line in listing.read_text(encoding="utf-8").splitlines():
-        digest, _, name = line.partition("  ")
-        expected[name] = digest
-    found = {str(path.relative_to(folder)): path for path in _files(folder)}
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            raise DamagedBundleError(f"{folder / name} is missing")
-        if name not in expected:
-            raise DamagedBundleError(f"{folder / name} is not listed in {CHECKSUMS_NAME}")
-        if _sha256(found[name]) != expected[name]:
-            raise DamagedBundleError(f"{folder / name} does not have the checksum in {CHECKSUMS_NAME}")
 
 
 def verify(folder: str | Path) -> None:
@@ -263,7 +234,8 @@ def verify(folder: str | Path) -> None:
     verify_files(folder)
     with np.load(folder / GOLDEN_NAME, allow_pickle=False) as archive:
         golden = dict(archive)
-    for signature, outputs in golden_outputs(LoadedModel(folder), golden["x"], golden["seed"]).items():
+    model = LoadedModel(folder, verify=False)
+    for signature, outputs in golden_outputs(model, golden["x"], golden["seed"]).items():
         for name, output in outputs.items():
             expected = golden[f"{signature}/{name}"]
             if output.shape != expected.shape or not np.allclose(

@@ -1,5 +1,6 @@
 """Using an exported model with TensorFlow alone: no Keras, no TensorFlow Probability, no model code."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,11 @@ import tensorflow as tf
 
 ROOT_VARIABLE = "TFSTRUCT_SAVED_MODELS"
 CARD_NAME = "card.json"
+CHECKSUMS_NAME = "SHA256SUMS"
+
+
+class DamagedBundleError(ValueError):
+    """A bundle whose files are not those that were written, or that does not give its golden values."""
 
 
 def load(name: str | os.PathLike[str], *, version: int | None = None) -> "LoadedModel":
@@ -23,6 +29,7 @@ def load(name: str | os.PathLike[str], *, version: int | None = None) -> "Loaded
 
     Raises:
         FileNotFoundError: nothing there; the message lists where it looked.
+        DamagedBundleError: a file is not what was exported.
         ValueError: the folder's files are not a model of this library.
     """
     return LoadedModel(find(name, version=version))
@@ -60,6 +67,39 @@ def find(name: str | os.PathLike[str], *, version: int | None = None) -> Path:
     raise FileNotFoundError(f"no exported model {str(name)!r}; looked for a {CARD_NAME} in {looked}")
 
 
+def bundle_files(folder: Path) -> list[Path]:
+    """Returns all files of a bundle but the list of checksums."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_NAME)
+
+
+def sha256(path: Path) -> str:
+    """Returns the hexadecimal SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def verify_files(folder: Path) -> None:
+    """Checks a bundle's files against its checksums, without reading the graph.
+
+    Raises:
+        DamagedBundleError: a file is missing, changed, or was added.
+    """
+    listing = folder / CHECKSUMS_NAME
+    if not listing.exists():
+        raise DamagedBundleError(f"{folder} has no {CHECKSUMS_NAME}")
+    expected = {}
+    for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        expected[name] = digest
+    found = {str(path.relative_to(folder)): path for path in bundle_files(folder)}
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise DamagedBundleError(f"{folder / name} is missing")
+        if name not in expected:
+            raise DamagedBundleError(f"{folder / name} is not listed in {CHECKSUMS_NAME}")
+        if sha256(found[name]) != expected[name]:
+            raise DamagedBundleError(f"{folder / name} does not have the checksum in {CHECKSUMS_NAME}")
+
+
 class LoadedModel:
     """An exported model; its signatures as methods on NumPy arrays.
 
@@ -72,12 +112,14 @@ class LoadedModel:
         card: what is known of the model: data, config, metrics, versions.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, verify: bool = True) -> None:
         self.path = Path(path)
         try:
             self.card: dict[str, Any] = json.loads((self.path / CARD_NAME).read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{self.path / CARD_NAME} is not JSON: {error}") from None
+        if verify:
+            verify_files(self.path)
         self._module = tf.saved_model.load(str(self.path))
         self._signatures = self._module.signatures
 
@@ -148,8 +190,8 @@ class LoadedModel:
         if self.card["support"] == "binary" and not np.isin(x, (0, 1)).all():
             wrong = x[~np.isin(x, (0, 1))]
             raise ValueError(
-                f"this model scores binary data: observations must be 0 or 1, found {wrong[0]!r} and {wrong.size} such "
-                "values; binarise them first (for example x >= 0.5)"
+                f"this model scores binary data: observations must be 0 or 1, found {wrong[0].item()} and {wrong.size} "
+                "such values; binarise them first (for example x >= 0.5)"
             )
         return x.astype(np.float32)
 

@@ -279,6 +279,11 @@ class _Run:
         checkpoint = self.folder.checkpoints.latest()
         if checkpoint is not None:
             self.restore(checkpoint)
+        elif self.folder.checkpoints.steps():
+            raise ValueError(
+                f"every checkpoint in {self.folder.checkpoints.folder} is damaged; remove that folder to start again "
+                "from step 0"
+            )
         start, last_save = time.monotonic(), time.monotonic()
         timed_steps, timed_seconds = 0, 0.0
         with (
@@ -329,8 +334,8 @@ class _Run:
         if worst > self.options.max_skipped_fraction * num_steps:
             raise NonFiniteTrainingError(
                 f"{worst:.0f} of the steps {first_step}..{first_step + num_steps - 1} had a loss or gradient that is "
-                "not finite; lower optimizer.learning_rate or set optimizer.clip_norm. The last checkpoint is from "
-                f"before these steps ({self.folder.checkpoints.folder})."
+                "not finite; lower optimizer.learning_rate or set optimizer.clip_norm. Checkpoints, if there "
+                f"are any in {self.folder.checkpoints.folder}, are from before these steps."
             )
 
     def validate(self, is_last: bool) -> dict[str, np.ndarray] | None:

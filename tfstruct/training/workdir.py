@@ -1,6 +1,7 @@
 """The folder of a training run: its config, its environment, and the weights that came out."""
 
 import datetime
+import json
 import os
 import platform
 import sys
@@ -101,7 +102,10 @@ class Workdir:
         path = self.path / CONFIG_NAME
         if not path.exists():
             raise FileNotFoundError(f"{self.path} is no folder of a training run: it has no {CONFIG_NAME}")
-        return config_lib.from_json(path.read_text(encoding="utf-8"))
+        try:
+            return config_lib.from_json(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
 
     def write_environment(self, **extra: Any) -> None:
         """Writes environment.json: versions, machine, devices, command line."""
