@@ -36,6 +36,8 @@ class System(keras.Model, abc.ABC):
         super().__init__(**kwargs)
         self.config = ml_collections.FrozenConfigDict(config)
         self.event_shape = tuple(config.data.event_shape)
+        names = ("loss", "bound", "rate", "distortion")
+        self._means = {name: keras.metrics.Mean(name=name) for name in names}
 
     @abc.abstractmethod
     def importance_terms(
@@ -172,14 +174,11 @@ class System(keras.Model, abc.ABC):
         settings.check_gradient(self.config)
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **kwargs)
-        if not hasattr(self, "_means"):
-            names = ("loss", "bound", "rate", "distortion")
-            self._means = {name: keras.metrics.Mean(name=name) for name in names}
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """Keras resets these at the beginning of each epoch."""
-        return list(self._means.values()) if hasattr(self, "_means") else []
+        return list(self._means.values())
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One update of Keras `fit`: `objective` on a batch, gradients as in the functional loop."""

@@ -92,6 +92,13 @@ def test_every_trainable_weight_gets_a_finite_gradient_that_is_not_zero(preset, 
     for variable, value in zip(system.trainable_variables, gradients, strict=True):
         assert np.all(np.isfinite(value)), variable.path
         assert np.any(value != 0.0), variable.path
+    # A weight without effect has a gradient of rounding noise, which Adam would turn into steps of full size.
+    largest = {
+        variable.path: np.abs(value).max()
+        for variable, value in zip(system.trainable_variables, gradients, strict=True)
+    }
+    dead = [path for path, size in largest.items() if size < 1e-6 * max(largest.values())]
+    assert not dead
 
 
 @EVERY_SYSTEM

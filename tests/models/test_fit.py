@@ -1,10 +1,11 @@
 """Keras `fit` and `evaluate` of a Graph VAE with real-valued observations."""
 
+import keras
 import numpy as np
 import pytest
 
 from tests.reference import small
-from tfstruct.models import registry
+from tfstruct.models import graph_vae, presets, registry
 
 
 def _gaussian(variant):
@@ -33,3 +34,17 @@ def test_fit_takes_grey_values_where_the_likelihood_is_real_valued(rng):
     rows = (_rows(rng) / np.float32(255)).astype(np.float32)
     history = _gaussian("grey").fit(rows, batch_size=64, verbose=0).history
     assert np.isfinite(history["loss"][0])
+
+
+def test_fit_reports_the_mean_over_the_epoch_and_not_the_last_batch(rng):
+    system = graph_vae.build(presets.get("graph_vae/tiny", ["model.batch_norm=False"]))
+    system.compile(
+        keras.optimizers.SGD(0.0), run_eagerly=True
+    )  # weights stay: a batch's loss depends on its rows alone
+    system.decoder.output_layer.bias.assign(np.full(784, -2.0))  # dark rows are likely, light ones are not
+    dark, light = np.zeros([32, 28, 28], np.uint8), np.full([32, 28, 28], 255, np.uint8)
+    losses = [system.fit(rows, batch_size=32, verbose=0).history["loss"][0] for rows in (dark, light)]
+    rows = np.concatenate([dark, light])
+    mean = system.fit(rows, batch_size=32, shuffle=False, verbose=0).history["loss"][0]
+    assert losses[1] - losses[0] > 1000
+    assert mean == pytest.approx(np.mean(losses), abs=10)

@@ -133,3 +133,13 @@ def test_a_loaded_model_shows_its_card_and_shape(model, folder):
     assert model.event_shape == (4,)
     assert model.card == json.loads((folder / "card.json").read_text())
     assert "graph_vae/tiny" in repr(model)
+
+
+def test_a_damaged_model_is_refused_by_the_name_of_the_file_before_it_is_loaded(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    path = next((tmp_path / "copy/variables").glob("*.data-*"))
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(client.DamagedBundleError, match=r"variables\.data-.* does not have the checksum"):
+        tfstruct.load(tmp_path / "copy")

@@ -39,7 +39,7 @@ def journey(tmp_path_factory):
 
 def test_a_users_rows_are_trained_on_evaluated_and_exported(journey):
     folder, printed = journey
-    assert "step 20, best validation bound" in printed["train"]
+    assert "step 20, best validation log-likelihood" in printed["train"]
     config = json.loads((folder / "run/config.json").read_text())
     assert config["data"]["event_shape"] == [12]
     assert config["data"]["variant"] == "none"
@@ -181,3 +181,13 @@ def test_the_preset_of_tests_evaluates_a_users_few_rows(tmp_path):
     )  # fmt: skip
     printed = succeed("evaluate", f"--workdir={tmp_path / 'run'}")
     assert "40 images" in printed
+
+
+@pytest.mark.parametrize("name", ["train", "score"])
+def test_help_of_an_installed_program_shows_what_it_does_and_its_flags(name):
+    done = tiny.run_program(name, "--help")
+    assert done.returncode == 0
+    assert f"tfstruct-{name} --" in done.stdout
+    expected = {"train": "--preset", "score": "--model"}[name]
+    assert expected in done.stdout
+    assert "--[no]debug" in done.stdout

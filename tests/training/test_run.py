@@ -393,3 +393,15 @@ def test_one_replica_among_others_is_the_one_alone_under_xla(file, tmp_path):
     for name in ("state/parameters", "state/statistics", "best/bounds"):
         np.testing.assert_allclose(three[name][2], alone[name][0], rtol=1e-4, atol=1e-5)
     assert np.abs(three["state/parameters"][0] - three["state/parameters"][2]).max() > 0.1
+
+
+def test_a_run_whose_every_checkpoint_is_damaged_does_not_silently_start_again(file, tmp_path):
+    config = make(file, "training.steps=20", "training.steps_per_call=10", "training.validate_every=10")
+    training.train(config, tmp_path / "run")
+    for path in (tmp_path / "run/checkpoints").glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:-100])
+    with (
+        pytest.warns(RuntimeWarning, match="passed over a damaged checkpoint"),
+        pytest.raises(ValueError, match="every checkpoint in .* is damaged"),
+    ):
+        training.train(config, tmp_path / "run")
