@@ -42,6 +42,7 @@ setup(
         "tests": [
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.5",
             "ruff>=0.6",
             "setuptools>=69",
             "wheel>=0.43",

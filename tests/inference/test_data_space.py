@@ -17,7 +17,7 @@ NUM_SAMPLES = 50_000
 
 
 def _model(structure, rng):
-    system = small.build(structure, rng, scale=0.2, num_latents=3, share_top_down=structure == "full")
+    system = small.build(structure, rng, scale=0.12, num_latents=3, share_top_down=structure == "full")
     bias = small.weights(system)["bottom_up/heads/parameters/bias"].copy()
     bias[:, 1] = 1.0  # q wider than p without it, so that the weights have a variance
     small.assign(system, {"bottom_up/heads/parameters/bias": bias})

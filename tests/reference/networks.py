@@ -68,7 +68,7 @@ def mlp(x, weights, activation, *, epsilon=1e-5, training=False):
             x, dense["kernel"], dense.get("bias"), normalization, activation, epsilon=epsilon, training=training
         )
         index += 1
-    return x @ weights["output/kernel"] + weights["output/bias"]
+    return x @ weights["output/kernel"] + weights.get("output/bias", 0.0)  # none before a normalisation
 
 
 def node_heads(hidden, weights, group, limit=15.0):
