@@ -209,12 +209,28 @@ def _cifar10(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 _DATA_PRESETS: dict[str, tuple[Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict], str]] = {
-    "tiny": (_tiny, "a small network on dynamically binarised MNIST; trains in seconds, for tests"),
-    "mnist_quick": (_mnist_quick, "MNIST, dynamically binarised, half-width networks, 20,000 steps"),
-    "mnist": (_mnist, "MNIST, dynamically binarised while training, test set binarised once; 2,000 epochs"),
-    "mnist_static": (_mnist_static, "the static binarisation of Larochelle and Murray, early stopping"),
-    "omniglot": (_omniglot, "Omniglot 28x28, dynamically binarised; drawers 1-14 train, 15 validation, 16-20 test"),
-    "cifar10": (_cifar10, "CIFAR-10, uniformly dequantised, Gaussian likelihood, bits per dimension"),
+    "tiny": (_tiny, "a small network on dynamically binarised MNIST, for tests; 10 s on 2 CPU cores, about -170 nats"),
+    "mnist_quick": (
+        _mnist_quick,
+        "MNIST, dynamically binarised, half-width networks, 20,000 steps; 90 s on 2 CPU cores, "
+        "-88.8 nats with learned gates (K=100, first 1,000 test images)",
+    ),
+    "mnist": (
+        _mnist,
+        "MNIST, dynamically binarised while training, test set binarised once; 2,000 epochs, not yet run whole",
+    ),
+    "mnist_static": (
+        _mnist_static,
+        "the static binarisation of Larochelle and Murray, early stopping; not yet run whole",
+    ),
+    "omniglot": (
+        _omniglot,
+        "Omniglot 28x28, dynamically binarised; drawers 1-14 train, 15 validation, 16-20 test; not yet run whole",
+    ),
+    "cifar10": (
+        _cifar10,
+        "CIFAR-10, uniformly dequantised, Gaussian likelihood, bits per dimension; not yet run whole",
+    ),
 }
 
 _SYSTEMS = {
