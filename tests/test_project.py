@@ -1,10 +1,7 @@
 """Rules that the whole checkout keeps."""
 
-import shutil
 import subprocess
 import sys
-
-import pytest
 
 from tests.trainers import tiny
 
@@ -14,8 +11,6 @@ PACKAGE = ("tfstruct", "models", "trainers")
 
 
 def tracked_files():
-    if not (CHECKOUT / ".git").exists() or shutil.which("git") is None:
-        pytest.skip("not a git checkout")
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, check=True).stdout
     return [CHECKOUT / name for name in listing.decode().split("\0") if name]
 
