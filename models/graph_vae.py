@@ -1,14 +1,16 @@
 """Graph VAE: a variational autoencoder whose latent dependency graph is learned through gates.
 
 The same model with a fixed graph is the plain VAE (`independent`), the ladder VAE (`chain`) and the VAE with
-fully connected latent structure (`full`).
+fully connected latent structure (`full`). With `model.flow.steps` an inverse autoregressive flow of its own follows
+each node's posterior; with one node and no structure that is the VAE with an IAF posterior.
 
 References:
     Variational Autoencoders with Jointly Optimized Latent Dependency Structure, ICLR 2019.
+    Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, NIPS 2016.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import ml_collections
@@ -17,20 +19,31 @@ import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.distributions import adjacency as adjacency_lib
-from tfstruct.distributions.gated_gaussian_network import (
-    GatedGaussianNetwork,
-    gaussian_log_prob,
-)
+from tfstruct.distributions.gated_gaussian_network import GatedGaussianNetwork
+from tfstruct.distributions.gaussian import LOG_TWO_PI, GaussianParameters, fuse, gaussian_log_prob
 from tfstruct.inference.objectives import ImportanceTerms
 from tfstruct.layers.edge_gates import EdgeGates
+from tfstruct.layers.flow import InverseAutoregressiveFlow
 from tfstruct.layers.grouped import flatten_last_two
 from tfstruct.layers.likelihood import make_likelihood
 from tfstruct.layers.mlp import MLP, BlockOptions, BottomUp, TopDown
 from tfstruct.models.system import System, seeded_initializers
 
-_LOG_TWO_PI = float(np.log(2.0 * np.pi))
 
-GaussianParameters = tuple[tf.Tensor, tf.Tensor]
+class _Draw(NamedTuple):
+    """What a pass through the posterior gives.
+
+    Attributes:
+        z: latents, [..., B, N, D].
+        log_posterior: log q(z_i | x, parents) of every node, nats, [..., B, N].
+        scale: standard deviation of the Gaussian times the slopes of the flow, [..., B, N, D].
+        top_down: what each node's top-down network said, None for a root.
+    """
+
+    z: tf.Tensor
+    log_posterior: tf.Tensor
+    scale: tf.Tensor
+    top_down: list[GaussianParameters | None]
 
 
 class GraphVAE(System):
@@ -40,6 +53,10 @@ class GraphVAE(System):
     precisions; a node without possible parents has the prior N(0, I) and the bottom-up posterior alone. Training
     draws one relaxed set of gates a step, shared by q and p and by the whole batch; evaluation uses the most
     probable gates.
+
+    With a flow the fused Gaussian is the base of an inverse autoregressive flow with weights of its own for every node
+    and a context from the bottom-up network: z_i is what leaves the flow, children see it, and log q(z_i | x, parents)
+    is the base's log density minus the flow's log-determinant.
 
     Args:
         config: a preset's config (see models.presets); read are `model`, `objective`, `data.event_shape`.
@@ -65,16 +82,8 @@ class GraphVAE(System):
             self.adjacency = adjacency_lib.from_structure(options.structure, self.num_nodes)
         self.scheduled = ("gate_temperature",)
         dims = int(np.prod(self.event_shape))
-        encoder_options, block_options = (
-            BlockOptions(
-                activation,
-                options.batch_norm,
-                options.batch_norm_momentum,
-                options.batch_norm_epsilon,
-                options.batch_norm_synchronized,
-            )
-            for activation in (options.encoder_activation, options.activation)
-        )
+        encoder_options = BlockOptions.from_config(options, options.encoder_activation)
+        block_options = BlockOptions.from_config(options, options.activation)
         self.encoder = MLP(
             options.encoder_units,
             options.feature_units,
@@ -84,9 +93,27 @@ class GraphVAE(System):
             use_output_bias=not options.batch_norm,
             name="encoder",
         )
+        flow = options.flow
         self.bottom_up = BottomUp(
-            self.num_nodes, self.node_dim, options.bottom_up_units, block_options, name="bottom_up"
+            self.num_nodes,
+            self.node_dim,
+            options.bottom_up_units,
+            block_options,
+            context_dim=flow.context_dim if flow.steps else 0,
+            name="bottom_up",
         )
+        self.flows = [
+            InverseAutoregressiveFlow(
+                self.node_dim,
+                flow.steps,
+                flow.hidden_units,
+                context_dim=flow.context_dim,
+                activation=flow.activation,
+                gate_bias=flow.gate_bias,
+                name=f"flow_{node}",
+            )
+            for node in range(self.num_nodes if flow.steps else 0)
+        ]
         self.decoder = MLP(options.decoder_units, dims, block_options, name="decoder")
         self.likelihood = make_likelihood(options.likelihood, dims, log_variance_floor=options.log_variance_floor)
         self.is_binary = self.likelihood.is_binary
@@ -115,8 +142,8 @@ class GraphVAE(System):
         self.decoder.build((None, options.num_latents))
         self.likelihood.build((None, dims))
         self.gates.build()
-        for top_down in self.posterior_top_down:
-            top_down.build()
+        for layer in (*self.posterior_top_down, *self.flows):
+            layer.build()
         if self.prior_top_down is not None:
             self.prior_top_down.build()
         self.built = True
@@ -153,7 +180,8 @@ class GraphVAE(System):
             rows[node] = values[..., place, :]
         return tf.stack(rows, axis=-2)
 
-    def _bottom_up(self, x: tf.Tensor, training: bool) -> GaussianParameters:
+    def _bottom_up(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, ...]:
+        """Loc and log variance [B, N, D] of what x says, and with flows their context [B, N, C]."""
         return self.bottom_up(self.encoder(self._flatten(x), training=training), training=training)
 
     def _flatten(self, x: tf.Tensor) -> tf.Tensor:
@@ -162,16 +190,16 @@ class GraphVAE(System):
     def _posterior_node(
         self,
         node: int,
-        bottom_up: GaussianParameters,
+        bottom_up: tuple[tf.Tensor, ...],
         gates: tf.Tensor,
         values: Sequence[tf.Tensor],
         training: bool,
     ) -> tuple[GaussianParameters, GaussianParameters | None]:
-        """Parameters of q(z_i | x, parents), [..., B, D], and what its top-down network said (None for a root).
+        """Parameters of the Gaussian of q(z_i | x, parents), [..., B, D], and of its top-down part (None for a root).
 
         Args:
             node: i.
-            bottom_up: loc and log variance of all nodes, [B, N, D].
+            bottom_up: as `_bottom_up` gives it.
             gates: [N, N].
             values: the latents drawn so far, [..., B, D] each; at least those of the parents.
             training: whether batch statistics are used.
@@ -184,33 +212,50 @@ class GraphVAE(System):
         loc, log_variance = (part[..., 0, :] for part in net([tf.concat(parents, axis=-1)], training=training))
         return fuse(own, (loc, log_variance)), (loc, log_variance)
 
-    def _draw(
-        self, bottom_up: GaussianParameters, gates: tf.Tensor, noise: tf.Tensor, training: bool
-    ) -> tuple[tf.Tensor, tf.Tensor, list[GaussianParameters | None]]:
-        """Draws z from q: noise [..., B, N, D] to z of that shape, its log variances, and the top-down parameters."""
-        values, log_variances, top_down = [], [], []
+    def _flow_context(self, node: int, bottom_up: tuple[tf.Tensor, ...]) -> tf.Tensor | None:
+        return bottom_up[2][:, node] if len(bottom_up) > 2 else None
+
+    def _draw(self, bottom_up: tuple[tf.Tensor, ...], gates: tf.Tensor, noise: tf.Tensor, training: bool) -> _Draw:
+        """Draws z from q by noise [..., B, N, D], roots first."""
+        values, log_posteriors, scales, top_down = [], [], [], []
         for node in range(self.num_nodes):
+            own_noise = noise[..., node, :]
             (loc, log_variance), said = self._posterior_node(node, bottom_up, gates, values, training)
-            values.append(loc + tf.exp(0.5 * log_variance) * noise[..., node, :])
-            log_variances.append(log_variance + tf.zeros_like(values[-1]))
+            value, scale = loc + tf.exp(0.5 * log_variance) * own_noise, tf.exp(0.5 * log_variance)
+            # log N(loc + s e; loc, s^2) needs only e and s: no cancellation, and the same total derivative.
+            log_posterior = -0.5 * tf.reduce_sum(tf.square(own_noise) + log_variance + LOG_TWO_PI, axis=-1)
+            if self.flows:
+                value, log_slopes = self.flows[node](value, self._flow_context(node, bottom_up))
+                log_posterior -= tf.reduce_sum(log_slopes, axis=-1)
+                scale *= tf.exp(log_slopes)
+            values.append(value)
+            log_posteriors.append(log_posterior)
+            scales.append(scale + tf.zeros_like(value))
             top_down.append(said)
-        return tf.stack(values, axis=-2), tf.stack(log_variances, axis=-2), top_down
+        return _Draw(tf.stack(values, axis=-2), tf.stack(log_posteriors, axis=-1), tf.stack(scales, axis=-2), top_down)
 
     def _posterior_log_prob_path(
-        self, z: tf.Tensor, bottom_up: GaussianParameters, gates: tf.Tensor, training: bool
+        self, z: tf.Tensor, bottom_up: tuple[tf.Tensor, ...], gates: tf.Tensor, training: bool
     ) -> tf.Tensor:
-        """Log q(z | x) with every parameter of q stopped: its gradient goes through z alone, parents included."""
+        """Log q(z | x) with every parameter of q stopped: its gradient goes through z alone, parents included.
+
+        A flow is inverted with stopped weights, D network passes a step: that the base sample is known already does not
+        help, for its dependence on z is what the gradient asks for.
+        """
         bottom_up = tuple(tf.stop_gradient(part) for part in bottom_up)
         gates = tf.stop_gradient(gates)
-        variables = [variable for net in self.posterior_top_down for variable in net.variables]
+        variables = [variable for net in (*self.posterior_top_down, *self.flows) for variable in net.variables]
         mapping = [(variable, tf.stop_gradient(tf.convert_to_tensor(variable))) for variable in variables]
         values = tf.unstack(z, axis=-2)
         total = 0.0
         # The scope also keeps this second pass from updating the moving averages once more.
         with keras.StatelessScope(state_mapping=mapping):
-            for node in range(self.num_nodes):
+            for node, value in enumerate(values):
                 (loc, log_variance), _ = self._posterior_node(node, bottom_up, gates, values, training)
-                total += tf.reduce_sum(gaussian_log_prob(values[node], loc, log_variance), axis=-1)
+                if self.flows:
+                    value, log_slopes = self.flows[node].invert(value, self._flow_context(node, bottom_up))
+                    total -= tf.reduce_sum(log_slopes, axis=-1)
+                total += tf.reduce_sum(gaussian_log_prob(value, loc, log_variance), axis=-1)
         return total
 
     # The contract --------------------------------------------------------------------------------------------
@@ -234,15 +279,14 @@ class GraphVAE(System):
         bottom_up = self._bottom_up(x, training)
         noise = random.sample_normal(seed, num_samples, tf.shape(flat)[0], [self.num_nodes, self.node_dim])
         noise = tf.cast(noise, flat.dtype)
-        z, log_variances, top_down = self._draw(bottom_up, gates, noise, training)
-        # log N(loc + s e; loc, s^2) needs only e and s: no cancellation, and the same total derivative.
-        log_posterior = -0.5 * tf.reduce_sum(tf.square(noise) + log_variances + _LOG_TWO_PI, axis=[-2, -1])
-        log_prior = self._shared_or_own_prior(gates, top_down, training).log_prob(z)
+        draw = self._draw(bottom_up, gates, noise, training)
+        z = draw.z
+        log_prior = self._shared_or_own_prior(gates, draw.top_down, training).log_prob(z)
         features = self.decoder(flatten_last_two(z), training=training)
         return ImportanceTerms(
             log_likelihood=self.likelihood.log_prob(features, flat),
             log_prior=log_prior,
-            log_posterior=log_posterior,
+            log_posterior=tf.reduce_sum(draw.log_posterior, axis=-1),
             log_posterior_path=self._posterior_log_prob_path(z, bottom_up, gates, training)
             if path_derivative
             else None,
@@ -270,18 +314,23 @@ class GraphVAE(System):
         }
 
     def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See System: the means go down the graph, so a node's parameters are those at its parents' means."""
+        """See System: the means go down the graph, so a node's parameters are those at its parents' means.
+
+        A flowed posterior has no mean in closed form: `z_mean` is then the point that the flow takes the Gaussian's
+        mean to, and `z_std` the Gaussian's standard deviation times the flow's slopes there, whose product over the
+        latents is the posterior's volume.
+        """
         bottom_up = self._bottom_up(x, training=False)
-        z, log_variances, _ = self._draw(bottom_up, self.gates.hard(), tf.zeros_like(bottom_up[0]), training=False)
-        return {"z_mean": flatten_last_two(z), "z_std": flatten_last_two(tf.exp(0.5 * log_variances))}
+        draw = self._draw(bottom_up, self.gates.hard(), tf.zeros_like(bottom_up[0]), training=False)
+        return {"z_mean": flatten_last_two(draw.z), "z_std": flatten_last_two(draw.scale)}
 
     def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
         """See System."""
         bottom_up = self._bottom_up(x, training=False)
         noise = random.sample_normal(seed, 1, tf.shape(bottom_up[0])[0], [self.num_nodes, self.node_dim])[0]
         noise = tf.cast(noise, self.compute_dtype)
-        z, _, _ = self._draw(bottom_up, self.gates.hard(), noise, training=False)
-        return self.decode(flatten_last_two(z))["x_mean"]
+        draw = self._draw(bottom_up, self.gates.hard(), noise, training=False)
+        return self.decode(flatten_last_two(draw.z))["x_mean"]
 
     def decode(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
         """See System."""
@@ -295,17 +344,26 @@ class GraphVAE(System):
         bottom_up = self._bottom_up(x, training=False)
         shape = [self.num_nodes, self.node_dim]
         noise = tf.cast(random.sample_normal(seed, num_samples, tf.shape(x)[0], shape), self.compute_dtype)
-        z, log_variances, _ = self._draw(bottom_up, self.gates.hard(), noise, training=False)
-        log_posterior = -0.5 * tf.reduce_sum(tf.square(noise) + log_variances + _LOG_TWO_PI, axis=-1)
-        return tf.reduce_mean(log_posterior - self.prior(self.gates.hard()).node_log_prob(z), axis=0)
+        draw = self._draw(bottom_up, self.gates.hard(), noise, training=False)
+        log_prior = self.prior(self.gates.hard()).node_log_prob(draw.z)
+        return tf.reduce_mean(draw.log_posterior - log_prior, axis=0)
 
     @property
     def posterior_variables(self) -> list[keras.Variable]:
-        """The encoder, the bottom-up networks and, unless they are shared with p, q's top-down networks."""
-        layers = [self.encoder, self.bottom_up]
+        """Encoder, bottom-up networks, flows and, unless they are shared with p, q's top-down networks."""
+        layers = [self.encoder, self.bottom_up, *self.flows]
         if self.prior_top_down is not None:
             layers += self.posterior_top_down
         return [variable for layer in layers for variable in layer.trainable_variables]
+
+    @property
+    def structure_variables(self) -> list[keras.Variable]:
+        """See System: the gates' logits."""
+        return list(self.gates.trainable_variables)
+
+    def harden_structure(self, values: np.ndarray) -> np.ndarray:
+        """See System."""
+        return self.gates.harden(values)
 
     def edge_probabilities(self) -> tf.Tensor:
         """Returns the gate means as a matrix [N, N], [i, j] for the edge from parent j to child i."""
@@ -325,14 +383,6 @@ class GraphVAE(System):
     def diagnostics(self) -> dict[str, tf.Tensor]:
         """Gate means [E] of the possible edges, when they are learned."""
         return {"gate_probabilities": self.gates.probabilities()} if self.gates.is_learned else {}
-
-
-def fuse(first: GaussianParameters, second: GaussianParameters) -> GaussianParameters:
-    """Product of two Gaussians, normalised: precisions add, means are weighted by them (eq. 7)."""
-    (first_loc, first_log_variance), (second_loc, second_log_variance) = first, second
-    difference = first_log_variance - second_log_variance
-    loc = second_loc + tf.sigmoid(-difference) * (first_loc - second_loc)
-    return loc, first_log_variance - tf.nn.softplus(difference)
 
 
 def build(config: ml_collections.ConfigDict, *, seed: int = 0) -> GraphVAE:

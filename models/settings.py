@@ -24,3 +24,13 @@ def check_gradient(config: Any) -> None:
             "objective.name=iwae with objective.gradient=path is biased under batch normalisation; "
             "set model.batch_norm=False, or objective.gradient=plain"
         )
+
+
+def check_single_phase(config: Any) -> None:
+    """Raises ValueError for a training in two phases, which Keras `fit` does not know of."""
+    if config.training.structure_fraction:
+        raise ValueError(
+            f"training.structure_fraction={config.training.structure_fraction} fixes the structure and starts all "
+            "other weights anew in the middle of training, which Keras fit does not do; train with tfstruct-train, or "
+            "set training.structure_fraction=0.0"
+        )

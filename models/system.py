@@ -80,6 +80,15 @@ class System(keras.Model, abc.ABC):
     def posterior_variables(self) -> list[keras.Variable]:
         """The trainable variables that belong to q alone."""
 
+    @property
+    def structure_variables(self) -> list[keras.Variable]:
+        """The trainable variables that hold a structure which is learned; none where it is fixed."""
+        return []
+
+    def harden_structure(self, values: np.ndarray) -> np.ndarray:
+        """Returns values of a structure variable at which the structure is decided and its gradient exactly 0."""
+        raise NotImplementedError
+
     def structure_report(self) -> dict[str, Any]:
         """Returns what is to be reported of a learned structure, as JSON-able values."""
         return {}
@@ -169,9 +178,10 @@ class System(keras.Model, abc.ABC):
         """Keras `compile` for training without targets; XLA is off unless asked for by `jit_compile=True`.
 
         Raises:
-            ValueError: an objective whose gradient is biased for this model.
+            ValueError: an objective whose gradient is biased for this model, or a training in two phases.
         """
         settings.check_gradient(self.config)
+        settings.check_single_phase(self.config)
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **kwargs)
 

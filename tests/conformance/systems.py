@@ -10,11 +10,11 @@ import tensorflow as tf
 
 import tfstruct.layers
 from tfstruct import random
-from tfstruct.layers import edge_gates, grouped, likelihood, mlp
+from tfstruct.layers import edge_gates, flow, grouped, likelihood, made, mlp
 
 #: registered system -> presets that between them use every part of it
 SYSTEMS = {
-    "graph_vae": ("graph_vae/tiny", "vae/tiny", "ladder_vae/tiny", "fc_vae/tiny"),
+    "graph_vae": ("graph_vae/tiny", "vae/tiny", "ladder_vae/tiny", "fc_vae/tiny", "iaf_vae/tiny", "graph_iaf_vae/tiny"),
 }
 
 _OPTIONS = mlp.BlockOptions("elu")
@@ -37,6 +37,16 @@ LAYERS = {
         lambda: mlp.BottomUp(3, 2, 4, _OPTIONS),
         (None, 5),
         lambda layer, batch: layer(tf.ones([batch, 5])),
+    ),
+    made.MADE: (
+        lambda: made.MADE(3, (4, 5), context_dim=2),
+        None,
+        lambda layer, batch: layer(tf.ones([batch, 3]), tf.ones([batch, 2])),
+    ),
+    flow.InverseAutoregressiveFlow: (
+        lambda: flow.InverseAutoregressiveFlow(3, 2, (4, 5), context_dim=2),
+        None,
+        lambda layer, batch: layer(tf.ones([batch, 3]), tf.ones([batch, 2])),
     ),
     mlp.TopDown: (
         lambda: mlp.TopDown(_ADJACENCY, (1, 2), 2, 4, _OPTIONS),

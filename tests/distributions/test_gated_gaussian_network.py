@@ -4,7 +4,8 @@ import scipy.stats
 import tensorflow as tf
 
 from tests.reference.monte_carlo import assert_mean_close
-from tfstruct.distributions.gated_gaussian_network import GatedGaussianNetwork, gated_parents, gaussian_log_prob
+from tfstruct.distributions.gated_gaussian_network import GatedGaussianNetwork, gated_parents
+from tfstruct.distributions.gaussian import gaussian_log_prob
 
 N, D = 4, 2
 

@@ -16,7 +16,7 @@ from tfstruct.training.state import initial_state, stack_states
 from tfstruct.training.step import TrainStep, over_replicas
 
 PATH = pathlib.Path(__file__).with_name("losses.json")
-PRESETS = ("graph_vae/tiny", "vae/tiny", "ladder_vae/tiny", "fc_vae/tiny")
+PRESETS = ("graph_vae/tiny", "vae/tiny", "ladder_vae/tiny", "fc_vae/tiny", "iaf_vae/tiny", "graph_iaf_vae/tiny")
 STEPS = 20
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests.reference import small
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
-from tfstruct.models.graph_vae import fuse
+from tfstruct.distributions.gaussian import fuse
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -9,18 +9,11 @@ import tensorflow_probability as tfp
 
 from tfstruct import random
 from tfstruct.distributions import adjacency as adjacency_lib
+from tfstruct.distributions.gaussian import gaussian_log_prob
 
 tfd = tfp.distributions
 
 Conditional = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-
-_LOG_TWO_PI = float(np.log(2.0 * np.pi))
-
-
-def gaussian_log_prob(value: tf.Tensor, loc: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
-    """Log N(value; loc, exp(log_variance)) elementwise, without leaving the log domain."""
-    squared = tf.square(value - loc) * tf.exp(-log_variance)
-    return -0.5 * (squared + log_variance + _LOG_TWO_PI)
 
 
 def gated_parents(value: tf.Tensor, gates: tf.Tensor) -> tf.Tensor:

@@ -7,6 +7,8 @@ import tensorflow as tf
 from tfstruct import random
 from tfstruct.distributions import adjacency as adjacency_lib
 
+_HARD_LOGIT = 1e4
+
 
 class EdgeGates(keras.layers.Layer):
     """Independent Bernoulli gates c[i, j] on the possible edges of a graph.
@@ -44,6 +46,15 @@ class EdgeGates(keras.layers.Layer):
         if self.is_learned:
             self.logits = self.add_weight(name="logits", shape=(len(self.edges),), initializer="zeros")
         self.built = True
+
+    @staticmethod
+    def harden(logits: np.ndarray) -> np.ndarray:
+        """Returns logits whose means are exactly 0 or 1, whichever is nearer; 1/2 counts as open.
+
+        Relaxed samples at them are exact zeros and ones too, at any temperature up to 10, and their gradient is
+        exactly 0. They are finite, also in float16.
+        """
+        return np.where(logits >= 0, _HARD_LOGIT, -_HARD_LOGIT).astype(logits.dtype)
 
     def probabilities(self) -> tf.Tensor:
         """Returns the gate means of the possible edges, [E]."""

@@ -1,7 +1,7 @@
 """Multilayer perceptrons: dense blocks for encoders and decoders, and small networks per latent node."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -31,6 +31,17 @@ class BlockOptions(NamedTuple):
     momentum: float = 0.99
     epsilon: float = 1e-5
     synchronized: bool = False
+
+    @classmethod
+    def from_config(cls, config: Any, activation: str) -> "BlockOptions":
+        """Reads batch_norm, batch_norm_momentum, batch_norm_epsilon and batch_norm_synchronized from a config node."""
+        return cls(
+            activation,
+            config.batch_norm,
+            config.batch_norm_momentum,
+            config.batch_norm_epsilon,
+            config.batch_norm_synchronized,
+        )
 
     def normalization(self, features: Sequence[int], name: str) -> Normalization | None:
         """Returns a batch normalisation of features of that shape, or None without batch_norm."""
@@ -113,9 +124,22 @@ class NodeHeads(keras.layers.Layer):
 
 
 class BottomUp(keras.layers.Layer):
-    """One network per latent node on the shared features of x: [..., F] -> loc, log_variance [..., N, D]."""
+    """One network per latent node on the shared features of x: [..., F] -> loc, log_variance [..., N, D].
 
-    def __init__(self, num_nodes: int, node_dim: int, hidden_units: int, options: BlockOptions, **kwargs) -> None:
+    With `context_dim` C above 0 there is a third output, a context [..., N, C] that a flow of each node is given beside
+    its noise.
+    """
+
+    def __init__(
+        self,
+        num_nodes: int,
+        node_dim: int,
+        hidden_units: int,
+        options: BlockOptions,
+        *,
+        context_dim: int = 0,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_nodes = num_nodes
         # The nodes read the same features, so their first layers are one matrix product.
@@ -123,6 +147,7 @@ class BottomUp(keras.layers.Layer):
         self.normalization = options.normalization([num_nodes, hidden_units], "normalization")
         self.activation = keras.activations.get(options.activation)
         self.heads = NodeHeads(num_nodes, node_dim, name="heads")
+        self.context_head = GroupedDense(num_nodes, context_dim, name="context") if context_dim else None
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         self.dense.build(input_shape)
@@ -130,12 +155,16 @@ class BottomUp(keras.layers.Layer):
         if self.normalization is not None:
             self.normalization.build()
         self.heads.build(shape)
+        if self.context_head is not None:
+            self.context_head.build(shape)
 
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, ...]:
         hidden = split_last(self.dense(inputs), self.num_nodes)
         if self.normalization is not None:
             hidden = self.normalization(hidden, training=training)
-        return self.heads(self.activation(hidden))
+        hidden = self.activation(hidden)
+        outputs = self.heads(hidden)
+        return outputs if self.context_head is None else (*outputs, self.context_head(hidden))
 
 
 class TopDown(keras.layers.Layer):

@@ -1,8 +1,6 @@
 """One training run from config to weights: resumable, validated, with early stopping."""
 
-import signal
 import time
-import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,8 +21,10 @@ from tfstruct.training.checkpoint import Checkpoint, PathLike, WorkdirLock
 from tfstruct.training.distribute import MirroredLoop, make_strategy
 from tfstruct.training.logging import RunLog
 from tfstruct.training.loop import TrainLoop, device_state, host_state
+from tfstruct.training.phases import fixed_structure
 from tfstruct.training.state import TrainState, initial_state, stack_states
 from tfstruct.training.step import TrainStep, over_replicas
+from tfstruct.training.stop_signal import StopSignal
 from tfstruct.training.workdir import Workdir
 
 _VALIDATION_SEED = 1
@@ -52,6 +52,12 @@ class Best(NamedTuple):
     bounds: np.ndarray
     waits: np.ndarray
     stopped: np.ndarray
+
+    @classmethod
+    def before_validation(cls, state: TrainState) -> "Best":
+        """The weights of a stacked state of NumPy arrays, for want of better ones."""
+        zeros = np.zeros([len(state.parameters)], np.int64)
+        return cls(state.parameters, state.statistics, zeros, np.full(zeros.shape, -np.inf), zeros, zeros != 0)
 
 
 class RunResult(NamedTuple):
@@ -112,6 +118,11 @@ def train(
         compiler = "graph"
     seeds = [config.training.seed + place for place in range(config.training.replicas)]
     models = [registry.build(build_config, seed=seed) for seed in seeds]
+    if config.training.structure_fraction and not models[0].structure_variables:
+        raise ValueError(
+            f"training.structure_fraction={config.training.structure_fraction} is for a structure that is learned; "
+            f"{config.preset} has none (model.structure={config.model.structure})"
+        )
     prepared = _Run(config, folder, data, models, seeds, compiler, chosen)
     with WorkdirLock(folder.path):
         folder.claim(config, resume)
@@ -178,6 +189,7 @@ class _Run:
         self.config, self.folder, self.options, self.seeds = config, folder, options, seeds
         self.data_checksum = data.checksum
         self.step_function = TrainStep(models[0], data.train_transform)
+        self.phases = self.step_function.phases
         self.functional = self.step_function.functional
         self.pipeline = Pipeline(
             data.train,
@@ -204,16 +216,9 @@ class _Run:
         for model, seed in zip(models, seeds, strict=True):
             functional = type(self.functional)(model)
             states.append(initial_state(functional, random.key(seed)))
-        self.state: TrainState = stack_states(states)
-        num_replicas = len(seeds)
-        self.best = Best(
-            self.state.parameters,
-            self.state.statistics,
-            np.zeros([num_replicas], np.int64),
-            np.full([num_replicas], -np.inf),
-            np.zeros([num_replicas], np.int64),
-            np.zeros([num_replicas], bool),
-        )
+        self.initial = stack_states(states)
+        self.state: TrainState = self.initial
+        self.best = Best.before_validation(self.state)
         self.step = 0
 
     # Checkpoints ---------------------------------------------------------------------------------------------
@@ -265,12 +270,13 @@ class _Run:
     # The course of a run -------------------------------------------------------------------------------------
 
     def spans(self) -> list[tuple[int, int]]:
-        """The calls that are left, as (first step, number of steps); none crosses a validation."""
+        """The calls that are left, as (first step, number of steps); none crosses a validation or a phase."""
         per_call = min(self.options.steps_per_call, self.pipeline.max_steps_per_call or self.options.steps_per_call)
         spans, step = [], self.step
         while step < self.options.steps:
             next_validation = (step // self.options.validate_every + 1) * self.options.validate_every
-            size = min(per_call, next_validation - step, self.options.steps - step)
+            end = self.phases.boundary if step < self.phases.boundary else self.options.steps
+            size = min(per_call, next_validation - step, end - step)
             spans.append((step, size))
             step += size
         return spans
@@ -294,7 +300,7 @@ class _Run:
                 resume_step=self.step,
                 headline=("bound", "rate"),
             ) as log,
-            _StopSignal() as stop,
+            StopSignal() as stop,
         ):
             if checkpoint is not None:
                 log.message(f"resuming {self.folder.path} at step {self.step} of {self.options.steps}")
@@ -312,7 +318,9 @@ class _Run:
                 self.step = call.first_step + len(call.indices)
                 self.check(metrics, call.first_step, len(call.indices))
                 is_last = self.step >= self.options.steps
-                log.log(self.step, metrics, self.validate(is_last))
+                log.log(self.step, metrics, self.validate(is_last or self.step == self.phases.boundary))
+                if self.step == self.phases.boundary:
+                    self.begin_second_phase(log)
                 signal_number = stop.requested  # read once: it may come between the two uses
                 if time.monotonic() - last_save > 60.0 * self.options.checkpoint_minutes or signal_number:
                     self.save()
@@ -328,6 +336,20 @@ class _Run:
         speed = timed_steps / timed_seconds if timed_steps else float("nan")
         return RunResult(self.step, self.best, time.monotonic() - start, speed)
 
+    def begin_second_phase(self, log: RunLog) -> None:
+        """Fixes the structure that was learned, and starts all other weights and the search for the best ones anew."""
+        state = fixed_structure(host_state(self.state), self.initial, self.functional)
+        self.best = Best.before_validation(state)
+        self.state = device_state(state)
+        model = self.step_function.model
+        for parameters, statistics, seed in zip(state.parameters, state.statistics, self.seeds, strict=True):
+            self.functional.assign(parameters, statistics)
+            report = model.structure_report()
+            log.message(
+                f"step {self.step}: structure of seed {seed} fixed, {report['open_edges']} of "
+                f"{report['possible_edges']} edges open; all other weights start anew"
+            )
+
     def check(self, metrics: dict[str, np.ndarray], first_step: int, num_steps: int) -> None:
         """Raises NonFiniteTrainingError when too many steps of a call were skipped."""
         worst = float(metrics["skipped"].max())
@@ -338,9 +360,9 @@ class _Run:
                 f"are any in {self.folder.checkpoints.folder}, are from before these steps."
             )
 
-    def validate(self, is_last: bool) -> dict[str, np.ndarray] | None:
-        """Scores the validation images when it is time to, and keeps the best weights of each replica."""
-        if self.step % self.options.validate_every and not is_last:
+    def validate(self, must: bool) -> dict[str, np.ndarray] | None:
+        """Scores the validation images when it is time to, or must be, and keeps each replica's best weights."""
+        if self.step % self.options.validate_every and not must:
             return None
         current_parameters, current_statistics = self.state.parameters.numpy(), self.state.statistics.numpy()
         summaries = [
@@ -352,7 +374,7 @@ class _Run:
         choose = improved[:, np.newaxis]
         waits = np.where(improved, 0, self.best.waits + 1)
         stopped = self.best.stopped
-        if self.options.patience > 0:
+        if self.options.patience > 0 and self.step > self.phases.boundary:  # the first of two phases runs to its end
             stopped = stopped | (waits >= self.options.patience)
         self.best = Best(
             np.where(choose, current_parameters, self.best.parameters),
@@ -367,28 +389,3 @@ class _Run:
             # The bound that is trained, so that the curves of training and validation compare.
             result["bound"] = np.array([summary.elbo for summary in summaries])
         return result
-
-
-class _StopSignal:
-    """Turns SIGTERM and SIGINT into a request to stop after the current call; a second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.requested = 0
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._previous[number] = signal.signal(number, self._handle)
-            except ValueError:  # not the main thread: signals are somebody else's business
-                break
-        return self
-
-    def _handle(self, number: int, frame: types.FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = number
-
-    def __exit__(self, *exception: object) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)

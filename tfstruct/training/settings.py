@@ -7,6 +7,7 @@ import ml_collections
 from tfstruct.inference import objectives
 from tfstruct.models.settings import check_gradient
 from tfstruct.training.loop import COMPILERS
+from tfstruct.training.phases import Phases
 
 _AT_LEAST_ONE = (
     "training.steps",
@@ -29,6 +30,7 @@ _AT_LEAST_ZERO = (
     "training.checkpoint_minutes",
     "training.resident_megabytes",
     "training.max_skipped_fraction",
+    "training.structure_fraction",
     "evaluation.images",
     "optimizer.learning_rate",
     "optimizer.clip_norm",
@@ -58,6 +60,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         if _value(config, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, found {_value(config, name)!r}")
     check_gradient(config)
+    Phases.from_config(config)
 
 
 def resolve_compiler(config: ml_collections.ConfigDict) -> str:

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tfstruct import random
 from tfstruct.functional import Functional
 from tfstruct.models.system import System, group_gradients, prepare_batch
-from tfstruct.schedules import Schedule
 from tfstruct.training.optimizer import Adam
+from tfstruct.training.phases import Phases
 from tfstruct.training.state import TrainState
 
 Metrics = dict[str, tf.Tensor]
@@ -30,9 +30,9 @@ class TrainStep:
         options = config.optimizer
         self.adam = Adam(options.beta_1, options.beta_2, options.epsilon, options.clip_norm)
         self.learning_rate = float(options.learning_rate)
-        steps = config.training.steps
-        self.schedules: Mapping[str, Schedule] = {
-            name: Schedule.from_config(config.schedules[name], steps)
+        self.phases = Phases.from_config(config)
+        self.schedules: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = {
+            name: self.phases.schedule(config.schedules[name])
             for name in ("learning_rate_factor", "kl_weight", *model.scheduled)
         }
         posterior = {id(variable) for variable in model.posterior_variables}
@@ -85,7 +85,12 @@ class TrainStep:
         """
         learning_rate = self.learning_rate * self.schedules["learning_rate_factor"](step)
         parameters, first, second, norm = self.adam.update(
-            step, learning_rate, gradient, state.parameters, state.first_moment, state.second_moment
+            self.phases.local_step(step),
+            learning_rate,
+            gradient,
+            state.parameters,
+            state.first_moment,
+            state.second_moment,
         )
         is_finite = tf.math.is_finite(metrics["loss"]) & tf.math.is_finite(norm)
         proposed = state._replace(

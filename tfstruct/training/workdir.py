@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import config as config_lib
+from tfstruct.models import presets
 from tfstruct.training.checkpoint import Checkpoints, PathLike, replacing, write_json
 
 CONFIG_NAME = "config.json"
@@ -103,7 +104,7 @@ class Workdir:
         if not path.exists():
             raise FileNotFoundError(f"{self.path} is no folder of a training run: it has no {CONFIG_NAME}")
         try:
-            return config_lib.from_json(path.read_text(encoding="utf-8"))
+            return presets.with_defaults(config_lib.from_json(path.read_text(encoding="utf-8")))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not JSON: {error}") from None
 

@@ -1,0 +1,1 @@
+"""Bijectors of TensorFlow Probability's kind."""

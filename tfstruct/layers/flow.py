@@ -1,0 +1,78 @@
+"""A Keras layer that owns the networks of an inverse autoregressive flow."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfstruct.bijectors import inverse_autoregressive
+from tfstruct.bijectors.inverse_autoregressive import InverseAutoregressive
+from tfstruct.layers.made import MADE
+
+
+class InverseAutoregressiveFlow(keras.layers.Layer):
+    """A chain of inverse autoregressive steps whose order is reversed from one to the next.
+
+    A base sample [..., D] and a context [..., C] to the flowed vector and its log slopes, each [..., D]; the sum of the
+    log slopes is log |det dy/dx| (nats). Reversing the networks' order rather than the vector is the same flow up to
+    the numbering of dimensions, and moves no data.
+
+    Args:
+        dim: D.
+        num_steps: number of steps, at least 1.
+        hidden_units: widths of the hidden layers of each step's network.
+        context_dim: C; 0 for no context.
+        activation: of the networks.
+        gate_bias: see InverseAutoregressive.
+
+    Raises:
+        ValueError: no steps, or sizes that MADE refuses.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_steps: int,
+        hidden_units: Sequence[int],
+        *,
+        context_dim: int = 0,
+        activation: str = "relu",
+        gate_bias: float = 2.0,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_steps < 1:
+            raise ValueError(f"a flow needs at least one step, found {num_steps}")
+        self.gate_bias = gate_bias
+        self.networks = [
+            MADE(
+                dim,
+                hidden_units,
+                context_dim=context_dim,
+                activation=activation,
+                order="reversed" if index % 2 else "forward",
+                name=f"step_{index}",
+            )
+            for index in range(num_steps)
+        ]
+
+    def build(self, input_shape: object = None) -> None:
+        for network in self.networks:
+            network.build()
+        self.built = True
+
+    def bijector(self, context: tf.Tensor | None = None) -> tfp.bijectors.Chain:
+        """Returns the flow at a context, for use inside the method that asks for it."""
+        steps = [
+            InverseAutoregressive(network, network.order, context, gate_bias=self.gate_bias)
+            for network in self.networks
+        ]
+        return inverse_autoregressive.chain(steps)
+
+    def call(self, inputs: tf.Tensor, context: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        return inverse_autoregressive.forward_and_log_slopes(self.bijector(context), inputs)
+
+    def invert(self, outputs: tf.Tensor, context: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the base vector of a flowed one, and the log slopes there, each [..., D]; D network passes a step."""
+        return inverse_autoregressive.inverse_and_log_slopes(self.bijector(context), outputs)

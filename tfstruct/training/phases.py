@@ -1,0 +1,79 @@
+"""The phases of a run: with `training.structure_fraction` the structure is learned first, then all else anew."""
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.functional import Functional
+from tfstruct.schedules import Schedule
+from tfstruct.training.state import TrainState
+
+
+class Phases:
+    """One phase, or two: each runs every schedule from its beginning and counts its optimiser's steps from 0.
+
+    Args:
+        steps: of the whole run.
+        structure_fraction: part of the steps that the first phase takes, rounded to whole steps; 0 for one phase.
+
+    Raises:
+        ValueError: a fraction that leaves one of two phases without a step.
+
+    Attributes:
+        boundary: the first step of the second phase; 0 for one phase.
+        lengths: number of steps of each phase.
+    """
+
+    def __init__(self, steps: int, structure_fraction: float) -> None:
+        self.boundary = round(structure_fraction * steps)
+        if structure_fraction and not 0 < self.boundary < steps:
+            raise ValueError(
+                "training.structure_fraction must be 0 (one phase) or leave each of two phases at least one of the "
+                f"{steps} steps, found {structure_fraction}"
+            )
+        self.lengths = [self.boundary, steps - self.boundary] if self.boundary else [steps]
+
+    @classmethod
+    def from_config(cls, config: ml_collections.ConfigDict) -> "Phases":
+        """Reads training.steps and training.structure_fraction."""
+        return cls(config.training.steps, config.training.structure_fraction)
+
+    def local_step(self, step: tf.Tensor | int) -> tf.Tensor:
+        """Returns the number of a step within its phase."""
+        step = tf.convert_to_tensor(step)
+        return tf.where(step >= self.boundary, step - self.boundary, step)
+
+    def schedule(self, config: Any) -> Callable[[tf.Tensor | int], tf.Tensor]:
+        """Returns a schedule, given over fractions of a phase, as a function of the run's step."""
+        schedules = [Schedule.from_config(config, length) for length in self.lengths]
+
+        def value(step: tf.Tensor | int) -> tf.Tensor:
+            values = [schedule(self.local_step(step)) for schedule in schedules]
+            return values[0] if len(values) == 1 else tf.where(step >= self.boundary, values[1], values[0])
+
+        return value
+
+
+def fixed_structure(state: TrainState, initial: TrainState, functional: Functional) -> TrainState:
+    """Returns the state in which the second phase starts: `initial`, but with the structure learned in `state`.
+
+    The structure's parameters are hardened, after which their gradient is exactly 0 and they stay. The moments are
+    those of `initial`, zeros, so that Adam does not move them either.
+
+    Args:
+        state: at the end of the first phase, NumPy arrays [R, ...].
+        initial: in which the run began, likewise.
+        functional: of the model, whose layout the parameters have.
+    """
+    model = functional.model
+    structure = {id(variable) for variable in model.structure_variables}
+    parameters, place = initial.parameters.copy(), 0
+    for variable, size in zip(functional.parameters.variables, functional.parameters.sizes, strict=True):
+        if id(variable) in structure:
+            learned = state.parameters[:, place : place + size]
+            parameters[:, place : place + size] = model.harden_structure(np.asarray(learned))
+        place += size
+    return initial._replace(parameters=parameters, key=state.key)

@@ -1,0 +1,30 @@
+"""Stopping a run by a signal without losing what it has done."""
+
+import signal
+import types
+from typing import Any
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGINT into a request to stop after the current call; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.requested = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread: signals are somebody else's business
+                break
+        return self
+
+    def _handle(self, number: int, frame: types.FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = number
+
+    def __exit__(self, *exception: object) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
