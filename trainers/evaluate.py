@@ -12,6 +12,7 @@ _BATCH = flags.DEFINE_integer("batch_size", None, "Rows computed at once.", lowe
 _CHUNK = flags.DEFINE_integer("chunk", None, "Importance samples computed at once.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the importance samples.", lower_bound=0)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
+_TAG = flags.DEFINE_string("tag", "", "Ends the names of the files written, to keep several evaluations of a split.")
 _PICTURES = flags.DEFINE_bool("pictures", True, "Draw structure, samples, reconstructions and curves.")
 
 
@@ -28,6 +29,7 @@ def main() -> None:
         batch_size=_BATCH.value,
         chunk=_CHUNK.value,
         seed=_SEED.value,
+        tag=_TAG.value,
     )
     print(report.summary_line(result))
     for flag in result["flags"]:

@@ -334,6 +334,16 @@ def test_one_replica_is_one_line_and_the_climb_at_the_start_leaves_the_frame():
     assert axes.get_ylabel() == "elbo (nats)"
 
 
+def test_a_second_phase_is_marked_and_its_climb_leaves_the_frame_too():
+    bounds = [-500.0] * 10 + [-90.0 - step / 100 for step in range(10, 101)] + [-500.0] * 10 + [-80.0] * 91
+    rows = [{"step": step, "train/elbo": value} for step, value in enumerate(bounds)]
+    curve, mark = plotting.draw_curves(rows, phase_start=100).axes[0].lines
+    assert list(mark.get_xdata()) == [100, 100]
+    assert "restart" in mark.get_label()
+    assert curve.axes.get_ylim() == pytest.approx((-91.55, -79.45))
+    assert len(plotting.draw_curves(rows).axes[0].lines) == 1
+
+
 def test_missing_metric_and_mixed_replicas_are_named():
     with pytest.raises(ValueError, match="'elbo'; there are loss, rate"):
         plotting.draw_curves([{"step": 1, "train/rate": 1.0, "validation/loss": 1.0}])

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfstruct import plotting, random
 from tfstruct.evaluation.report import TrainedRun
 from tfstruct.training.logging import METRICS_NAME, read_rows
+from tfstruct.training.phases import Phases
 
 _SAMPLES, _PAIRS = 100, 20
 
@@ -29,7 +30,8 @@ def draw_all(run: TrainedRun, *, replica: int = 0, seed: int = 0) -> list[Path]:
 
     rows = read_rows(run.folder.path / METRICS_NAME)
     if rows:
-        keep(plotting.draw_curves(rows, metric="bound"), "curves")
+        boundary = Phases.from_config(run.config).boundary
+        keep(plotting.draw_curves(rows, metric="bound", phase_start=boundary), "curves")
     graph = model.structure_report().get("edge_probabilities")
     if graph is not None:
         probabilities = np.array(graph)

@@ -1,6 +1,7 @@
 """One evaluation and one schema for all systems: `evaluation.json`."""
 
 import os
+import re
 import sys
 import time
 from typing import Any
@@ -65,6 +66,17 @@ class TrainedRun:
         return self.model
 
 
+def evaluation_stem(split: str = "test", tag: str = "") -> str:
+    """Returns the name, without suffix, of the files that an evaluation writes.
+
+    Raises:
+        ValueError: a tag that is not made of letters, digits, `-` and `_`.
+    """
+    if tag and not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
+        raise ValueError(f"a tag is made of letters, digits, - and _, found {tag!r}")
+    return "_".join(part for part in ("evaluation", "" if split == "test" else split, tag) if part)
+
+
 def evaluate(
     run: TrainedRun,
     *,
@@ -74,6 +86,7 @@ def evaluate(
     batch_size: int | None = None,
     chunk: int | None = None,
     seed: int = 0,
+    tag: str = "",
 ) -> dict[str, Any]:
     """Scores a split with the best weights of every replica; writes evaluation.json and the scores of each image.
 
@@ -85,13 +98,15 @@ def evaluate(
         batch_size: images computed at once; default the config's.
         chunk: importance samples computed at once; default the config's.
         seed: of the importance samples.
+        tag: keeps evaluations of one split, by other numbers of samples say, in files of their own.
 
     Returns:
-        What was written to `evaluation.json` (other splits: `evaluation_<split>.json`).
+        What was written to `evaluation.json` (other splits: `evaluation_<split>.json`; a tag comes last).
 
     Raises:
-        ValueError: an unknown split, or numbers below what is possible.
+        ValueError: an unknown split, a bad tag, or numbers below what is possible.
     """
+    stem = evaluation_stem(split, tag)
     options, data = run.config.evaluation, run.data
     num_samples = options.num_samples if num_samples is None else num_samples
     batch_size = options.batch_size if batch_size is None else batch_size
@@ -141,7 +156,6 @@ def evaluate(
         "environment": environment(),
         "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
     }
-    stem = "evaluation" if split == "test" else f"evaluation_{split}"
     write_json(run.folder.path / f"{stem}.json", result)
     with replacing(run.folder.path / f"{stem}_log_prob.npz") as file:
         np.savez(file, log_prob=np.stack(log_probs))

@@ -19,17 +19,31 @@ def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, n
     return steps, np.array([value for _, value in found])
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], *, metric: str = "elbo", unit: str = "nats") -> Figure:
+def _is_late(steps: np.ndarray, phase_start: int) -> np.ndarray:
+    """Whether each step lies past the first tenth of its phase, [T]."""
+    late = np.zeros(len(steps), bool)
+    in_first = (steps <= phase_start) & (phase_start > 0)
+    for inside in (in_first, ~in_first):
+        if inside.any():
+            first, last = steps[inside][[0, -1]]
+            late |= inside & (steps >= first + 0.1 * (last - first))
+    return late
+
+
+def draw_curves(
+    rows: Sequence[Mapping[str, Any]], *, metric: str = "elbo", unit: str = "nats", phase_start: int = 0
+) -> Figure:
     """Draws a metric in training and in validation over the training steps.
 
     With several replicas each is a thin line and their mean a thick one. Values that are not finite leave a
-    gap. The first tenth of the run may leave the frame at the top or bottom, because a bound climbs by
-    hundreds of nats there and the rest would be a flat line.
+    gap. The first tenth of the run, and of its second phase, may leave the frame at the top or bottom, because
+    a bound climbs by hundreds of nats there and the rest would be a flat line.
 
     Args:
         rows: what `tfstruct.training.logging.read_rows` gives, or parsed lines of `metrics.jsonl`.
         metric: name of the metric, without `train/` or `validation/`.
         unit: unit of the metric, for the axis; may be empty.
+        phase_start: the step at which a second phase starts all weights anew, marked by a vertical line; 0: none.
 
     Returns:
         The figure.
@@ -55,9 +69,11 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], *, metric: str = "elbo", unit
         label = group if num_replicas == 1 else f"{group}, mean of {num_replicas}"
         mean = values.mean(axis=1)
         axes.plot(steps, mean, color=_COLORS[group], linewidth=2.0, marker=marker, label=label)
-        late = values[steps >= steps[0] + 0.1 * (steps[-1] - steps[0])]
+        late = values[_is_late(steps, phase_start)]
         late = late[np.isfinite(late)]
         low, high = min([low, *late]), max([high, *late])
+    if phase_start:
+        axes.axvline(phase_start, color="0.4", linewidth=1.0, linestyle="--", label="structure fixed, restart")
     axes.margins(x=0.01)
     if low < high:
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))

@@ -1,0 +1,158 @@
+"""Likelihoods of several models on the same images: seeds as the sample, images paired."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfstruct.evaluation.report import evaluation_stem
+from tfstruct.training.checkpoint import PathLike
+
+
+class Group(NamedTuple):
+    """The seeds of one model.
+
+    Attributes:
+        name: of the model, as given by the caller.
+        log_prob: of every seed and image, nats, [R, n].
+        elbo: of every seed, nats, [R].
+        setting: what must agree for numbers to compare: data, split, images, K.
+        num_parameters: trainable weights.
+    """
+
+    name: str
+    log_prob: np.ndarray
+    elbo: np.ndarray
+    setting: dict[str, Any]
+    num_parameters: int
+
+
+def read_group(name: str, workdirs: Sequence[PathLike], *, split: str = "test", tag: str = "") -> Group:
+    """Reads the evaluations of runs of one model that differ in their seeds; their replicas are put together.
+
+    Raises:
+        FileNotFoundError: a folder without that evaluation.
+        ValueError: no folder, two runs of the same seed, or runs evaluated differently or of different size.
+    """
+    if not workdirs:
+        raise ValueError(f"{name}: no run was given")
+    stem = evaluation_stem(split, tag)
+    reports, scores = [], []
+    for workdir in workdirs:
+        path = Path(workdir) / f"{stem}.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; run tfstruct-evaluate --workdir={workdir} first")
+        reports.append(json.loads(path.read_text(encoding="utf-8")))
+        with np.load(path.with_name(f"{stem}_log_prob.npz")) as archive:
+            scores.append(archive["log_prob"].astype(np.float64))
+    settings = [_setting(report) | {"parameters": report["num_parameters"]} for report in reports]
+    for workdir, setting in zip(workdirs, settings, strict=True):
+        _require_equal(settings[0], setting, f"{name}: {workdirs[0]}", str(workdir))
+    seeds = [replica["seed"] for report in reports for replica in report["replicas"]]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{name}: a seed was given twice, found seeds {seeds}")
+    elbo = np.array([float(replica["elbo"]) for report in reports for replica in report["replicas"]])
+    return Group(name, np.concatenate(scores), elbo, _setting(reports[0]), reports[0]["num_parameters"])
+
+
+def compare(groups: Sequence[Group]) -> dict[str, Any]:
+    """Compares every group with the first.
+
+    Returns:
+        `setting`; `models`, for each its mean over seeds of the log-likelihood and the ELBO (nats), the standard
+        deviation of the former over seeds, and the seeds' own numbers; `differences`, for each later group the first
+        one's mean log-likelihood minus its, with a standard error over seeds (two independent samples; None for single
+        seeds) and one over images (paired, seeds averaged).
+
+    Raises:
+        ValueError: fewer than two groups, or groups scored on other images or by another number of samples.
+    """
+    if len(groups) < 2:
+        raise ValueError(f"a comparison needs at least two models, found {len(groups)}")
+    first, *others = groups
+    for other in others:
+        _require_equal(first.setting, other.setting, first.name, other.name)
+    return {
+        "setting": first.setting,
+        "models": [_summary(group) for group in groups],
+        "differences": [_difference(first, other) for other in others],
+    }
+
+
+def _setting(report: Mapping[str, Any]) -> dict[str, Any]:
+    data = report["data"]
+    names = ("name", "variant", "split", "images", "checksum")
+    return {name: data[name] for name in names} | {"num_samples": report["num_samples"]}
+
+
+def _require_equal(first: Mapping[str, Any], other: Mapping[str, Any], first_name: str, other_name: str) -> None:
+    different = [f"{key} {first[key]} / {other[key]}" for key in first if first[key] != other[key]]
+    if different:
+        raise ValueError(f"{first_name} and {other_name} do not compare: {'; '.join(different)}")
+
+
+def _summary(group: Group) -> dict[str, Any]:
+    means = group.log_prob.mean(axis=1)
+    return {
+        "name": group.name,
+        "num_parameters": group.num_parameters,
+        "num_seeds": len(means),
+        "log_likelihood": float(means.mean()),
+        "std_over_seeds": float(means.std(ddof=1)) if len(means) > 1 else None,
+        "std_err_over_images": _std_err(group.log_prob.mean(axis=0)),
+        "elbo": float(group.elbo.mean()),
+        "seeds": means.tolist(),
+    }
+
+
+def _difference(first: Group, other: Group) -> dict[str, Any]:
+    one, two = first.log_prob.mean(axis=1), other.log_prob.mean(axis=1)
+    over_seeds = None
+    if len(one) > 1 and len(two) > 1:
+        over_seeds = float(np.sqrt(one.var(ddof=1) / len(one) + two.var(ddof=1) / len(two)))
+    paired = first.log_prob.mean(axis=0) - other.log_prob.mean(axis=0)
+    return {
+        "first": first.name,
+        "other": other.name,
+        "log_likelihood": float(one.mean() - two.mean()),
+        "std_err_over_seeds": over_seeds,
+        "std_err_over_images": _std_err(paired),
+        "elbo": float(first.elbo.mean() - other.elbo.mean()),
+    }
+
+
+def _std_err(values: np.ndarray) -> float | None:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+
+
+def to_markdown(result: Mapping[str, Any]) -> str:
+    """Returns a comparison as two tables for people."""
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    setting = result["setting"]
+    lines = [
+        f"{setting['name']} ({setting['variant']}), {setting['split']} split, {setting['images']} images, "
+        f"K={setting['num_samples']}; nats",
+        "",
+        "| model | parameters | seeds | log-likelihood | std over seeds | s.e. over images | ELBO |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for model in result["models"]:
+        cells = [
+            model["name"],
+            f"{model['num_parameters']:,}",
+            str(model["num_seeds"]),
+            *(number(model[key]) for key in ("log_likelihood", "std_over_seeds", "std_err_over_images", "elbo")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| difference | log-likelihood | s.e. over seeds | s.e. over images | ELBO |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for difference in result["differences"]:
+        keys = ("log_likelihood", "std_err_over_seeds", "std_err_over_images", "elbo")
+        cells = [f"{difference['first']} - {difference['other']}", *(number(difference[key]) for key in keys)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
