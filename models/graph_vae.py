@@ -35,12 +35,14 @@ class _Draw(NamedTuple):
 
     Attributes:
         z: latents, [..., B, N, D].
+        base: draws of the Gaussians; z without flows, [..., B, N, D].
         log_posterior: log q(z_i | x, parents) of every node, nats, [..., B, N].
         scale: standard deviation of the Gaussian times the slopes of the flow, [..., B, N, D].
         top_down: what each node's top-down network said, None for a root.
     """
 
     z: tf.Tensor
+    base: tf.Tensor
     log_posterior: tf.Tensor
     scale: tf.Tensor
     top_down: list[GaussianParameters | None]
@@ -103,15 +105,7 @@ class GraphVAE(System):
             name="bottom_up",
         )
         self.flows = [
-            InverseAutoregressiveFlow(
-                self.node_dim,
-                flow.steps,
-                flow.hidden_units,
-                context_dim=flow.context_dim,
-                activation=flow.activation,
-                gate_bias=flow.gate_bias,
-                name=f"flow_{node}",
-            )
+            InverseAutoregressiveFlow(self.node_dim, **flow, name=f"flow_{node}")
             for node in range(self.num_nodes if flow.steps else 0)
         ]
         self.decoder = MLP(options.decoder_units, dims, block_options, name="decoder")
@@ -217,13 +211,14 @@ class GraphVAE(System):
 
     def _draw(self, bottom_up: tuple[tf.Tensor, ...], gates: tf.Tensor, noise: tf.Tensor, training: bool) -> _Draw:
         """Draws z from q by noise [..., B, N, D], roots first."""
-        values, log_posteriors, scales, top_down = [], [], [], []
+        values, bases, log_posteriors, scales, top_down = [], [], [], [], []
         for node in range(self.num_nodes):
             own_noise = noise[..., node, :]
             (loc, log_variance), said = self._posterior_node(node, bottom_up, gates, values, training)
             value, scale = loc + tf.exp(0.5 * log_variance) * own_noise, tf.exp(0.5 * log_variance)
             # log N(loc + s e; loc, s^2) needs only e and s: no cancellation, and the same total derivative.
             log_posterior = -0.5 * tf.reduce_sum(tf.square(own_noise) + log_variance + LOG_TWO_PI, axis=-1)
+            bases.append(value)
             if self.flows:
                 value, log_slopes = self.flows[node](value, self._flow_context(node, bottom_up))
                 log_posterior -= tf.reduce_sum(log_slopes, axis=-1)
@@ -232,30 +227,34 @@ class GraphVAE(System):
             log_posteriors.append(log_posterior)
             scales.append(scale + tf.zeros_like(value))
             top_down.append(said)
-        return _Draw(tf.stack(values, axis=-2), tf.stack(log_posteriors, axis=-1), tf.stack(scales, axis=-2), top_down)
+        z, base, scale = (tf.stack(parts, axis=-2) for parts in (values, bases, scales))
+        return _Draw(z, base, tf.stack(log_posteriors, axis=-1), scale, top_down)
 
     def _posterior_log_prob_path(
-        self, z: tf.Tensor, bottom_up: tuple[tf.Tensor, ...], gates: tf.Tensor, training: bool
+        self, z: tf.Tensor, base: tf.Tensor, bottom_up: tuple[tf.Tensor, ...], gates: tf.Tensor, training: bool
     ) -> tf.Tensor:
         """Log q(z | x) with every parameter of q stopped: its gradient goes through z alone, parents included.
 
-        A flow is inverted with stopped weights, D network passes a step: that the base sample is known already does not
-        help, for its dependence on z is what the gradient asks for.
+        A flow's part is made linear in z: its gradient is the score of the Gaussian pushed through the flow, which
+        takes no inverse, for the draw before the flow is at hand.
         """
         bottom_up = tuple(tf.stop_gradient(part) for part in bottom_up)
         gates = tf.stop_gradient(gates)
         variables = [variable for net in (*self.posterior_top_down, *self.flows) for variable in net.variables]
         mapping = [(variable, tf.stop_gradient(tf.convert_to_tensor(variable))) for variable in variables]
-        values = tf.unstack(z, axis=-2)
+        values, bases = tf.unstack(z, axis=-2), tf.unstack(tf.stop_gradient(base), axis=-2)
         total = 0.0
         # The scope also keeps this second pass from updating the moving averages once more.
         with keras.StatelessScope(state_mapping=mapping):
-            for node, value in enumerate(values):
+            for node, (value, base) in enumerate(zip(values, bases, strict=True)):
                 (loc, log_variance), _ = self._posterior_node(node, bottom_up, gates, values, training)
-                if self.flows:
-                    value, log_slopes = self.flows[node].invert(value, self._flow_context(node, bottom_up))
-                    total -= tf.reduce_sum(log_slopes, axis=-1)
-                total += tf.reduce_sum(gaussian_log_prob(value, loc, log_variance), axis=-1)
+                if not self.flows:
+                    total += tf.reduce_sum(gaussian_log_prob(value, loc, log_variance), axis=-1)
+                    continue
+                score, context = (loc - base) * tf.exp(-log_variance), self._flow_context(node, bottom_up)
+                _, log_slopes, score = self.flows[node].push_score(base, score, context)
+                linear = tf.stop_gradient(score) * (value - tf.stop_gradient(value)) - tf.stop_gradient(log_slopes)
+                total += tf.reduce_sum(gaussian_log_prob(base, loc, log_variance) + linear, axis=-1)
         return total
 
     # The contract --------------------------------------------------------------------------------------------
@@ -287,7 +286,7 @@ class GraphVAE(System):
             log_likelihood=self.likelihood.log_prob(features, flat),
             log_prior=log_prior,
             log_posterior=tf.reduce_sum(draw.log_posterior, axis=-1),
-            log_posterior_path=self._posterior_log_prob_path(z, bottom_up, gates, training)
+            log_posterior_path=self._posterior_log_prob_path(z, draw.base, bottom_up, gates, training)
             if path_derivative
             else None,
         )

@@ -147,7 +147,7 @@ def test_the_path_gradient_reaches_the_posterior_through_z_alone(share_top_down,
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([z, gates])
         bottom_up = system._bottom_up(tf.constant(x), training=False)
-        log_posterior = system._posterior_log_prob_path(z, bottom_up, gates, training=False)
+        log_posterior = system._posterior_log_prob_path(z, z, bottom_up, gates, training=False)
     assert all(
         gradient is None for gradient in tape.gradient(log_posterior, [v.value for v in system.trainable_variables])
     )

@@ -20,7 +20,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
 
     Args:
         dim: D.
-        num_steps: number of steps, at least 1.
+        steps: number of steps, at least 1.
         hidden_units: widths of the hidden layers of each step's network.
         context_dim: C; 0 for no context.
         activation: of the networks.
@@ -33,7 +33,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
     def __init__(
         self,
         dim: int,
-        num_steps: int,
+        steps: int,
         hidden_units: Sequence[int],
         *,
         context_dim: int = 0,
@@ -42,8 +42,8 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        if num_steps < 1:
-            raise ValueError(f"a flow needs at least one step, found {num_steps}")
+        if steps < 1:
+            raise ValueError(f"a flow needs at least one step, found {steps}")
         self.gate_bias = gate_bias
         self.networks = [
             MADE(
@@ -54,7 +54,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
                 order="reversed" if index % 2 else "forward",
                 name=f"step_{index}",
             )
-            for index in range(num_steps)
+            for index in range(steps)
         ]
 
     def build(self, input_shape: object = None) -> None:
@@ -76,3 +76,9 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
     def invert(self, outputs: tf.Tensor, context: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the base vector of a flowed one, and the log slopes there, each [..., D]; D network passes a step."""
         return inverse_autoregressive.inverse_and_log_slopes(self.bijector(context), outputs)
+
+    def push_score(
+        self, inputs: tf.Tensor, score: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the flowed vector, its log slopes and the score of its density, given the base's; each [..., D]."""
+        return inverse_autoregressive.push_score(self.bijector(context), inputs, score)

@@ -133,15 +133,46 @@ class MADE(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: tf.Tensor, context: tf.Tensor | None = None) -> list[tf.Tensor]:
-        if (context is None) != (self.context_dim == 0):
-            found = "none was given" if context is None else "one was given"
-            raise ValueError(f"this network was built for a context of {self.context_dim} features, and {found}")
+        self._check_context(context)
         features = inputs
-        for index, (kernel, bias, mask) in enumerate(zip(self.kernels, self.biases, self.masks, strict=True)):
-            kernel = tf.convert_to_tensor(kernel)
-            features = features @ (kernel * tf.constant(mask, kernel.dtype)) + bias
-            if index == 0 and context is not None:
-                features += context @ tf.convert_to_tensor(self.context_kernel)
+        for index in range(len(self.kernels)):
+            features = self._linear(index, features, context)
             if index < len(self.kernels) - 1:
                 features = self.activation(features)
         return tf.split(features, self.outputs_per_dim, axis=-1)
+
+    def with_jacobian(
+        self, inputs: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Returns what `call` does, and d output[i] / d input[j] of each output as [..., j, i].
+
+        All D tangents go through the layers together, as one product a layer: the work of D passes in one.
+        """
+        self._check_context(context)
+        features, tangents = inputs, None
+        for index in range(len(self.kernels)):
+            features = self._linear(index, features, context)
+            kernel = self._masked_kernel(index)
+            tangents = kernel if tangents is None else tangents @ kernel
+            if index < len(self.kernels) - 1:
+                with tf.GradientTape() as tape:
+                    tape.watch(features)
+                    activated = self.activation(features)
+                tangents *= tape.gradient(activated, features)[..., tf.newaxis, :]  # elementwise: the slopes
+                features = activated
+        return tuple(tf.split(values, self.outputs_per_dim, axis=-1) for values in (features, tangents))
+
+    def _check_context(self, context: tf.Tensor | None) -> None:
+        if (context is None) != (self.context_dim == 0):
+            found = "none was given" if context is None else "one was given"
+            raise ValueError(f"this network was built for a context of {self.context_dim} features, and {found}")
+
+    def _masked_kernel(self, index: int) -> tf.Tensor:
+        kernel = tf.convert_to_tensor(self.kernels[index])
+        return kernel * tf.constant(self.masks[index], kernel.dtype)
+
+    def _linear(self, index: int, features: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+        features = features @ self._masked_kernel(index) + self.biases[index]
+        if index == 0 and context is not None:
+            features += context @ tf.convert_to_tensor(self.context_kernel)
+        return features
