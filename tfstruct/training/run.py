@@ -338,16 +338,17 @@ class _Run:
 
     def begin_second_phase(self, log: RunLog) -> None:
         """Fixes the structure that was learned, and starts all other weights and the search for the best ones anew."""
-        state = fixed_structure(host_state(self.state), self.initial, self.functional)
+        learned = host_state(self.state)
+        state = fixed_structure(learned, self.initial, self.functional)
         self.best = Best.before_validation(state)
         self.state = device_state(state)
-        model = self.step_function.model
-        for parameters, statistics, seed in zip(state.parameters, state.statistics, self.seeds, strict=True):
+        for parameters, statistics, seed in zip(learned.parameters, learned.statistics, self.seeds, strict=True):
             self.functional.assign(parameters, statistics)
-            report = model.structure_report()
+            report = self.step_function.model.structure_report()
             log.message(
                 f"step {self.step}: structure of seed {seed} fixed, {report['open_edges']} of "
-                f"{report['possible_edges']} edges open; all other weights start anew"
+                f"{report['possible_edges']} edges open (the least decided gate was "
+                f"{report['largest_gate_uncertainty']:.2f} from 0 or 1); all other weights start anew"
             )
 
     def check(self, metrics: dict[str, np.ndarray], first_step: int, num_steps: int) -> None:
