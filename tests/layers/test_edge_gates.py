@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import scipy.integrate
@@ -134,3 +135,62 @@ def test_a_graph_without_edges_has_nothing_to_learn():
     for matrix in (gates.hard(), gates.sample(random.key(0), 0.5)):
         np.testing.assert_array_equal(matrix, np.zeros([2, 2]))
         assert matrix.dtype == tf.float64
+
+
+# A structure that is decided ----------------------------------------------------------------------------------------
+
+
+def _hardened(logits, dtype, **kwargs):
+    gates = EdgeGates(ADJACENCY, trainable=True, name="gates", dtype=dtype, **kwargs)
+    gates.build()
+    gates.logits.assign(gates.harden(np.asarray(logits, dtype)))
+    return gates
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_hardened_gates_are_exactly_open_or_closed(run, dtype):
+    gates = _hardened([-1e-30, 1e-30, 25.0], dtype)
+    np.testing.assert_array_equal(run(gates.probabilities), [0.0, 1.0, 1.0])
+    np.testing.assert_array_equal(run(gates.hard), [[0, 0, 0], [0, 0, 0], [1, 1, 0]])
+
+
+@pytest.mark.parametrize("logits", [LOGITS, [0.0, -0.0, 1e-7], [-1e-7, -30.0, 30.0], [1e4, -1e4, 0.0]])
+def test_hardening_leaves_the_most_probable_gates_and_is_final(logits):
+    before, gates = _gates(logits), _hardened(logits, "float64")
+    np.testing.assert_array_equal(gates.hard(), before.hard())
+    np.testing.assert_array_equal(gates.harden(gates.logits.numpy()), gates.logits.numpy())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_hardened_logits_keep_shape_and_type_and_are_finite_and_decided_in_half_precision(dtype):
+    logits = np.array([[-0.5, 0.0], [7.0, -7.0]], dtype)
+    before = logits.copy()
+    found = EdgeGates.harden(logits)
+    np.testing.assert_array_equal(logits, before)
+    assert found.dtype == dtype
+    assert np.isfinite(found.astype(np.float16)).all()
+    np.testing.assert_array_equal(tf.sigmoid(found.astype(np.float16)), [[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize("straight_through", [False, True])
+def test_hardened_gates_have_exact_samples_and_no_gradient_whatever_the_noise_and_temperature(
+    compiled, straight_through
+):
+    gates = _hardened([-0.1, 0.1, -3.0], "float32", straight_through=straight_through)
+    keys = random.fold_in(random.key(17), tf.range(20_000))
+    temperatures = tf.constant(np.resize([0.01, 0.135, 1.0, 10.0], len(keys)), tf.float32)
+
+    def samples_and_gradient(keys, temperatures):
+        with tf.GradientTape() as tape:
+            logits = tf.convert_to_tensor(gates.logits)
+            tape.watch(logits)
+            with keras.StatelessScope(state_mapping=[(gates.logits, logits)]):
+                samples = tf.vectorized_map(lambda pair: gates.sample(*pair), (keys, temperatures))
+                total = 1e6 * tf.reduce_sum(samples) + tf.reduce_sum(gates.probabilities())
+        return samples, tape.gradient(total, logits)
+
+    samples, gradient = compiled(samples_and_gradient, keys, temperatures)
+    expected = np.zeros([3, 3])
+    expected[2, 0] = 1.0
+    np.testing.assert_array_equal(samples, np.broadcast_to(expected, [len(keys), 3, 3]))
+    np.testing.assert_array_equal(gradient, [0.0, 0.0, 0.0])

@@ -32,6 +32,21 @@ def randomize(layer, rng, scale=0.5):
         variable.assign(value)
 
 
+def difference(variables, directions, function, step=1e-6):
+    """Central difference of a function of variables along a direction; they get their values back."""
+    start, sides = [variable.numpy() for variable in variables], []
+    for side in (step, -step, 0.0):
+        for variable, value, direction in zip(variables, start, directions, strict=True):
+            variable.assign(value + side * direction)
+        sides.append(float(function()) if side else None)
+    return (sides[0] - sides[1]) / (2 * step)
+
+
+def along(gradients, directions):
+    """The derivative along a direction, from gradients."""
+    return sum(np.sum(gradient * direction) for gradient, direction in zip(gradients, directions, strict=True))
+
+
 def batch_norm(x, weights, *, epsilon, training):
     """x [..., F] normalised over all leading axes."""
     rows = x.reshape(-1, x.shape[-1])
@@ -79,22 +94,35 @@ def node_heads(hidden, weights, group, limit=15.0):
     return both[..., :node_dim], np.clip(both[..., node_dim:], -limit, limit)
 
 
-def bottom_up(features, weights, num_nodes, activation, *, epsilon=1e-5, training=False):
-    """Features [..., F] to the loc and log variance of every node: two lists of [..., D]."""
+def _node_features(features, weights, num_nodes, activation, epsilon, training):
+    """What the heads of the bottom-up network read: a list of [..., H], one for each node."""
     kernel = weights["dense/kernel"]
     width = kernel.shape[1] // num_nodes
-    locs, log_variances = [], []
+    hidden = []
     for node in range(num_nodes):
         columns = slice(node * width, (node + 1) * width)
         bias = weights["dense/bias"][columns] if "dense/bias" in weights else None
         normalization = {name: value[columns] for name, value in below(weights, "normalization/normalization").items()}
-        hidden = hidden_layer(
-            features, kernel[:, columns], bias, normalization, activation, epsilon=epsilon, training=training
+        hidden.append(
+            hidden_layer(
+                features, kernel[:, columns], bias, normalization, activation, epsilon=epsilon, training=training
+            )
         )
-        loc, log_variance = node_heads(hidden, below(weights, "heads"), node)
-        locs.append(loc)
-        log_variances.append(log_variance)
-    return locs, log_variances
+    return hidden
+
+
+def bottom_up(features, weights, num_nodes, activation, *, epsilon=1e-5, training=False):
+    """Features [..., F] to the loc and log variance of every node: two lists of [..., D]."""
+    hidden = _node_features(features, weights, num_nodes, activation, epsilon, training)
+    heads = [node_heads(values, below(weights, "heads"), node) for node, values in enumerate(hidden)]
+    return [loc for loc, _ in heads], [log_variance for _, log_variance in heads]
+
+
+def contexts(features, weights, num_nodes, activation, *, epsilon=1e-5, training=False):
+    """Features [..., F] to the context of every node's flow: a list of [..., C]."""
+    hidden = _node_features(features, weights, num_nodes, activation, epsilon, training)
+    kernel, bias = weights["context/kernel"], weights["context/bias"]
+    return [values @ kernel[node] + bias[node] for node, values in enumerate(hidden)]
 
 
 def top_down(parents, weights, node, place, num_places, activation, *, epsilon=1e-5, training=False):

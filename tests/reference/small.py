@@ -8,6 +8,8 @@ from tfstruct.models import presets, registry
 
 STRUCTURES = ("independent", "chain", "full", "learned", "explicit")
 EXPLICIT = ((0, 0, 0), (0, 0, 0), (1, 1, 0))
+#: settings of small flows for `model.flow`; tanh has no kink for a difference to straddle
+FLOW = {"steps": 2, "hidden_units": (5, 4), "context_dim": 3, "activation": "tanh"}
 
 
 def config(structure="learned", overrides=(), **model):
@@ -43,6 +45,18 @@ def build(structure="learned", rng=None, scale=0.5, **model):
 def weights(system):
     """All weights of a system by path without its name."""
     return networks.named_weights(system)
+
+
+def posterior_groups(system):
+    """The weights of the posterior as pairs: what they belong to, and the variables."""
+    is_context = lambda variable: "/bottom_up/context/" in variable.path  # noqa: E731
+    return [
+        ("encoder", system.encoder.trainable_variables),
+        ("bottom_up", [v for v in system.bottom_up.trainable_variables if not is_context(v)]),
+        ("context", [v for v in system.bottom_up.trainable_variables if is_context(v)]),
+        ("top_down", [v for layer in system.posterior_top_down for v in layer.trainable_variables]),
+        *[(flow.name, flow.trainable_variables) for flow in system.flows],
+    ]
 
 
 def assign(system, values):

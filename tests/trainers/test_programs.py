@@ -9,6 +9,10 @@ import pytest
 from matplotlib import image
 
 from tests.trainers import tiny
+from tfstruct import random
+from tfstruct.evaluation import report
+from tfstruct.inference import likelihood
+from tfstruct.serving import bundle, client
 
 
 def flags(overrides):
@@ -169,6 +173,40 @@ def test_quickstart_goes_the_whole_way(tmp_path):
     assert np.isfinite(scores).all()
     for name in ("structure", "gates", "samples", "reconstructions", "curves"):
         assert image.imread(tmp_path / f"run/pictures/{name}.png")[..., :3].std() > 0.02, name
+
+
+def test_a_model_with_flows_trained_in_two_phases_is_evaluated_exported_and_scored(tmp_path):
+    file, rows = tiny.write_rows(tmp_path / "rows.npz"), tiny.binary_rows(np.random.default_rng(1), 9, (12,))
+    np.save(tmp_path / "new.npy", rows)
+    printed = succeed(
+        "train", "--preset=graph_iaf_vae/tiny", f"--workdir={tmp_path / 'run'}", f"--data_file={file}",
+        # One size of calls and few operations: every trace takes seconds.
+        *flags([*tiny.SMALL, "model.num_nodes=2", "model.batch_norm=False", "training.structure_fraction=0.5",
+                "training.steps=8", "training.steps_per_call=4", "training.validate_every=4"]),
+    )  # fmt: skip
+    run = report.TrainedRun(str(tmp_path / "run"))
+    (found,) = report.evaluate(run)["replicas"]
+    bundle.export(run, tmp_path / "model/1")
+    succeed(
+        "score", f"--model={tmp_path / 'model'}", f"--input={tmp_path / 'new.npy'}", f"--output={tmp_path / 's.npz'}"
+    )
+
+    assert f"step 4: structure of seed 0 fixed, {found['open_edges']} of 1 edges open" in printed
+    assert found["best_step"] == 8
+    model = run.use(0)
+    assert len(model.flows) == 2
+    np.testing.assert_array_equal(np.abs(model.gates.logits), [1e4])
+    estimate = likelihood.estimate(
+        lambda keys: model.importance_terms(rows, seed=keys, num_samples=3),
+        # Of the program's default seed; purpose 1 is that of log_prob.
+        random.fold_in(random.fold_in(random.row_keys(client.row_seeds(0, len(rows))), random.SERVING), 1),
+        num_samples=7,
+        chunk=3,
+    )
+    scores = np.load(tmp_path / "s.npz")
+    np.testing.assert_allclose(scores["log_prob"], estimate.log_prob, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(scores["std_err"], estimate.std_err, rtol=0, atol=1e-4)
+    assert len(np.unique(scores["log_prob"])) > 1
 
 
 @pytest.mark.slow

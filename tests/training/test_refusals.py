@@ -4,6 +4,7 @@ import pytest
 
 from tests.trainers import tiny
 from tfstruct.evaluation import report
+from tfstruct.models import registry
 from tfstruct.training import run as training
 from tfstruct.training.checkpoint import Checkpoints
 
@@ -50,6 +51,15 @@ BAD_SETTINGS = {
     "nodes that do not divide the latents": (("model.num_nodes=4",), "none", "multiple of model.num_nodes"),
     "a negative seed": (("training.seed=-1",), "none", "seed"),
     "an unknown strategy": ((), "miror", "strategy must be one of"),
+    "a structure to be learned where there is none": (
+        ("training.structure_fraction=0.5",),
+        "none",
+        "training.structure_fraction=0.5 is for a structure that is learned; vae/tiny has none .*independent",
+    ),
+    "a negative fraction": (("training.structure_fraction=-0.5",), "none", "structure_fraction .* found -0.5"),
+    "a first phase of all steps": (("training.structure_fraction=1.0",), "none", "structure_fraction .* found 1.0"),
+    "a first phase of no step": (("training.structure_fraction=0.2",), "none", "of the 2 steps, found 0.2"),
+    "an endless first phase": (("training.structure_fraction=1e999",), "none", "structure_fraction .* found inf"),
 }
 
 
@@ -67,6 +77,32 @@ def test_bad_settings_are_refused_by_name_before_a_folder_is_made(monkeypatch, f
     with pytest.raises(ValueError, match=message):
         training.train(config, tmp_path / "run", strategy=strategy)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", ["fc_vae/tiny", "ladder_vae/tiny", "iaf_vae/tiny"])
+def test_two_phases_are_refused_where_no_structure_is_learned(file, tmp_path, preset):
+    config = tiny.file_config(file, "training.structure_fraction=0.5", preset=preset)
+    with pytest.raises(ValueError, match=f"structure_fraction=0.5 .* {preset} has none .*{config.model.structure}"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fraction_that_is_no_number_is_refused_before_a_folder_is_made(file, tmp_path):
+    config = make(file)
+    config.training.structure_fraction = float("nan")
+    with pytest.raises(ValueError, match="training.structure_fraction .* found nan"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_keras_refuses_to_train_in_two_phases_and_says_what_to_set():
+    system = registry.build(tiny.config("training.structure_fraction=0.5"))
+    with pytest.raises(
+        ValueError, match=r"structure_fraction=0.5 .*tfstruct-train.*set training.structure_fraction=0.0"
+    ):
+        system.compile()
+    assert not system.compiled
+    registry.build(tiny.config("training.structure_fraction=0.0")).compile()
 
 
 def test_a_shape_that_the_data_do_not_have_is_refused(tmp_path):

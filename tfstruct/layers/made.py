@@ -172,7 +172,8 @@ class MADE(keras.layers.Layer):
         return kernel * tf.constant(self.masks[index], kernel.dtype)
 
     def _linear(self, index: int, features: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
-        features = features @ self._masked_kernel(index) + self.biases[index]
+        # Not `@`: that takes no single vector, and multiplies a batch of samples matrix by matrix.
+        features = tf.tensordot(features, self._masked_kernel(index), axes=1) + self.biases[index]
         if index == 0 and context is not None:
-            features += context @ tf.convert_to_tensor(self.context_kernel)
+            features += tf.tensordot(context, tf.convert_to_tensor(self.context_kernel), axes=1)
         return features

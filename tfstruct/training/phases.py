@@ -28,8 +28,9 @@ class Phases:
     """
 
     def __init__(self, steps: int, structure_fraction: float) -> None:
-        self.boundary = round(structure_fraction * steps)
-        if structure_fraction and not 0 < self.boundary < steps:
+        is_fraction = 0 <= structure_fraction < 1  # false of NaN too
+        self.boundary = round(structure_fraction * steps) if is_fraction else -1
+        if not is_fraction or (structure_fraction and not 0 < self.boundary < steps):
             raise ValueError(
                 "training.structure_fraction must be 0 (one phase) or leave each of two phases at least one of the "
                 f"{steps} steps, found {structure_fraction}"
