@@ -118,6 +118,8 @@ class InverseAutoregressive(tfb.Bijector):
 
     def _inverse(self, y: tf.Tensor) -> tf.Tensor:
         y = tf.convert_to_tensor(y)
+        if self._context is not None:
+            y += tf.zeros_like(self._context[..., :1])  # the loop needs the shape that the network will give
         dim = y.shape[-1]
         places = tf.constant(resolve_order(self._order, dim), tf.int32)
 
