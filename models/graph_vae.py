@@ -96,6 +96,8 @@ class GraphVAE(System):
             name="encoder",
         )
         flow = options.flow
+        if flow.steps < 0:
+            raise ValueError(f"model.flow.steps must be at least 0, found {flow.steps}")
         self.bottom_up = BottomUp(
             self.num_nodes,
             self.node_dim,

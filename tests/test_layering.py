@@ -11,9 +11,9 @@ CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 BASE = ("schedules", "math", "random", "config", "functional")
 LAYERS = {
     "data": (*BASE,),
-    "distributions": (*BASE, "data", "layers", "bijectors"),
+    "distributions": (*BASE, "data"),
     "layers": (*BASE, "data", "distributions", "bijectors"),
-    "bijectors": (*BASE, "data", "distributions", "layers"),
+    "bijectors": (*BASE, "data", "distributions"),
     "inference": (*BASE, "data", "distributions", "layers", "bijectors"),
     "models": (*BASE, "data", "distributions", "layers", "bijectors", "inference"),
     "training": (*BASE, "data", "distributions", "layers", "bijectors", "inference", "models"),

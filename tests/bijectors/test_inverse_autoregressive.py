@@ -32,7 +32,7 @@ def _context(rng, context_dim, *leading):
 
 
 def _step(network, context=None, gate_bias=BIAS):
-    return InverseAutoregressive(network, network.order, context, gate_bias=gate_bias)
+    return InverseAutoregressive(network, context, gate_bias=gate_bias)
 
 
 def _three(rng, context_dim=0):
@@ -86,18 +86,18 @@ def test_a_step_of_two_dimensions_written_out():
         first, second = x[..., :1], x[..., 1:]
         return tf.concat([2.0 * second, 3.0 + 0.0 * first], -1), tf.concat([second, 0.0 * first - 1.0], -1)
 
-    step = InverseAutoregressive(network, "reversed", gate_bias=0.5)
+    step = InverseAutoregressive(network, order="reversed", gate_bias=0.5)
     y, log_det = step.forward_and_log_det(tf.constant([[0.3, -0.2]], tf.float64))
     first, second = special.expit(0.3), special.expit(-0.5)
     np.testing.assert_allclose(y, [[first * 0.3 + (1 - first) * -0.4, second * -0.2 + (1 - second) * 3.0]], rtol=1e-12)
     np.testing.assert_allclose(log_det, [np.log(first) + np.log(second)], rtol=1e-12)
-    again = InverseAutoregressive(network, "reversed", gate_bias=0.5)
+    again = InverseAutoregressive(network, order="reversed", gate_bias=0.5)
     np.testing.assert_allclose(again.inverse(y), [[0.3, -0.2]], rtol=1e-12)
 
 
 def test_the_default_gate_bias_is_two(rng):
     network, x = _network(rng), tf.constant(rng.normal(size=[5, 4]))
-    found = InverseAutoregressive(network, network.order).forward_and_log_det(x)
+    found = InverseAutoregressive(network).forward_and_log_det(x)
     for one, two in zip(found, _step(network, gate_bias=2.0).forward_and_log_det(x), strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -212,7 +212,7 @@ def test_forward_takes_one_pass_and_inverse_one_for_each_dimension(rng):
 
     for method, expected in (("forward_and_log_slopes", 1), ("forward_and_log_det", 1), ("forward", 1), ("inverse", 5)):
         calls.clear()
-        getattr(InverseAutoregressive(counted, network.order), method)(tf.identity(x))
+        getattr(InverseAutoregressive(counted, order=network.order), method)(tf.identity(x))
         assert len(calls) == expected, method
 
 

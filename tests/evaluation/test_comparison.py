@@ -25,6 +25,9 @@ def write(folder, seeds, log_prob, elbo=-9.0, split="test", tag="", **changes):
         "data": data | {key: value for key, value in changes.items() if key in data},
         "num_samples": changes.get("num_samples", 7),
         "num_parameters": changes.get("num_parameters", 1234),
+        "preset": changes.get("preset", "vae/tiny"),
+        "trained_steps": changes.get("trained_steps", 20),
+        "flags": changes.get("flags", []),
         "replicas": [{"seed": seed, "elbo": elbo} for seed in seeds],
     }
     (folder / f"{stem}.json").write_text(json.dumps(written))
@@ -78,6 +81,11 @@ def test_numbers_that_do_not_compare_are_refused_by_name(key, value):
         compare([group("a", [[-1.0] * 3]), group("b", [[-1.0] * 3], **{key: value})])
 
 
+def test_two_models_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="the same name, found a, a"):
+        compare([group("a", [[-1.0] * 3]), group("a", [[-2.0] * 3])])
+
+
 def test_one_model_is_no_comparison():
     with pytest.raises(ValueError, match="at least two models, found 1"):
         compare([group("a", [[-1.0] * 3])])
@@ -98,7 +106,8 @@ def test_a_split_and_a_tag_choose_the_files(tmp_path):
     write(folder, [0], [[-2, -2, -2]], split="validation", tag="k100")
     assert read_group("a", [folder]).log_prob.mean() == -1.0
     assert read_group("a", [folder], split="validation", tag="k100").log_prob.mean() == -2.0
-    with pytest.raises(FileNotFoundError, match="evaluation_k5.json does not exist; run tfstruct-evaluate"):
+    there = r"evaluation_k5.json does not exist \(evaluations there: evaluation.json, evaluation_validation_k100.json\)"
+    with pytest.raises(FileNotFoundError, match=there + ".*--tag=k5 first, with the number of samples"):
         read_group("a", [folder], tag="k5")
 
 
@@ -108,10 +117,27 @@ def test_runs_of_one_model_must_differ_in_their_seeds_and_in_nothing_else(tmp_pa
         read_group("a", [one, write(tmp_path / "two", [0], [[-1, -2, -3]])])
     with pytest.raises(ValueError, match="do not compare: num_samples 7 / 8"):
         read_group("a", [one, write(tmp_path / "three", [1], [[-1, -2, -3]], num_samples=8)])
-    with pytest.raises(ValueError, match="do not compare: parameters 1234 / 99"):
-        read_group("a", [one, write(tmp_path / "four", [1], [[-1, -2, -3]], num_parameters=99)])
+    for key, value in (("num_parameters", 99), ("preset", "fc_vae/tiny"), ("trained_steps", 10)):
+        with pytest.raises(ValueError, match=f"do not compare: {key} .* / {value}"):
+            read_group("a", [one, write(tmp_path / "four", [1], [[-1, -2, -3]], **{key: value})])
     with pytest.raises(ValueError, match="no run was given"):
         read_group("a", [])
+
+
+def test_files_that_do_not_belong_together_or_have_no_mean_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"shape \(1, 4\), but evaluation.json tells of \(1, 3\)"):
+        read_group("a", [write(tmp_path / "one", [0], [[-1, -2, -3, -4]])])
+    for value in (np.nan, -np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            read_group("a", [write(tmp_path / "two", [0], [[-1, value, -3]])])
+
+
+def test_flags_of_the_evaluations_are_shown(tmp_path):
+    folder = write(tmp_path / "one", [0], [[-1, -2, -3]], flags=["undecided: a gate"])
+    result = compare([read_group("a", [folder]), group("b", [[-1.0] * 3])])
+    assert result["models"][0]["flags"] == ["undecided: a gate"]
+    assert to_markdown(result).endswith("\n\nFLAGGED a: undecided: a gate")
+    assert "FLAGGED" not in to_markdown(compare([group("a", [[-1.0] * 3]), group("b", [[-1.0] * 3])]))
 
 
 def test_what_an_evaluation_writes_can_be_compared(run, result, tmp_path):
@@ -122,13 +148,14 @@ def test_what_an_evaluation_writes_can_be_compared(run, result, tmp_path):
     untagged = read_group("a", [run.folder.path])
     assert untagged.setting["num_samples"] == result["num_samples"] == 7
     assert untagged.log_prob.mean() == pytest.approx(result["mean"]["log_likelihood"], rel=1e-6)
-    assert "| a - b | 0.00 | " in to_markdown(compare([found, found._replace(name="b")]))
+    (difference,) = compare([found, found._replace(name="b", log_prob=found.log_prob - 0.25)])["differences"]
+    assert difference["log_likelihood"] == pytest.approx(0.25)
 
 
 def test_a_tag_that_is_no_name_is_refused_before_anything_is_scored(run, monkeypatch):
     monkeypatch.setattr(report, "HeldOutScorer", None)
-    for tag in ("a/b", "..", "k 5"):
-        with pytest.raises(ValueError, match="letters, digits, - and _, found"):
+    for tag in ("a/b", "..", "k 5", "validation", "train_k5", "test"):
+        with pytest.raises(ValueError, match="letters, digits, - and _ and starts with no split's name, found"):
             report.evaluate(run, tag=tag)
 
 

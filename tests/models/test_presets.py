@@ -99,10 +99,29 @@ def test_families_without_flows_have_none(family):
     assert registry.build(config).flows == []
 
 
-def test_two_phases_are_for_learned_gates_that_are_compared_with_flows():
+def test_two_phases_are_for_the_models_with_flows_and_their_rival_on_thresholded_images():
     phased = {name for name in presets.names() if presets.get(name).training.structure_fraction}
     assert phased == {f"graph_iaf_vae/{data}" for data in DATA_PRESETS} | {"graph_vae/mnist_thresholded"}
-    assert len({presets.get(name).training.structure_fraction for name in phased}) == 1
+    fractions = {presets.get(name).training.structure_fraction for name in phased - {"graph_iaf_vae/tiny"}}
+    assert fractions == {0.2}
+
+
+@pytest.mark.parametrize("name", [name for name in presets.names() if name.startswith("graph_iaf_vae/")])
+def test_the_first_phase_is_whole_calls(name):
+    # A call of another length is another program to compile.
+    options = presets.get(name).training
+    assert round(options.structure_fraction * options.steps) % options.steps_per_call == 0
+
+
+@pytest.mark.parametrize("overrides", [{"model.flow.steps": 2}, "model.flow.steps=2"])
+def test_overrides_that_are_no_list_are_refused(overrides):
+    with pytest.raises(ValueError, match="overrides are a list of 'key=value' strings, found"):
+        presets.get("graph_vae/tiny", overrides)
+
+
+def test_a_negative_number_of_flow_steps_is_refused_by_name():
+    with pytest.raises(ValueError, match="model.flow.steps must be at least 0, found -1"):
+        registry.build(presets.get("graph_vae/tiny", ["model.flow.steps=-1"]))
 
 
 @pytest.mark.parametrize("family", ["graph_vae", "vae", "ladder_vae", "fc_vae", "iaf_vae", "graph_iaf_vae"])

@@ -227,6 +227,14 @@ def test_trajectories_are_the_given_numbers_in_the_colours_of_the_structure(num_
     assert legend.get_window_extent().y0 >= 0
 
 
+def test_trajectories_break_where_the_gates_were_fixed():
+    values = np.array([[0.5], [0.6], [1.0], [1.0]])
+    line, mark = plotting.draw_gate_trajectories([10, 20, 30, 40], values, [(1, 0)], phase_start=20).axes[0].lines
+    np.testing.assert_array_equal(line.get_xdata(), [10, 20, 20, 30, 40])
+    np.testing.assert_array_equal(line.get_ydata(), [0.5, 0.6, np.nan, 1.0, 1.0])
+    assert list(mark.get_xdata()) == [20, 20]
+
+
 def test_trajectories_of_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\[T, 2\] for 2 edges, found \[3\] and \[3, 1\]"):
         plotting.draw_gate_trajectories(np.arange(3), np.zeros([3, 1]), [(1, 0), (2, 0)])
@@ -339,6 +347,9 @@ def test_a_second_phase_is_marked_and_its_climb_leaves_the_frame_too():
     rows = [{"step": step, "train/elbo": value} for step, value in enumerate(bounds)]
     curve, mark = plotting.draw_curves(rows, phase_start=100).axes[0].lines
     assert list(mark.get_xdata()) == [100, 100]
+    values = curve.get_ydata()
+    assert np.flatnonzero(np.isnan(values)).tolist() == [101]  # a gap, not a line from one phase to the other
+    assert list(curve.get_xdata()[100:103]) == [100, 100, 101]
     assert "restart" in mark.get_label()
     assert curve.axes.get_ylim() == pytest.approx((-91.55, -79.45))
     assert len(plotting.draw_curves(rows).axes[0].lines) == 1

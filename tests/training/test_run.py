@@ -8,6 +8,7 @@ from tests.trainers import tiny
 from tfstruct import config as config_lib
 from tfstruct.inference.held_out import Summary
 from tfstruct.training import run as training
+from tfstruct.training.phases import Phases
 from tfstruct.training.checkpoint import Checkpoints, WorkdirBusyError, WorkdirLock
 from tfstruct.training.logging import read_rows
 from tfstruct.training.workdir import Workdir
@@ -200,7 +201,7 @@ def test_a_validation_bound_that_is_not_a_number_is_never_the_best(monkeypatch, 
 def test_no_call_crosses_a_validation_or_the_end():
     run = object.__new__(training._Run)
     run.options = types.SimpleNamespace(steps_per_call=4, validate_every=10, steps=23)
-    run.pipeline, run.step = types.SimpleNamespace(max_steps_per_call=None), 0
+    run.pipeline, run.step, run.phases = types.SimpleNamespace(max_steps_per_call=None), 0, Phases(23, 0.0)
     spans = [(0, 4), (4, 4), (8, 2), (10, 4), (14, 4), (18, 2), (20, 3)]
     assert run.spans() == spans
     run.step = 10

@@ -306,8 +306,8 @@ def test_calls_end_at_the_boundary_with_a_validation(straight):
 
 
 def test_the_run_says_how_many_edges_it_keeps_and_how_decided_they_were(straight, by_hand):
-    gates = 1.0 / (1.0 + np.exp(-by_hand.learned.parameters[by_hand.place]))
-    text = f"(the least decided gate was {np.minimum(gates, 1.0 - gates).max():.2f} from 0 or 1)"
+    uncertainty = 1.0 / (1.0 + np.exp(np.abs(by_hand.learned.parameters[by_hand.place]).min()))
+    text = f"(the least decided gate was {uncertainty:.2f} from 0 or 1)"
     expected = f"step 4: structure of seed {SEED} fixed, 1 of 3 edges open {text}; all other weights start anew"
     assert [line for line in straight.text.splitlines() if "structure" in line] == [expected]
 
@@ -324,8 +324,10 @@ def test_gates_are_recorded_as_exactly_open_or_closed_after_the_boundary(straigh
 def test_the_evaluation_finds_a_decided_structure_and_the_second_phase(straight, by_hand):
     result = report.evaluate(report.TrainedRun(str(straight.workdir)))
     (found,) = result["replicas"]
-    assert not [flag for flag in result["flags"] if flag.startswith("undecided")]
     assert found["largest_gate_uncertainty"] == 0.0
+    uncertainty = 1.0 / (1.0 + np.exp(np.abs(by_hand.learned.parameters[by_hand.place]).min()))
+    assert found["largest_gate_uncertainty_when_fixed"] == pytest.approx(uncertainty, rel=1e-5)
+    assert f"undecided: a gate had probability {uncertainty:.2f} of being the other way when" in result["flags"][0]
     expected = by_hand.model.gates.matrix(tf.constant(by_hand.is_open, tf.float32))
     np.testing.assert_array_equal(found["edge_probabilities"], expected)
     assert found["open_edges"] == 1

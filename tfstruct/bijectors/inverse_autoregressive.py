@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfstruct.layers.made import resolve_order
+from tfstruct.bijectors.order import resolve_order
 
 tfb = tfp.bijectors
 
@@ -24,19 +24,23 @@ class InverseAutoregressive(tfb.Bijector):
     is exact up to rounding, and slow. The positive gate bias lets x through at first, which keeps long chains stable.
 
     Values and log-determinants come from the arguments alone: `forward_and_log_det` and the methods beneath it never
-    look at what an object computed before.
+    look at what an object computed before. Whoever owns the network owns its weights: this object tracks none. A gate
+    that underflows (in float32 a logit below -87) cannot be inverted.
 
     Args:
         network: (x [..., D], context) -> m and s, each [..., D]; called as network(x) without a context.
-        order: the network's own: `forward`, `reversed`, or the place of each dimension.
-        context: what the network is given beside x, [..., C], or None.
+        context: what the network is given beside x, [..., C], or None; its leading axes are the batch of the bijector.
+        order: `forward`, `reversed`, or the place of each dimension; default the network's attribute `order`.
         gate_bias: added to s.
+
+    Raises:
+        ValueError: no order where the network has none, or another one than the network's.
 
     Example:
         >>> from tfstruct.layers.made import MADE
         >>> network = MADE(3, (8,), order="reversed")
         >>> network.build()
-        >>> step = InverseAutoregressive(network, network.order)
+        >>> step = InverseAutoregressive(network)
         >>> y, log_det = step.forward_and_log_det(tf.zeros([5, 3]))
         >>> y.shape, log_det.shape
         (TensorShape([5, 3]), TensorShape([5]))
@@ -48,16 +52,17 @@ class InverseAutoregressive(tfb.Bijector):
     def __init__(
         self,
         network: Network,
-        order: str | Sequence[int],
         context: tf.Tensor | None = None,
         *,
+        order: str | Sequence[int] | None = None,
         gate_bias: float = 2.0,
         validate_args: bool = False,
         name: str = "inverse_autoregressive",
     ) -> None:
         parameters = dict(locals())
         with tf.name_scope(name) as name:
-            self._network, self._order, self._context, self._gate_bias = network, order, context, gate_bias
+            self._network, self._context, self._gate_bias = network, context, gate_bias
+            self._order = self._checked_order(order)
             super().__init__(
                 forward_min_event_ndims=1,
                 inverse_min_event_ndims=1,
@@ -65,6 +70,16 @@ class InverseAutoregressive(tfb.Bijector):
                 parameters=parameters,
                 name=name,
             )
+
+    def _checked_order(self, order: str | Sequence[int] | None) -> str | Sequence[int]:
+        own = getattr(self._network, "order", None)
+        if own is None and order is None:
+            raise ValueError("the network has no attribute `order`: give the order")
+        if own is None:
+            return order
+        if order is not None and not np.array_equal(resolve_order(order, len(own)), own):
+            raise ValueError(f"the network's order is {np.asarray(own).tolist()}, found order={order!r}")
+        return own
 
     def _shift_and_gate(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns m and the gate's logit s + gate_bias."""
@@ -138,7 +153,9 @@ class InverseAutoregressive(tfb.Bijector):
 
     @classmethod
     def _parameter_properties(cls, dtype: Any) -> dict:
-        return {}
+        from tensorflow_probability.python.internal import parameter_properties
+
+        return {"context": parameter_properties.ParameterProperties(event_ndims=1)}
 
 
 def _solve(matrix: tf.Tensor, right: tf.Tensor, places: np.ndarray) -> tf.Tensor:

@@ -19,7 +19,8 @@ class Group(NamedTuple):
         log_prob: of every seed and image, nats, [R, n].
         elbo: of every seed, nats, [R].
         setting: what must agree for numbers to compare: data, split, images, K.
-        num_parameters: trainable weights.
+        num_parameters: trainable weights, those that a mask multiplies by 0 included.
+        flags: of all its evaluations.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Group(NamedTuple):
     elbo: np.ndarray
     setting: dict[str, Any]
     num_parameters: int
+    flags: tuple[str, ...] = ()
 
 
 def read_group(name: str, workdirs: Sequence[PathLike], *, split: str = "test", tag: str = "") -> Group:
@@ -34,7 +36,8 @@ def read_group(name: str, workdirs: Sequence[PathLike], *, split: str = "test", 
 
     Raises:
         FileNotFoundError: a folder without that evaluation.
-        ValueError: no folder, two runs of the same seed, or runs evaluated differently or of different size.
+        ValueError: no folder, two runs of the same seed, runs of different presets, sizes or numbers of steps or
+            evaluated differently, or files that do not belong together.
     """
     if not workdirs:
         raise ValueError(f"{name}: no run was given")
@@ -43,18 +46,32 @@ def read_group(name: str, workdirs: Sequence[PathLike], *, split: str = "test", 
     for workdir in workdirs:
         path = Path(workdir) / f"{stem}.json"
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist; run tfstruct-evaluate --workdir={workdir} first")
+            there = sorted(found.name for found in Path(workdir).glob("evaluation*.json")) or ["none"]
+            flags = [f"--workdir={workdir}", *([f"--split={split}"] if split != "test" else [])]
+            flags += [f"--tag={tag}"] if tag else []
+            raise FileNotFoundError(
+                f"{path} does not exist (evaluations there: {', '.join(there)}); run tfstruct-evaluate "
+                f"{' '.join(flags)} first, with the number of samples that the others have"
+            )
         reports.append(json.loads(path.read_text(encoding="utf-8")))
-        with np.load(path.with_name(f"{stem}_log_prob.npz")) as archive:
+        scores_path = path.with_name(f"{stem}_log_prob.npz")
+        with np.load(scores_path) as archive:
             scores.append(archive["log_prob"].astype(np.float64))
-    settings = [_setting(report) | {"parameters": report["num_parameters"]} for report in reports]
+        expected = (len(reports[-1]["replicas"]), reports[-1]["data"]["images"])
+        if scores[-1].shape != expected:
+            raise ValueError(f"{scores_path} has shape {scores[-1].shape}, but {path.name} tells of {expected}")
+        if not np.isfinite(scores[-1]).all():
+            raise ValueError(f"{scores_path} holds log-likelihoods that are not finite, which have no mean to compare")
+    run_keys = ("preset", "trained_steps", "num_parameters")
+    settings = [_setting(report) | {key: report[key] for key in run_keys} for report in reports]
     for workdir, setting in zip(workdirs, settings, strict=True):
         _require_equal(settings[0], setting, f"{name}: {workdirs[0]}", str(workdir))
     seeds = [replica["seed"] for report in reports for replica in report["replicas"]]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"{name}: a seed was given twice, found seeds {seeds}")
     elbo = np.array([float(replica["elbo"]) for report in reports for replica in report["replicas"]])
-    return Group(name, np.concatenate(scores), elbo, _setting(reports[0]), reports[0]["num_parameters"])
+    flags = sorted({flag for report in reports for flag in report["flags"]})
+    return Group(name, np.concatenate(scores), elbo, _setting(reports[0]), reports[0]["num_parameters"], tuple(flags))
 
 
 def compare(groups: Sequence[Group]) -> dict[str, Any]:
@@ -67,10 +84,14 @@ def compare(groups: Sequence[Group]) -> dict[str, Any]:
         seeds) and one over images (paired, seeds averaged).
 
     Raises:
-        ValueError: fewer than two groups, or groups scored on other images or by another number of samples.
+        ValueError: fewer than two groups, two of the same name, or groups scored on other images or by another number
+            of samples.
     """
     if len(groups) < 2:
         raise ValueError(f"a comparison needs at least two models, found {len(groups)}")
+    names = [group.name for group in groups]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two models have the same name, found {', '.join(names)}")
     first, *others = groups
     for other in others:
         _require_equal(first.setting, other.setting, first.name, other.name)
@@ -104,6 +125,7 @@ def _summary(group: Group) -> dict[str, Any]:
         "std_err_over_images": _std_err(group.log_prob.mean(axis=0)),
         "elbo": float(group.elbo.mean()),
         "seeds": means.tolist(),
+        "flags": list(group.flags),
     }
 
 
@@ -155,4 +177,5 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         keys = ("log_likelihood", "std_err_over_seeds", "std_err_over_images", "elbo")
         cells = [f"{difference['first']} - {difference['other']}", *(number(difference[key]) for key in keys)]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    flagged = [f"FLAGGED {model['name']}: {flag}" for model in result["models"] for flag in model["flags"]]
+    return "\n".join(lines + ["", *flagged] if flagged else lines)

@@ -29,8 +29,8 @@ def draw_all(run: TrainedRun, *, replica: int = 0, seed: int = 0) -> list[Path]:
         files.append(path)
 
     rows = read_rows(run.folder.path / METRICS_NAME)
+    boundary = Phases.from_config(run.config).boundary
     if rows:
-        boundary = Phases.from_config(run.config).boundary
         keep(plotting.draw_curves(rows, metric="bound", phase_start=boundary), "curves")
     graph = model.structure_report().get("edge_probabilities")
     if graph is not None:
@@ -43,7 +43,9 @@ def draw_all(run: TrainedRun, *, replica: int = 0, seed: int = 0) -> list[Path]:
             values = np.array([row["train/gate_probabilities"] for row in logged])
             values = values if run.num_replicas == 1 else values[:, replica]
             steps = [row["step"] for row in logged]
-            figure = plotting.draw_gate_trajectories(steps, values, model.gates.edges, colors=colors)
+            figure = plotting.draw_gate_trajectories(
+                steps, values, model.gates.edges, colors=colors, phase_start=boundary
+            )
             keep(figure, "gates")
     shape = model.event_shape
     if len(shape) == 2 or (len(shape) == 3 and shape[-1] == 3):

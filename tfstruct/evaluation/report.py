@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from tfstruct.data import datasets
+from tfstruct.data import datasets, variants
 from tfstruct.evaluation import plausibility
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer
@@ -65,15 +65,25 @@ class TrainedRun:
         Functional(self.model).assign(self.weights.parameters[replica], self.weights.statistics[replica])
         return self.model
 
+    def structure(self, replica: int = 0) -> dict[str, Any]:
+        """Puts a replica's weights into the model; returns its structure_report, and how decided it was when fixed.
+
+        `largest_gate_uncertainty_when_fixed` is there in the second of two phases, whose gates are exact zeros and
+        ones.
+        """
+        report = self.use(replica).structure_report()
+        fixed = self.weights.fixed_uncertainties
+        return report if fixed is None else report | {"largest_gate_uncertainty_when_fixed": float(fixed[replica])}
+
 
 def evaluation_stem(split: str = "test", tag: str = "") -> str:
     """Returns the name, without suffix, of the files that an evaluation writes.
 
     Raises:
-        ValueError: a tag that is not made of letters, digits, `-` and `_`.
+        ValueError: a tag that is not made of letters, digits, `-` and `_`, or starts with the name of a split.
     """
-    if tag and not re.fullmatch(r"[A-Za-z0-9_-]+", tag):
-        raise ValueError(f"a tag is made of letters, digits, - and _, found {tag!r}")
+    if tag and (not re.fullmatch(r"[A-Za-z0-9_-]+", tag) or tag.startswith(variants.SPLITS)):
+        raise ValueError(f"a tag is made of letters, digits, - and _ and starts with no split's name, found {tag!r}")
     return "_".join(part for part in ("evaluation", "" if split == "test" else split, tag) if part)
 
 
@@ -178,7 +188,6 @@ def evaluation_rows(data: datasets.Dataset, split: str) -> np.ndarray:
 
 def _replica_report(run: TrainedRun, replica: int, summary: Any) -> dict[str, Any]:
     data, config = run.data, run.config
-    model = run.use(replica)
     offset = data.bits_per_dim_offset
     bits = None if offset is None else bits_per_dim(summary.log_likelihood, data.dims, offset)
     report = {
@@ -202,11 +211,16 @@ def _replica_report(run: TrainedRun, replica: int, summary: Any) -> dict[str, An
             bits_per_dim=bits,
         ),
     }
-    structure = model.structure_report()
+    structure = run.structure(replica)
     uncertainty = structure.get("largest_gate_uncertainty", 0.0)
     if uncertainty > _DECIDED:
         report["flags"].append(
             f"undecided: a gate has probability {uncertainty:.2f} of being the other way; evaluation rounds it"
+        )
+    uncertainty = structure.get("largest_gate_uncertainty_when_fixed", 0.0)
+    if uncertainty > _DECIDED:
+        report["flags"].append(
+            f"undecided: a gate had probability {uncertainty:.2f} of being the other way when it was rounded and fixed"
         )
     return {name: _finite(value) for name, value in report.items()} | structure
 

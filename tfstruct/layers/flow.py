@@ -63,11 +63,13 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         self.built = True
 
     def bijector(self, context: tf.Tensor | None = None) -> tfp.bijectors.Chain:
-        """Returns the flow at a context, for use inside the method that asks for it."""
-        steps = [
-            InverseAutoregressive(network, network.order, context, gate_bias=self.gate_bias)
-            for network in self.networks
-        ]
+        """Returns the flow at a context, for use inside the method that asks for it.
+
+        Raises:
+            ValueError: a context that is missing, not asked for, or of another width.
+        """
+        self.networks[0].check_context(context)
+        steps = [InverseAutoregressive(network, context, gate_bias=self.gate_bias) for network in self.networks]
         return inverse_autoregressive.chain(steps)
 
     def call(self, inputs: tf.Tensor, context: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:

@@ -6,28 +6,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-ORDERS = ("forward", "reversed")
+from tfstruct.bijectors.order import resolve_order
 
-
-def resolve_order(order: str | Sequence[int], dim: int) -> np.ndarray:
-    """Returns the place of every dimension in an order, a permutation of 0..dim - 1.
-
-    Args:
-        order: `forward`, `reversed`, or the places themselves: order[i] is the place of dimension i.
-        dim: number of dimensions.
-
-    Raises:
-        ValueError: an unknown name, or places that are no permutation.
-    """
-    if isinstance(order, str):
-        if order not in ORDERS:
-            raise ValueError(f"order must be one of {', '.join(ORDERS)} or a permutation, found {order!r}")
-        places = np.arange(dim)
-        return places if order == "forward" else places[::-1].copy()
-    places = np.asarray(order)
-    if places.shape != (dim,) or not np.array_equal(np.sort(places), np.arange(dim)):
-        raise ValueError(f"order must be a permutation of 0..{dim - 1}, found {np.asarray(order).tolist()}")
-    return places.astype(np.int64)
+# What mixes units would lead around the masks.
+ELEMENTWISE = (
+    "elu", "gelu", "leaky_relu", "linear", "mish", "relu", "selu", "sigmoid", "silu", "softplus", "softsign", "swish",
+    "tanh",
+)  # fmt: skip
 
 
 def make_masks(places: np.ndarray, hidden_units: Sequence[int], has_context: bool) -> list[np.ndarray]:
@@ -78,12 +63,13 @@ class MADE(keras.layers.Layer):
         hidden_units: widths of the hidden layers, at least one.
         context_dim: C; 0 for no context.
         outputs_per_dim: number of tensors returned.
-        activation: name of a Keras activation.
+        activation: name of a Keras activation that works unit by unit.
         order: `forward`, `reversed`, or the place of each dimension.
         output_scale: factor on the initial kernel of the output layer; small, a flow starts near a scaling.
 
     Raises:
-        ValueError: sizes below 1, an order that is no permutation; at build masks that do not keep to the order.
+        ValueError: sizes below 1, an activation that mixes units, an order that is no permutation; at build masks that
+            do not keep to the order.
 
     References:
         Germain et al., MADE, ICML 2015; the context of Kingma et al., Improved Variational Inference with Inverse
@@ -111,6 +97,8 @@ class MADE(keras.layers.Layer):
             )
         self.dim, self.hidden_units, self.context_dim = dim, tuple(hidden_units), context_dim
         self.outputs_per_dim, self.output_scale = outputs_per_dim, output_scale
+        if activation not in ELEMENTWISE:
+            raise ValueError(f"the activation must work unit by unit: {', '.join(ELEMENTWISE)}; found {activation!r}")
         self.activation = keras.activations.get(activation)
         self.order = resolve_order(order, dim)
 
@@ -133,7 +121,7 @@ class MADE(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: tf.Tensor, context: tf.Tensor | None = None) -> list[tf.Tensor]:
-        self._check_context(context)
+        self.check_context(context)
         features = inputs
         for index in range(len(self.kernels)):
             features = self._linear(index, features, context)
@@ -148,7 +136,7 @@ class MADE(keras.layers.Layer):
 
         All D tangents go through the layers together, as one product a layer: the work of D passes in one.
         """
-        self._check_context(context)
+        self.check_context(context)
         features, tangents = inputs, None
         for index in range(len(self.kernels)):
             features = self._linear(index, features, context)
@@ -162,10 +150,11 @@ class MADE(keras.layers.Layer):
                 features = activated
         return tuple(tf.split(values, self.outputs_per_dim, axis=-1) for values in (features, tangents))
 
-    def _check_context(self, context: tf.Tensor | None) -> None:
-        if (context is None) != (self.context_dim == 0):
-            found = "none was given" if context is None else "one was given"
-            raise ValueError(f"this network was built for a context of {self.context_dim} features, and {found}")
+    def check_context(self, context: tf.Tensor | None) -> None:
+        """Raises ValueError for a context that is missing, not asked for, or of another width."""
+        found = 0 if context is None else context.shape[-1]
+        if found != self.context_dim:
+            raise ValueError(f"this network was built for a context of {self.context_dim} features, found {found}")
 
     def _masked_kernel(self, index: int) -> tf.Tensor:
         kernel = tf.convert_to_tensor(self.kernels[index])

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from tfstruct.plotting.figures import broken_line
+
 _COLORS = {"train": "tab:blue", "validation": "tab:orange"}
 
 
@@ -65,10 +67,12 @@ def draw_curves(
         marker = "o" if len(steps) == 1 else None
         num_replicas = values.shape[1]
         if num_replicas > 1:
-            axes.plot(steps, values, color=_COLORS[group], linewidth=0.8, alpha=0.5)
+            axes.plot(*broken_line(steps, values, phase_start), color=_COLORS[group], linewidth=0.8, alpha=0.5)
         label = group if num_replicas == 1 else f"{group}, mean of {num_replicas}"
         mean = values.mean(axis=1)
-        axes.plot(steps, mean, color=_COLORS[group], linewidth=2.0, marker=marker, label=label)
+        axes.plot(
+            *broken_line(steps, mean, phase_start), color=_COLORS[group], linewidth=2.0, marker=marker, label=label
+        )
         late = values[_is_late(steps, phase_start)]
         late = late[np.isfinite(late)]
         low, high = min([low, *late]), max([high, *late])

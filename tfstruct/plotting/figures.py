@@ -4,7 +4,16 @@ import os
 import pathlib
 import secrets
 
+import numpy as np
 from matplotlib.figure import Figure
+
+
+def broken_line(steps: np.ndarray, values: np.ndarray, phase_start: int) -> tuple[np.ndarray, np.ndarray]:
+    """Puts a gap between two phases: steps [T] and values [T, ...] with a NaN where the second begins; 0: one phase."""
+    place = int(np.searchsorted(steps, phase_start, side="right"))
+    if not phase_start or not 0 < place < len(steps):
+        return steps, values
+    return np.insert(steps.astype(float), place, phase_start), np.insert(values.astype(float), place, np.nan, axis=0)
 
 
 def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float | None = None) -> pathlib.Path:

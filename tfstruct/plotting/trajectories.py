@@ -6,13 +6,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from tfstruct.plotting.figures import broken_line
 from tfstruct.plotting.structure import Color, Edge, edge_colors
 
 _MOST_NAMED_EDGES = 30
 
 
 def draw_gate_trajectories(
-    steps: Any, probabilities: Any, edges: Sequence[Edge], *, colors: dict[Edge, Color] | None = None
+    steps: Any,
+    probabilities: Any,
+    edges: Sequence[Edge],
+    *,
+    colors: dict[Edge, Color] | None = None,
+    phase_start: int = 0,
 ) -> Figure:
     """Draws the mean of every gate over the training steps, as in Fig. 3a of the reference.
 
@@ -24,6 +30,7 @@ def draw_gate_trajectories(
         probabilities: [T, E], means of the gates, in [0, 1].
         edges: E pairs (child, parent), counted from 0.
         colors: colour by edge; by default `edge_colors(edges)`.
+        phase_start: the step at which the gates were rounded and fixed, marked by a vertical line; 0: none.
 
     Returns:
         The figure.
@@ -40,6 +47,7 @@ def draw_gate_trajectories(
             f"expected steps [T] and probabilities [T, {len(edges)}] for {len(edges)} edges, "
             f"found {list(steps.shape)} and {list(probabilities.shape)}"
         )
+    steps, probabilities = broken_line(steps, probabilities, phase_start)
     colors = edge_colors(edges) if colors is None else colors
     is_named = 0 < len(edges) <= _MOST_NAMED_EDGES
     figure = Figure(figsize=(8.0 if is_named else 6.4, 4.0), dpi=150, layout="constrained")
@@ -48,6 +56,8 @@ def draw_gate_trajectories(
     for index, (child, parent) in enumerate(edges):
         label = f"z{parent + 1} \N{RIGHTWARDS ARROW} z{child + 1}"
         axes.plot(steps, probabilities[:, index], color=colors[child, parent], linewidth=width, label=label)
+    if phase_start:
+        axes.axvline(phase_start, color="0.4", linewidth=1.0, linestyle="--", label="fixed")
     axes.margins(x=0.0)
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)

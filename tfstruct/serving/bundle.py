@@ -139,7 +139,7 @@ def _card(
         "num_stored_weights": len(served.weights),
         "weights_dtype": weights_dtype,
         "num_samples": num_samples,
-        "structure": run.model.structure_report(),
+        "structure": run.structure(replica),
         "training": {
             "seed": config.training.seed + replica,
             "best_step": int(run.weights.steps[replica]),

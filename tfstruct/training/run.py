@@ -67,7 +67,7 @@ class RunResult(NamedTuple):
         step: steps done.
         best: the best weights.
         seconds: of this process, compilation included.
-        steps_per_second: without the first call, which compiles; NaN when there was no other.
+        steps_per_second: without the first call of each length, which compiles; NaN when there was no other.
     """
 
     step: int
@@ -219,6 +219,7 @@ class _Run:
         self.initial = stack_states(states)
         self.state: TrainState = self.initial
         self.best = Best.before_validation(self.state)
+        self.fixed_uncertainties: np.ndarray | None = None  # see TrainedWeights
         self.step = 0
 
     # Checkpoints ---------------------------------------------------------------------------------------------
@@ -228,6 +229,8 @@ class _Run:
         arrays = {f"state/{name}": value for name, value in state._asdict().items() if name != "chains"}
         arrays |= {f"chains/{name}": value for name, value in state.chains.items()}
         arrays |= {f"best/{name}": value for name, value in self.best._asdict().items()}
+        if self.fixed_uncertainties is not None:
+            arrays["fixed_uncertainties"] = self.fixed_uncertainties
         layout = {
             "parameters": self.functional.parameters.describe(),
             "statistics": self.functional.statistics.describe(),
@@ -265,6 +268,7 @@ class _Run:
         names = [name for name in TrainState._fields if name != "chains"]
         self.state = TrainState(**{name: arrays[f"state/{name}"] for name in names}, chains=chains)
         self.best = Best(**{name: arrays[f"best/{name}"] for name in Best._fields})
+        self.fixed_uncertainties = arrays.get("fixed_uncertainties")
         self.step = checkpoint.step
 
     # The course of a run -------------------------------------------------------------------------------------
@@ -291,7 +295,7 @@ class _Run:
                 "from step 0"
             )
         start, last_save = time.monotonic(), time.monotonic()
-        timed_steps, timed_seconds = 0, 0.0
+        timed_steps, timed_seconds, compiled = 0, 0.0, set()
         with (
             RunLog(
                 self.folder.path,
@@ -312,9 +316,10 @@ class _Run:
                 if call is None:
                     break
                 self.state, metrics = self.loop(self.state, call.first_step, call.rows, call.indices)
-                if self.step > (checkpoint.step if checkpoint else 0):
+                if len(call.indices) in compiled:  # the first call of each length compiles
                     timed_steps += len(call.indices)
                     timed_seconds += time.monotonic() - call_start
+                compiled.add(len(call.indices))
                 self.step = call.first_step + len(call.indices)
                 self.check(metrics, call.first_step, len(call.indices))
                 is_last = self.step >= self.options.steps
@@ -342,14 +347,17 @@ class _Run:
         state = fixed_structure(learned, self.initial, self.functional)
         self.best = Best.before_validation(state)
         self.state = device_state(state)
+        reports = []
         for parameters, statistics, seed in zip(learned.parameters, learned.statistics, self.seeds, strict=True):
             self.functional.assign(parameters, statistics)
             report = self.step_function.model.structure_report()
+            reports.append(report)
             log.message(
                 f"step {self.step}: structure of seed {seed} fixed, {report['open_edges']} of "
                 f"{report['possible_edges']} edges open (the least decided gate was "
                 f"{report['largest_gate_uncertainty']:.2f} from 0 or 1); all other weights start anew"
             )
+        self.fixed_uncertainties = np.array([report["largest_gate_uncertainty"] for report in reports])
 
     def check(self, metrics: dict[str, np.ndarray], first_step: int, num_steps: int) -> None:
         """Raises NonFiniteTrainingError when too many steps of a call were skipped."""

@@ -31,6 +31,8 @@ class TrainedWeights(NamedTuple):
         bounds: that bound, nats, [R]; -inf where nothing was validated.
         trained_steps: steps done when this was written.
         data_checksum: of the data set that was trained on.
+        fixed_uncertainties: how far each replica's least decided gate was from 0 or 1 when the structure was fixed,
+            [R]; None where it has not been.
     """
 
     parameters: np.ndarray
@@ -39,6 +41,7 @@ class TrainedWeights(NamedTuple):
     bounds: np.ndarray
     trained_steps: int
     data_checksum: str
+    fixed_uncertainties: np.ndarray | None = None
 
 
 class Workdir:
@@ -131,6 +134,7 @@ class Workdir:
             arrays["best/bounds"],
             checkpoint.step,
             checkpoint.metadata["data_checksum"],
+            arrays.get("fixed_uncertainties"),
         )
 
 
