@@ -8,9 +8,9 @@ from tests.trainers import tiny
 from tfstruct import config as config_lib
 from tfstruct.inference.held_out import Summary
 from tfstruct.training import run as training
-from tfstruct.training.phases import Phases
 from tfstruct.training.checkpoint import Checkpoints, WorkdirBusyError, WorkdirLock
 from tfstruct.training.logging import read_rows
+from tfstruct.training.phases import Phases
 from tfstruct.training.workdir import Workdir
 
 # The plain VAE has fewer operations, hence the shortest trace.
