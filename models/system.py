@@ -138,8 +138,9 @@ class System(keras.Model, abc.ABC):
         that are binarised anew at every visit; zeros and ones stay what they are.
 
         Raises:
-            ValueError: values that the likelihood does not allow.
+            ValueError: values that the likelihood does not allow, or a config that trains in two phases.
         """
+        settings.check_single_phase(self.config)
         self._check_rows(x, "the rows given to fit")
         validation = kwargs.get("validation_data")
         if validation is not None:
@@ -178,10 +179,9 @@ class System(keras.Model, abc.ABC):
         """Keras `compile` for training without targets; XLA is off unless asked for by `jit_compile=True`.
 
         Raises:
-            ValueError: an objective whose gradient is biased for this model, or a training in two phases.
+            ValueError: an objective whose gradient is biased for this model.
         """
         settings.check_gradient(self.config)
-        settings.check_single_phase(self.config)
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **kwargs)
 

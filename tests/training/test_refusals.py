@@ -97,12 +97,16 @@ def test_a_fraction_that_is_no_number_is_refused_before_a_folder_is_made(file, t
 
 def test_keras_refuses_to_train_in_two_phases_and_says_what_to_set():
     system = registry.build(tiny.config("training.structure_fraction=0.5"))
+    rows = np.zeros([8, 12], np.float32)
+    system.compile(run_eagerly=True)
     with pytest.raises(
         ValueError, match=r"structure_fraction=0.5 .*tfstruct-train.*set training.structure_fraction=0.0"
     ):
-        system.compile()
-    assert not system.compiled
-    registry.build(tiny.config("training.structure_fraction=0.0")).compile()
+        system.fit(rows, batch_size=8, verbose=0)
+    assert np.all(np.isfinite(system.evaluate(rows, batch_size=8, verbose=0)))
+    single = registry.build(tiny.config("training.structure_fraction=0.0"))
+    single.compile(run_eagerly=True)
+    single.fit(rows, batch_size=8, verbose=0)
 
 
 def test_a_shape_that_the_data_do_not_have_is_refused(tmp_path):

@@ -152,6 +152,7 @@ class ByHand:
         self.is_open = self.learned.parameters[self.place] >= 0
         assert set(self.is_open) == {False, True}
         self.logits = np.where(self.is_open, 1e4, -1e4)
+        self.uncertainty = 1.0 / (1.0 + np.exp(np.abs(self.learned.parameters[self.place]).min()))
         parameters = self.initial.parameters.copy()
         parameters[self.place] = self.logits
         self.fixed = self.initial._replace(parameters=parameters)
@@ -306,8 +307,7 @@ def test_calls_end_at_the_boundary_with_a_validation(straight):
 
 
 def test_the_run_says_how_many_edges_it_keeps_and_how_decided_they_were(straight, by_hand):
-    uncertainty = 1.0 / (1.0 + np.exp(np.abs(by_hand.learned.parameters[by_hand.place]).min()))
-    text = f"(the least decided gate was {uncertainty:.2f} from 0 or 1)"
+    text = f"(the least decided gate was {by_hand.uncertainty:.2f} from 0 or 1)"
     expected = f"step 4: structure of seed {SEED} fixed, 1 of 3 edges open {text}; all other weights start anew"
     assert [line for line in straight.text.splitlines() if "structure" in line] == [expected]
 
@@ -325,9 +325,8 @@ def test_the_evaluation_finds_a_decided_structure_and_the_second_phase(straight,
     result = report.evaluate(report.TrainedRun(str(straight.workdir)))
     (found,) = result["replicas"]
     assert found["largest_gate_uncertainty"] == 0.0
-    uncertainty = 1.0 / (1.0 + np.exp(np.abs(by_hand.learned.parameters[by_hand.place]).min()))
-    assert found["largest_gate_uncertainty_when_fixed"] == pytest.approx(uncertainty, rel=1e-5)
-    assert f"undecided: a gate had probability {uncertainty:.2f} of being the other way when" in result["flags"][0]
+    assert found["largest_gate_uncertainty_when_fixed"] == pytest.approx(by_hand.uncertainty, rel=1e-5)
+    assert result["flags"][0].startswith(f"undecided: a gate had probability {by_hand.uncertainty:.2f} of being")
     expected = by_hand.model.gates.matrix(tf.constant(by_hand.is_open, tf.float32))
     np.testing.assert_array_equal(found["edge_probabilities"], expected)
     assert found["open_edges"] == 1
