@@ -9,7 +9,7 @@ References:
     Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, NIPS 2016.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -242,7 +242,7 @@ class GraphVAE(System):
         """
         bottom_up = tuple(tf.stop_gradient(part) for part in bottom_up)
         gates = tf.stop_gradient(gates)
-        variables = [variable for net in (*self.posterior_top_down, *self.flows) for variable in net.variables]
+        variables = [variable for net in self.posterior_top_down for variable in net.variables]
         mapping = [(variable, tf.stop_gradient(tf.convert_to_tensor(variable))) for variable in variables]
         values, bases = tf.unstack(z, axis=-2), tf.unstack(tf.stop_gradient(base), axis=-2)
         total = 0.0
@@ -358,13 +358,9 @@ class GraphVAE(System):
         return [variable for layer in layers for variable in layer.trainable_variables]
 
     @property
-    def structure_variables(self) -> list[keras.Variable]:
+    def learned_structure(self) -> list[tuple[keras.Variable, Callable[[np.ndarray], np.ndarray]]]:
         """See System: the gates' logits."""
-        return list(self.gates.trainable_variables)
-
-    def harden_structure(self, values: np.ndarray) -> np.ndarray:
-        """See System."""
-        return self.gates.harden(values)
+        return [(variable, self.gates.harden) for variable in self.gates.trainable_variables]
 
     def edge_probabilities(self) -> tf.Tensor:
         """Returns the gate means as a matrix [N, N], [i, j] for the edge from parent j to child i."""

@@ -3,7 +3,7 @@
 import abc
 import contextlib
 import random as python_random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -75,19 +75,23 @@ class System(keras.Model, abc.ABC):
     def decode(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `x_mean` [..., *event_shape] for latents [..., M], and what else the likelihood needs."""
 
+    @abc.abstractmethod
+    def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the mean of p(x | z) at one draw of q(z | x), [B, *event_shape]."""
+
     @property
     @abc.abstractmethod
     def posterior_variables(self) -> list[keras.Variable]:
         """The trainable variables that belong to q alone."""
 
     @property
-    def structure_variables(self) -> list[keras.Variable]:
-        """The trainable variables that hold a structure which is learned; none where it is fixed."""
-        return []
+    def learned_structure(self) -> list[tuple[keras.Variable, Callable[[np.ndarray], np.ndarray]]]:
+        """The trainable variables that hold a structure which is learned, each with the function that decides it.
 
-    def harden_structure(self, values: np.ndarray) -> np.ndarray:
-        """Returns values of a structure variable at which the structure is decided and its gradient exactly 0."""
-        raise NotImplementedError
+        The function takes values of the variable to values at which the structure is decided and its gradient exactly
+        0. There is none where the structure is fixed.
+        """
+        return []
 
     def structure_report(self) -> dict[str, Any]:
         """Returns what is to be reported of a learned structure, as JSON-able values."""
@@ -96,10 +100,6 @@ class System(keras.Model, abc.ABC):
     def diagnostics(self) -> dict[str, tf.Tensor]:
         """Tensors to record while training, by name."""
         return {}
-
-    def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
-        """Returns the mean of p(x | z) at one draw of q(z | x), [B, *event_shape]."""
-        raise NotImplementedError
 
     def objective(
         self,

@@ -82,3 +82,10 @@ def test_bits_per_dim_by_hand():
     assert math.bits_per_dim(0.0, 3072, offset=8) == 8.0
     # A density of 4 in each dimension is worth two bits of the eight.
     assert math.bits_per_dim(3072 * np.log(4.0), 3072, offset=8) == pytest.approx(6.0, rel=1e-15)
+
+
+def test_the_standard_error_is_that_of_the_mean():
+    mean, error = math.mean_and_std_err(np.array([1.0, 2.0, 6.0], np.float32))
+    assert mean == 3.0
+    assert error == pytest.approx(np.sqrt(7.0 / 3.0), rel=1e-14)
+    assert np.isnan(math.mean_and_std_err(np.array([1.0]))[1])

@@ -37,6 +37,14 @@ class VectorLayout:
             return tf.zeros([0])
         return tf.concat([tf.reshape(piece, [-1]) for piece in pieces], axis=0)
 
+    def place(self, variable: keras.Variable) -> slice:
+        """Returns where a variable lies in the vector; raises ValueError if it does not."""
+        if variable.path not in self.paths:
+            raise ValueError(f"{variable.path} is none of the {len(self.paths)} variables of this vector")
+        index = self.paths.index(variable.path)
+        start = sum(self.sizes[:index])
+        return slice(start, start + self.sizes[index])
+
     def values(self) -> np.ndarray:
         """Returns the variables' current values as a vector [size]."""
         if not self.sizes:

@@ -27,6 +27,13 @@ def log_mean_exp(values: tf.Tensor, axis: int = 0) -> tf.Tensor:
     return logsumexp(values, axis) - tf.math.log(count)
 
 
+def mean_and_std_err(values: np.ndarray) -> tuple[float, float]:
+    """The mean of a NumPy vector and the standard error of that mean, in float64; NaN for the error of one value."""
+    values = np.asarray(values, np.float64)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return float(values.mean()), float(error)
+
+
 def bits_per_dim(nats: Any, dims: int, offset: float = 0.0) -> Any:
     """Negative log2-likelihood per dimension of a log-likelihood in nats.
 

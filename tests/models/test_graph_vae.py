@@ -11,33 +11,14 @@ from tfstruct.distributions.gaussian import fuse
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-KEY = random.key(17)
-STRUCTURES = pytest.mark.parametrize("structure", small.STRUCTURES)
-SHARED = pytest.mark.parametrize("share_top_down", [False, True])
-K, B = 3, 4
-
-
-def _noise(system, num_samples=K, batch=B):
-    """The noise that `importance_terms` draws from KEY."""
-    noise = random.sample_normal(KEY, num_samples, batch, [system.num_nodes, system.node_dim])
-    return noise.numpy().astype(np.float64)
-
-
-def _terms(system, x, **kwargs):
-    return system.importance_terms(
-        tf.convert_to_tensor(x), seed=KEY, num_samples=kwargs.pop("num_samples", K), **kwargs
-    )
-
-
-def _total(terms):
-    return (terms.log_likelihood + terms.log_prior - terms.log_posterior).numpy()
+K, B = small.K, small.B
 
 
 # The twin ----------------------------------------------------------------------------------------------------
 
 
-@SHARED
-@STRUCTURES
+@small.SHARED_TOP_DOWN
+@small.EVERY_STRUCTURE
 @pytest.mark.parametrize("variation", ["batch_norm", "no_batch_norm", "gaussian"])
 def test_importance_terms_are_those_of_the_twin(structure, share_top_down, variation, rng):
     is_gaussian = variation == "gaussian"
@@ -48,8 +29,8 @@ def test_importance_terms_are_those_of_the_twin(structure, share_top_down, varia
         batch_norm=variation != "no_batch_norm",
         likelihood="gaussian" if is_gaussian else "bernoulli",
     )
-    x, noise = small.images(rng, B, not is_gaussian), _noise(system)
-    twin, found = small.twin(system), _terms(system, x, path_derivative=True)
+    x, noise = small.images(rng, B, not is_gaussian), small.noise(system)
+    twin, found = small.twin(system), small.terms(system, x, path_derivative=True)
     for k, b in np.ndindex(K, B):
         expected = twin.terms(x[b], noise[k, b])
         np.testing.assert_allclose(found.log_likelihood[k, b], expected.log_likelihood, rtol=1e-10)
@@ -58,12 +39,12 @@ def test_importance_terms_are_those_of_the_twin(structure, share_top_down, varia
         np.testing.assert_allclose(found.log_posterior_path[k, b], expected.node_log_posterior.sum(), rtol=1e-10)
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 def test_importance_terms_at_fractional_gates_are_those_of_the_twin(share_top_down, rng, run):
     system = small.build("learned", rng, share_top_down=share_top_down)
     gates = np.where(system.adjacency, rng.uniform(size=[3, 3]), 0.0)
-    x, noise, twin = small.images(rng, B), _noise(system), small.twin(system, gates)
-    found = run(lambda x, gates: _terms(system, x, gates=gates), tf.constant(x), tf.constant(gates))
+    x, noise, twin = small.images(rng, B), small.noise(system), small.twin(system, gates)
+    found = run(lambda x, gates: small.terms(system, x, gates=gates), tf.constant(x), tf.constant(gates))
     for k, b in np.ndindex(K, B):
         expected = twin.terms(x[b], noise[k, b])
         np.testing.assert_allclose(found.log_likelihood[k, b], expected.log_likelihood, rtol=1e-10)
@@ -78,29 +59,29 @@ def test_float32_agrees_with_float64(rng):
     keras.config.set_dtype_policy("float32")  # the fixture restores
     single = small.build("learned")
     small.assign(single, {path: value.astype(np.float32) for path, value in small.weights(system).items()})
-    found, expected = _terms(single, x.astype(np.float32)), _terms(system, x)
+    found, expected = small.terms(single, x.astype(np.float32)), small.terms(system, x)
     assert found.log_prior.dtype == tf.float32
     for one, two in zip(found[:3], expected[:3], strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4)
 
 
-@STRUCTURES
+@small.EVERY_STRUCTURE
 def test_samples_are_decoded_ancestral_draws_of_the_prior(structure, rng):
     system = small.build(structure, rng)
-    latent_key, pixel_key = random.split(KEY)
+    latent_key, pixel_key = random.split(small.KEY)
     noise = random.sample_normal(latent_key, 1, 5, [3, 2])[0].numpy().astype(np.float64)
     twin, z = small.twin(system), np.zeros([5, 3, 2])
     for row, node in np.ndindex(5, 3):
         loc, log_variance = twin.prior(node, z[row])
         z[row, node] = loc + np.exp(0.5 * log_variance) * noise[row, node]
     expected = system.decode(tf.constant(z.reshape(5, 6)))["x_mean"].numpy()
-    found = system.sample(5, seed=KEY)
+    found = system.sample(5, seed=small.KEY)
     np.testing.assert_allclose(found["x_mean"], expected, rtol=1e-10)
     unit = random.uniform(pixel_key, [5, 4]).numpy().reshape(5, 2, 2)
     np.testing.assert_array_equal(found["x"], (unit < expected).astype(float))
 
 
-@STRUCTURES
+@small.EVERY_STRUCTURE
 def test_encode_takes_every_node_at_the_means_of_its_parents(structure, rng):
     system = small.build(structure, rng)
     x, twin = small.images(rng, B), small.twin(system)
@@ -117,16 +98,16 @@ def test_encode_takes_every_node_at_the_means_of_its_parents(structure, rng):
 
 def test_reconstructions_are_decoded_posterior_draws(rng):
     system = small.build("learned", rng)
-    x, noise, twin = small.images(rng, B), _noise(system, 1)[0], small.twin(system)
+    x, noise, twin = small.images(rng, B), small.noise(system, 1)[0], small.twin(system)
     z = np.stack([twin.terms(x[b], noise[b]).z.reshape(-1) for b in range(B)])
     expected = system.decode(tf.constant(z))["x_mean"]
-    np.testing.assert_allclose(system.reconstruct(tf.constant(x), seed=KEY), expected, rtol=1e-10)
+    np.testing.assert_allclose(system.reconstruct(tf.constant(x), seed=small.KEY), expected, rtol=1e-10)
 
 
 # Special cases -----------------------------------------------------------------------------------------------
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 def test_learned_gates_that_are_all_open_are_the_full_structure(share_top_down, rng):
     learned = small.build("learned", rng, share_top_down=share_top_down)
     learned.gates.logits.assign([3.0, 3.0, 3.0])
@@ -134,11 +115,11 @@ def test_learned_gates_that_are_all_open_are_the_full_structure(share_top_down, 
     values = small.weights(learned)
     values.pop("gates/logits")
     small.assign(full, values)
-    for one, two in zip(_terms(learned, x)[:3], _terms(full, x)[:3], strict=True):
+    for one, two in zip(small.terms(learned, x)[:3], small.terms(full, x)[:3], strict=True):
         np.testing.assert_array_equal(one, two)
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 def test_learned_gates_in_the_pattern_of_a_chain_are_the_chain(share_top_down, rng):
     learned = small.build("learned", rng, share_top_down=share_top_down)
     learned.gates.logits.assign([3.0, -3.0, 3.0])  # edges (1, 0), (2, 0), (2, 1)
@@ -148,7 +129,7 @@ def test_learned_gates_in_the_pattern_of_a_chain_are_the_chain(share_top_down, r
     for path in [path for path in values if path.endswith("top_down_2/kernel_2") or path == "prior_top_down/kernel_2"]:
         values[path] = values[path][2:]  # the rows that read node 1, the second parent of node 2
     small.assign(chain, values)
-    for one, two in zip(_terms(learned, x)[:3], _terms(chain, x)[:3], strict=True):
+    for one, two in zip(small.terms(learned, x)[:3], small.terms(chain, x)[:3], strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-12)
 
 
@@ -162,9 +143,9 @@ def test_closed_gates_and_silent_prior_heads_are_the_independent_prior(rng):
             if path.startswith("prior_top_down/heads")
         },
     )
-    found = _terms(learned, x, gates=tf.zeros([3, 3], tf.float64))
+    found = small.terms(learned, x, gates=tf.zeros([3, 3], tf.float64))
     # Closed gates leave q its constant top-down factor; p is standard normal at the same z.
-    twin, noise = small.twin(learned, np.zeros([3, 3])), _noise(learned)
+    twin, noise = small.twin(learned, np.zeros([3, 3])), small.noise(learned)
     for k, b in np.ndindex(K, B):
         z = twin.terms(x[b], noise[k, b]).z
         np.testing.assert_allclose(found.log_prior[k, b], scipy.stats.norm.logpdf(z).sum(), rtol=1e-12)
@@ -179,9 +160,9 @@ def test_a_top_down_message_without_precision_leaves_the_independent_model(rng):
         # Log variance 15, the limit: a precision of 3e-7 of the bottom-up one.
         silent[f"posterior_top_down_{node}/heads/parameters/bias"] = np.array([[0.0, 0.0, 15.0, 15.0]])
     small.assign(learned, silent)
-    for one, two in zip(_terms(learned, x)[:3], _terms(independent, x)[:3], strict=True):
+    for one, two in zip(small.terms(learned, x)[:3], small.terms(independent, x)[:3], strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4)
-    assert not np.array_equal(_terms(learned, x).log_posterior, _terms(independent, x).log_posterior)
+    assert not np.array_equal(small.terms(learned, x).log_posterior, small.terms(independent, x).log_posterior)
 
 
 # Fusion and rates --------------------------------------------------------------------------------------------
@@ -214,12 +195,12 @@ def test_fusion_is_finite_at_the_limits_of_the_log_variances(dtype):
         assert np.all(np.isfinite(tape.gradient(total, pairs)))
 
 
-@SHARED
-@STRUCTURES
+@small.SHARED_TOP_DOWN
+@small.EVERY_STRUCTURE
 def test_node_rates_are_the_divergence_from_the_prior_given_the_sampled_parents(structure, share_top_down, rng):
     system = small.build(structure, rng, scale=0.3, share_top_down=share_top_down)
     x, twin, num = small.images(rng, 2), small.twin(system), 600
-    noise = random.sample_normal(KEY, num, 2, [3, 2]).numpy().astype(np.float64)
+    noise = random.sample_normal(small.KEY, num, 2, [3, 2]).numpy().astype(np.float64)
     expected = np.array([[twin.node_divergences(x[b], noise[k, b]) for b in range(2)] for k in range(num)])
     single = np.array(
         [
@@ -227,7 +208,7 @@ def test_node_rates_are_the_divergence_from_the_prior_given_the_sampled_parents(
             for k in range(num)
         ]
     )
-    found = system.node_rates(tf.constant(x), seed=KEY, num_samples=num).numpy()
+    found = system.node_rates(tf.constant(x), seed=small.KEY, num_samples=num).numpy()
     np.testing.assert_allclose(found, single.mean(axis=0), rtol=1e-10)
     # The one-sample ratios average to the analytic divergence at the same parents.
     assert_mean_close(single - expected, 0.0, resolution=0.5)
@@ -243,7 +224,7 @@ def test_a_shifted_parent_moves_the_rate_of_its_child_as_the_closed_form_says(rn
         small.assign(system, {"bottom_up/heads/parameters/bias": bias})
         twin = small.twin(system)
         own = [part[1] for part in twin.bottom_up(x[0].reshape(-1))]
-        noise = _noise(system, 200, 1)[:, 0]
+        noise = small.noise(system, 200, 1)[:, 0]
         rates = []
         for sample in noise:
             z = twin.terms(x[0], sample).z
@@ -254,7 +235,7 @@ def test_a_shifted_parent_moves_the_rate_of_its_child_as_the_closed_form_says(rn
             log_q = scipy.stats.norm.logpdf(draw, loc, np.exp(0.5 * log_variance)).sum()
             log_p = scipy.stats.norm.logpdf(draw, prior_loc, np.exp(0.5 * prior_log_variance)).sum()
             rates.append(log_q - log_p)
-        found = system.node_rates(tf.constant(x), seed=KEY, num_samples=200).numpy()[0, 1]
+        found = system.node_rates(tf.constant(x), seed=small.KEY, num_samples=200).numpy()[0, 1]
         assert found == pytest.approx(np.mean(rates), rel=1e-10)
         moved.append(found)
     assert abs(moved[1] - moved[0]) > 0.1
@@ -275,9 +256,9 @@ def _linear_prior(weights, parent):
 
 def test_node_rates_add_up_to_the_rate_of_the_importance_terms(rng):
     system, x = small.build("learned", rng), small.images(rng, B)
-    terms = _terms(system, x)
+    terms = small.terms(system, x)
     expected = (terms.log_posterior - terms.log_prior).numpy().mean(axis=0)
-    found = system.node_rates(tf.constant(x), seed=KEY, num_samples=K).numpy()
+    found = system.node_rates(tf.constant(x), seed=small.KEY, num_samples=K).numpy()
     np.testing.assert_allclose(found.sum(axis=1), expected, rtol=1e-10)
 
 

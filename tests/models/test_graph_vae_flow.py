@@ -11,14 +11,10 @@ from tests.reference import flow as flow_twin
 from tests.reference import networks, small
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
-from tfstruct.models import registry
-from tfstruct.models.system import group_gradients
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-KEY = random.key(17)
-STRUCTURES = pytest.mark.parametrize("structure", small.STRUCTURES)
-SHARED = pytest.mark.parametrize("share_top_down", [False, True])
+KEY = small.KEY
 K, B = 2, 3
 _CONTEXT = "bottom_up/context/"
 
@@ -26,12 +22,6 @@ _CONTEXT = "bottom_up/context/"
 def _build(structure="learned", rng=None, flow=(), **model):
     """A small model with flows; `flow` replaces some of their settings."""
     return small.build(structure, rng, flow={**small.FLOW, **dict(flow)}, **model)
-
-
-def _noise(system, num_samples=K, batch=B):
-    """The noise that `importance_terms` draws from KEY."""
-    noise = random.sample_normal(KEY, num_samples, batch, [system.num_nodes, system.node_dim])
-    return noise.numpy().astype(np.float64)
 
 
 def _terms(system, x, **kwargs):
@@ -42,7 +32,7 @@ def _terms(system, x, **kwargs):
 def _draw(system, x, gates):
     """The latents [K, B, N, D] that `importance_terms` draws from KEY."""
     bottom_up = system._bottom_up(tf.constant(x), training=False)
-    return system._draw(bottom_up, tf.constant(gates), tf.constant(_noise(system)), training=False).z.numpy()
+    return system._draw(bottom_up, tf.constant(gates), tf.constant(small.noise(system, K, B)), training=False).z.numpy()
 
 
 def _bound(terms, path=False):
@@ -63,12 +53,12 @@ def _assert_terms(found, twin, x, noise):
 # Values ------------------------------------------------------------------------------------------------------
 
 
-@SHARED
-@STRUCTURES
+@small.SHARED_TOP_DOWN
+@small.EVERY_STRUCTURE
 def test_importance_terms_are_those_of_the_twin(structure, share_top_down, rng):
     system = _build(structure, rng, share_top_down=share_top_down)
     x = small.images(rng, B)
-    _assert_terms(_terms(system, x, path_derivative=True), small.twin(system), x, _noise(system))
+    _assert_terms(_terms(system, x, path_derivative=True), small.twin(system), x, small.noise(system, K, B))
 
 
 @pytest.mark.parametrize(
@@ -80,12 +70,12 @@ def test_importance_terms_at_fractional_gates_are_those_of_the_twin(flow, rng):
     system, x = _build("learned", rng, flow, batch_norm=False, likelihood="gaussian"), small.images(rng, B, False)
     gates = np.where(system.adjacency, rng.uniform(size=[3, 3]), 0.0)
     found = _terms(system, x, path_derivative=True, gates=tf.constant(gates), training=True)
-    _assert_terms(found, small.twin(system, gates), x, _noise(system))
+    _assert_terms(found, small.twin(system, gates), x, small.noise(system, K, B))
 
 
 def test_one_node_without_structure_is_the_vae_with_a_flow_written_out(rng):
     system = _build("independent", rng, num_nodes=1, num_latents=3, batch_norm=False, activation="tanh")
-    x, noise, w = small.images(rng, B), _noise(system)[:, :, 0], small.weights(system)
+    x, noise, w = small.images(rng, B), small.noise(system, K, B)[:, :, 0], small.weights(system)
     found = _terms(system, x, path_derivative=True)
     for k, b in np.ndindex(K, B):
         features = networks.mlp(x[b].reshape(1, 4), networks.below(w, "encoder"), "elu")[0]
@@ -108,7 +98,7 @@ def test_one_node_without_structure_is_the_vae_with_a_flow_written_out(rng):
         np.testing.assert_allclose(found.log_posterior_path[k, b], log_posterior, rtol=1e-10)
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 @pytest.mark.parametrize("structure", ["learned", "explicit"])
 def test_flows_with_silent_networks_and_wide_open_gates_are_the_model_without(structure, share_top_down, rng):
     plain, x = small.build(structure, rng, share_top_down=share_top_down), small.images(rng, B)
@@ -123,7 +113,7 @@ def test_flows_with_silent_networks_and_wide_open_gates_are_the_model_without(st
         np.testing.assert_array_equal(one, two)
 
 
-@STRUCTURES
+@small.EVERY_STRUCTURE
 def test_encode_gives_flowed_centres_and_deviations_times_slopes(structure, rng):
     system = _build(structure, rng)
     x, twin = small.images(rng, B), small.twin(system)
@@ -137,16 +127,16 @@ def test_encode_gives_flowed_centres_and_deviations_times_slopes(structure, rng)
 
 def test_reconstructions_are_decoded_flowed_draws(rng):
     system, x = _build("learned", rng), small.images(rng, B)
-    noise, twin = _noise(system, 1)[0], small.twin(system)
+    noise, twin = small.noise(system, 1, B)[0], small.twin(system)
     z = np.stack([twin.terms(x[b], noise[b]).z.reshape(-1) for b in range(B)])
     expected = system.decode(tf.constant(z))["x_mean"]
     np.testing.assert_allclose(system.reconstruct(tf.constant(x), seed=KEY), expected, rtol=1e-10)
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 def test_node_rates_are_those_of_the_twin_and_add_up_to_the_rate(share_top_down, rng):
     system = _build("learned", rng, share_top_down=share_top_down)
-    x, noise, twin = small.images(rng, B), _noise(system), small.twin(system)
+    x, noise, twin = small.images(rng, B), small.noise(system, K, B), small.twin(system)
     found = system.node_rates(tf.constant(x), seed=KEY, num_samples=K).numpy()
     for b in range(B):
         terms = [twin.terms(x[b], noise[k, b]) for k in range(K)]
@@ -238,7 +228,7 @@ def test_samples_of_the_prior_know_of_no_flow(rng):
     np.testing.assert_array_equal(system.sample(5, seed=KEY)["x_mean"], before)
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 def test_posterior_variables_include_the_flows_and_the_context(share_top_down):
     system = _build("full", share_top_down=share_top_down)
     own = {id(variable) for variable in system.posterior_variables}
@@ -252,7 +242,7 @@ def test_posterior_variables_include_the_flows_and_the_context(share_top_down):
 # Gradients ---------------------------------------------------------------------------------------------------
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 @pytest.mark.parametrize(("child", "parent"), [(1, 0), (2, 0), (2, 1)])
 def test_a_closed_gate_leaves_the_weights_of_its_edge_without_gradient(child, parent, share_top_down, rng):
     system = _build("learned", rng, share_top_down=share_top_down, activation="elu")
@@ -272,7 +262,7 @@ def test_a_closed_gate_leaves_the_weights_of_its_edge_without_gradient(child, pa
             np.testing.assert_array_equal(reached, np.arange(child) != parent)
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 def test_the_gradient_in_training_is_that_of_central_differences(share_top_down, rng):
     system, x = _build("learned", rng, share_top_down=share_top_down, activation="elu"), small.images(rng, B)
     others = [*system.decoder.trainable_variables, *system.gates.trainable_variables]
@@ -286,7 +276,7 @@ def test_the_gradient_in_training_is_that_of_central_differences(share_top_down,
         assert abs(analytic) > 1e-3, name
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 def test_the_path_gradient_is_the_total_one_less_the_score(share_top_down, rng):
     system, x = _build("learned", rng, share_top_down=share_top_down, activation="elu"), small.images(rng, B)
     weigh, gates = rng.normal(size=[K, B]), tf.Variable(np.where(system.adjacency, rng.uniform(size=[3, 3]), 0.0))
@@ -353,7 +343,7 @@ def test_at_the_exact_posterior_the_path_gradient_of_every_sample_is_zero(rng):
         assert max(np.abs(gradient).max() for gradient in tape.gradient(of_plain, variables)) > 0.1
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 def test_path_terms_in_training_are_the_plain_ones_and_update_no_moving_average_again(share_top_down, rng):
     first = _build("learned", rng, share_top_down=share_top_down)
     second = _build("learned", share_top_down=share_top_down)
@@ -371,16 +361,8 @@ def test_path_terms_in_training_are_the_plain_ones_and_update_no_moving_average_
 @pytest.mark.parametrize("gradient", ["plain", "path"])
 def test_every_weight_gets_a_gradient(gradient, rng):
     overrides = [f"objective.gradient={gradient}", "objective.num_samples=3"]
-    system = registry.build(small.config("learned", overrides, activation="elu", flow=small.FLOW))
-    scheduled = {"gate_temperature": tf.constant(0.7, tf.float64)}
-    with tf.GradientTape(persistent=True) as tape:
-        x = tf.constant(small.images(rng, 8))
-        result = system.objective(x, seed=KEY, shared_seed=random.key(5), scheduled=scheduled)
-    variables = [variable.value for variable in system.trainable_variables]
-    gradients = group_gradients(tape, result, variables, [variable.value for variable in system.posterior_variables])
-    for variable, value in zip(system.trainable_variables, gradients, strict=True):
-        assert np.all(np.isfinite(value)), variable.path
-        assert np.any(value != 0.0), variable.path
+    config = small.config("learned", overrides, activation="elu", flow=small.FLOW)
+    small.assert_every_weight_gets_a_gradient(config, rng)
 
 
 def test_the_bound_and_its_path_gradient_are_the_same_compiled(compiled, rng):

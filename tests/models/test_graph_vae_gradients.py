@@ -12,32 +12,13 @@ from tfstruct.models.system import group_gradients
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-KEY = random.key(17)
-STRUCTURES = pytest.mark.parametrize("structure", small.STRUCTURES)
-SHARED = pytest.mark.parametrize("share_top_down", [False, True])
-K, B = 3, 4
-
-
-def _noise(system, num_samples=K, batch=B):
-    """The noise that `importance_terms` draws from KEY."""
-    noise = random.sample_normal(KEY, num_samples, batch, [system.num_nodes, system.node_dim])
-    return noise.numpy().astype(np.float64)
-
-
-def _terms(system, x, **kwargs):
-    return system.importance_terms(
-        tf.convert_to_tensor(x), seed=KEY, num_samples=kwargs.pop("num_samples", K), **kwargs
-    )
-
-
-def _total(terms):
-    return (terms.log_likelihood + terms.log_prior - terms.log_posterior).numpy()
+K, B = small.K, small.B
 
 
 # Gradients ---------------------------------------------------------------------------------------------------
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("child", "parent"), [(1, 0), (2, 0), (2, 1)])
 def test_a_closed_gate_leaves_the_weights_of_its_edge_without_gradient(child, parent, training, share_top_down, rng):
@@ -52,7 +33,7 @@ def test_a_closed_gate_leaves_the_weights_of_its_edge_without_gradient(child, pa
         gates = np.where(system.adjacency, 0.8, 0.0)
         gates[child, parent] = gate
         with tf.GradientTape() as tape:
-            terms = _terms(system, x, gates=tf.constant(gates), training=training)
+            terms = small.terms(system, x, gates=tf.constant(gates), training=training)
             bound = tf.reduce_mean(terms.log_likelihood + terms.log_prior - terms.log_posterior)
         for gradient in tape.gradient(bound, [kernel.value for kernel in kernels]):
             if gate == 0.0:
@@ -69,22 +50,22 @@ def _directional(system, x, **kwargs):
 
     def bound(vector):
         with functional.bind(functional.parameters.split(tf.constant(vector)), tf.constant(statistics)):
-            terms = _terms(system, x, **kwargs)
+            terms = small.terms(system, x, **kwargs)
         return float(tf.reduce_mean(terms.log_likelihood + terms.log_prior - terms.log_posterior))
 
     pieces = functional.parameters.split(tf.constant(vector))
     with tf.GradientTape() as tape:
         tape.watch(pieces)
         with functional.bind(pieces, tf.constant(statistics)):
-            terms = _terms(system, x, **kwargs)
+            terms = small.terms(system, x, **kwargs)
         total = tf.reduce_mean(terms.log_likelihood + terms.log_prior - terms.log_posterior)
     gradient = functional.parameters.join(tape.gradient(total, pieces, unconnected_gradients="zero")).numpy()
     step = 1e-6
     return gradient @ direction, (bound(vector + step * direction) - bound(vector - step * direction)) / (2 * step)
 
 
-@SHARED
-@STRUCTURES
+@small.SHARED_TOP_DOWN
+@small.EVERY_STRUCTURE
 def test_the_gradient_in_training_is_that_of_central_differences(structure, share_top_down, rng):
     model = {"activation": "elu", "share_top_down": share_top_down}  # no kink for the difference to straddle
     system, x = small.build(structure, rng, **model), small.images(rng, B)
@@ -94,25 +75,25 @@ def test_the_gradient_in_training_is_that_of_central_differences(structure, shar
     assert abs(analytic) > 1e-3
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 @pytest.mark.parametrize("training", [False, True])
-@STRUCTURES
+@small.EVERY_STRUCTURE
 def test_path_terms_have_the_values_of_the_plain_ones(structure, training, share_top_down, rng):
     system, x = small.build(structure, rng, share_top_down=share_top_down), small.images(rng, B)
-    terms = _terms(system, x, training=training, path_derivative=True, shared_seed=random.key(5))
+    terms = small.terms(system, x, training=training, path_derivative=True, shared_seed=random.key(5))
     np.testing.assert_allclose(terms.log_posterior_path, terms.log_posterior, rtol=1e-10)
-    plain = _terms(system, x, training=False)
+    plain = small.terms(system, x, training=False)
     assert plain.log_posterior_path is None
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 def test_path_terms_do_not_update_the_moving_averages_a_second_time(share_top_down, rng):
     first = small.build("learned", rng, share_top_down=share_top_down)
     second = small.build("learned", share_top_down=share_top_down)
     small.assign(second, small.weights(first))
     before, x = small.weights(first), small.images(rng, B)
-    _terms(first, x, training=True, path_derivative=False, shared_seed=random.key(5))
-    _terms(second, x, training=True, path_derivative=True, shared_seed=random.key(5))
+    small.terms(first, x, training=True, path_derivative=False, shared_seed=random.key(5))
+    small.terms(second, x, training=True, path_derivative=True, shared_seed=random.key(5))
     after = small.weights(first)
     for path, value in small.weights(second).items():
         np.testing.assert_array_equal(value, after[path], err_msg=path)
@@ -125,7 +106,7 @@ def test_path_terms_do_not_update_the_moving_averages_a_second_time(share_top_do
 def test_training_updates_every_moving_average_once(share_top_down, training, rng):
     system, x = small.build("full", rng, share_top_down=share_top_down, batch_norm_momentum=0.75), small.images(rng, B)
     before = small.weights(system)
-    _terms(system, x, training=training, shared_seed=random.key(5))
+    small.terms(system, x, training=training, shared_seed=random.key(5))
     for path, value in small.weights(system).items():
         if "moving" in path and training:
             assert np.all(value != before[path]), path
@@ -138,7 +119,7 @@ def test_training_updates_every_moving_average_once(share_top_down, training, rn
         np.testing.assert_allclose(small.weights(system)[path], 0.75 * before[path] + 0.25 * mean, rtol=1e-10)
 
 
-@SHARED
+@small.SHARED_TOP_DOWN
 def test_the_path_gradient_reaches_the_posterior_through_z_alone(share_top_down, rng):
     # With z cut off, log q by the path knows no parameter at all; without the cut it does.
     system, x = small.build("learned", rng, share_top_down=share_top_down), small.images(rng, B)
@@ -173,7 +154,7 @@ def test_the_path_gradient_reaches_the_posterior_through_z_alone(share_top_down,
 
 
 # A score term that is forgotten, counted twice or of the wrong sign is a bias that averages do not remove.
-@SHARED
+@small.SHARED_TOP_DOWN
 def test_path_and_plain_gradients_agree_in_expectation(share_top_down, rng):
     system, x = small.build("full", rng, share_top_down=share_top_down, activation="elu"), small.images(rng, 1)
     variables = [variable.value for variable in system.trainable_variables]
@@ -186,7 +167,7 @@ def test_path_and_plain_gradients_agree_in_expectation(share_top_down, rng):
         return tape.gradient(bound, variables, unconnected_gradients="zero")
 
     # The direction in which the gradient is large, from keys of its own: a random one may be nearly orthogonal to it.
-    pilot = [plain_gradient(tf.constant(random.numpy_fold_in(KEY, 10_000 + index))) for index in range(200)]
+    pilot = [plain_gradient(tf.constant(random.numpy_fold_in(small.KEY, 10_000 + index))) for index in range(200)]
     direction = [tf.reduce_mean(tf.stack(values), axis=0) for values in zip(*pilot, strict=True)]
 
     @tf.function(autograph=False, jit_compile=True)
@@ -204,7 +185,7 @@ def test_path_and_plain_gradients_agree_in_expectation(share_top_down, rng):
             )
         ]
 
-    pairs = np.array([gradients(tf.constant(random.numpy_fold_in(KEY, index))) for index in range(1500)])
+    pairs = np.array([gradients(tf.constant(random.numpy_fold_in(small.KEY, index))) for index in range(1500)])
     size = np.abs(pairs.mean(axis=0)).max()
     assert np.std(pairs[:, 0] - pairs[:, 1]) > 0.0
     assert_mean_close(pairs[:, 0] - pairs[:, 1], 0.0, resolution=0.25 * size)
@@ -225,16 +206,7 @@ def test_path_and_plain_gradients_agree_in_expectation(share_top_down, rng):
 )
 def test_every_weight_gets_a_gradient_with_every_option(model, gradient, objective, rng):
     overrides = [f"objective.gradient={gradient}", f"objective.name={objective}", "objective.num_samples=3"]
-    system = registry.build(small.config("learned", overrides, activation="elu", **model))
-    scheduled = {"gate_temperature": tf.constant(0.7, tf.float64)}
-    with tf.GradientTape(persistent=True) as tape:
-        x = tf.constant(small.images(rng, 8))
-        result = system.objective(x, seed=KEY, shared_seed=random.key(5), scheduled=scheduled)
-    variables = [variable.value for variable in system.trainable_variables]
-    gradients = group_gradients(tape, result, variables, [variable.value for variable in system.posterior_variables])
-    for variable, value in zip(system.trainable_variables, gradients, strict=True):
-        assert np.all(np.isfinite(value)), variable.path
-        assert np.any(value != 0.0), variable.path
+    small.assert_every_weight_gets_a_gradient(small.config("learned", overrides, activation="elu", **model), rng)
 
 
 def test_posterior_variables_are_those_of_q_alone():
@@ -253,7 +225,7 @@ def test_group_gradients_take_each_groups_own_loss(gradient, rng):
     with tf.GradientTape(persistent=True) as tape:
         result = system.objective(
             tf.constant(x),
-            seed=KEY,
+            seed=small.KEY,
             shared_seed=random.key(5),
             scheduled={"gate_temperature": tf.constant(1.0, tf.float64)},
         )

@@ -1,12 +1,20 @@
 """Graph VAEs of a few weights, for enumeration and float64."""
 
 import numpy as np
+import pytest
+import tensorflow as tf
 
 from tests.reference import networks
 from tests.reference.graph_vae import GraphVAE as Twin
+from tfstruct import random
 from tfstruct.models import presets, registry
+from tfstruct.models.system import group_gradients
 
 STRUCTURES = ("independent", "chain", "full", "learned", "explicit")
+EVERY_STRUCTURE = pytest.mark.parametrize("structure", STRUCTURES)
+SHARED_TOP_DOWN = pytest.mark.parametrize("share_top_down", [False, True])
+KEY = random.key(17)
+K, B = 3, 4
 EXPLICIT = ((0, 0, 0), (0, 0, 0), (1, 1, 0))
 #: settings of small flows for `model.flow`; tanh has no kink for a difference to straddle
 FLOW = {"steps": 2, "hidden_units": (5, 4), "context_dim": 3, "activation": "tanh"}
@@ -80,3 +88,32 @@ def images(rng, num, binary=True):
     """Rows [num, 2, 2]."""
     values = rng.uniform(size=[num, 2, 2])
     return (values < 0.5).astype(np.float64) if binary else values
+
+
+def noise(system, num_samples=K, batch=B):
+    """The noise that `importance_terms` draws from KEY."""
+    drawn = random.sample_normal(KEY, num_samples, batch, [system.num_nodes, system.node_dim])
+    return drawn.numpy().astype(np.float64)
+
+
+def terms(system, x, num_samples=K, **kwargs):
+    """The importance terms of rows at KEY."""
+    return system.importance_terms(tf.convert_to_tensor(x), seed=KEY, num_samples=num_samples, **kwargs)
+
+
+def total(found):
+    """The log weights of importance terms."""
+    return (found.log_likelihood + found.log_prior - found.log_posterior).numpy()
+
+
+def assert_every_weight_gets_a_gradient(settings, rng):
+    """Every trainable weight of a config's model gets a finite gradient of its objective that is not zero."""
+    system, x = registry.build(settings), tf.constant(images(rng, 8))
+    scheduled = {"gate_temperature": tf.constant(0.7, tf.float64)}
+    with tf.GradientTape(persistent=True) as tape:
+        result = system.objective(x, seed=KEY, shared_seed=random.key(5), scheduled=scheduled)
+    variables = [variable.value for variable in system.trainable_variables]
+    gradients = group_gradients(tape, result, variables, [variable.value for variable in system.posterior_variables])
+    for variable, value in zip(system.trainable_variables, gradients, strict=True):
+        assert np.all(np.isfinite(value)), variable.path
+        assert np.any(value != 0.0), variable.path

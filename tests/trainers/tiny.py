@@ -14,6 +14,7 @@ PROGRAMS = pathlib.Path(sys.executable).parent
 # One thread a pool: the machine has few cores, and sums come out in one order.
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "MPLBACKEND": "agg"}
 
+VAE_PRESET = "vae/tiny"
 # A network of a few hundred weights that runs without XLA, whose compilation would take most of the time.
 SMALL = (
     "model.num_latents=6",
@@ -50,6 +51,11 @@ def file_config(file, *overrides, preset="graph_vae/tiny"):
     """A small config for a data file."""
     chosen = ["data.name=file", f"data.file={str(file)!r}", "data.variant=none"]
     return presets.get(preset, [*SMALL, *chosen, *overrides])
+
+
+def vae_config(file, *overrides):
+    """A small plain VAE for a data file: it has fewer operations, hence the shortest trace."""
+    return file_config(file, "optimizer.learning_rate=0.02", *overrides, preset=VAE_PRESET)
 
 
 def binary_rows(rng, num, event_shape):

@@ -8,19 +8,6 @@ from tfstruct.models import registry
 from tfstruct.training import run as training
 from tfstruct.training.checkpoint import Checkpoints
 
-# The plain VAE has fewer operations, hence the shortest trace.
-PRESET = "vae/tiny"
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    return tiny.write_rows(tmp_path_factory.mktemp("data") / "rows.npz")
-
-
-def make(file, *overrides):
-    return tiny.file_config(file, "optimizer.learning_rate=0.02", *overrides, preset=PRESET)
-
-
 # Bad settings and data leave no folder ------------------------------------------------------------------------------
 
 BAD_SETTINGS = {
@@ -68,7 +55,7 @@ BAD_SETTINGS = {
 def test_bad_settings_are_refused_by_name_before_a_folder_is_made(monkeypatch, file, tmp_path, case):
     overrides, strategy, message = BAD_SETTINGS[case]
     # What is not refused must not train for long.
-    config = make(file, "training.steps=2", "training.validate_every=2", *overrides)
+    config = tiny.vae_config(file, "training.steps=2", "training.validate_every=2", *overrides)
 
     def refuse(*arguments):
         pytest.fail("training began")
@@ -88,7 +75,7 @@ def test_two_phases_are_refused_where_no_structure_is_learned(file, tmp_path, pr
 
 
 def test_a_fraction_that_is_no_number_is_refused_before_a_folder_is_made(file, tmp_path):
-    config = make(file)
+    config = tiny.vae_config(file)
     config.training.structure_fraction = float("nan")
     with pytest.raises(ValueError, match="training.structure_fraction .* found nan"):
         training.train(config, tmp_path / "run")
@@ -110,7 +97,7 @@ def test_keras_refuses_to_train_in_two_phases_and_says_what_to_set():
 
 
 def test_a_shape_that_the_data_do_not_have_is_refused(tmp_path):
-    config = tiny.config("data.name=mnist", "data.variant=dynamic", preset=PRESET, event_shape=(14, 14))
+    config = tiny.config("data.name=mnist", "data.variant=dynamic", preset=tiny.VAE_PRESET, event_shape=(14, 14))
     with pytest.raises(ValueError, match=r"event_shape is \(14, 14\), but mnist/dynamic has rows of shape \(28, 28\)"):
         training.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -119,7 +106,7 @@ def test_a_shape_that_the_data_do_not_have_is_refused(tmp_path):
 def test_grey_values_are_refused_by_a_bernoulli_model_with_value_and_remedy(tmp_path):
     np.save(tmp_path / "grey.npy", np.random.default_rng(0).random([50, 12]))
     with pytest.raises(ValueError, match=r"needs binary data.*found 0\.\d+.*data\.variant=dynamic"):
-        training.train(make(tmp_path / "grey.npy"), tmp_path / "run")
+        training.train(tiny.vae_config(tmp_path / "grey.npy"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -129,12 +116,12 @@ def test_grey_test_rows_are_refused_even_if_the_training_rows_are_binary(tmp_pat
     test[3, 4] = 0.5
     np.savez(tmp_path / "rows.npz", train=rows[:40], validation=rows[40:50], test=test)
     with pytest.raises(ValueError, match="0.5"):
-        training.train(make(tmp_path / "rows.npz"), tmp_path / "run")
+        training.train(tiny.vae_config(tmp_path / "rows.npz"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_losses_that_are_not_finite_end_the_run_with_advice_and_keep_the_last_checkpoint(file, tmp_path):
-    fast = make(
+    fast = tiny.vae_config(
         file,
         "optimizer.learning_rate=1e30",
         "training.checkpoint_minutes=0.0",
@@ -149,7 +136,7 @@ def test_losses_that_are_not_finite_end_the_run_with_advice_and_keep_the_last_ch
 
 
 def test_configs_given_as_frozen_train_as_well(file, tmp_path):
-    config = ml_collections.FrozenConfigDict(make(file, "training.steps=2", "training.steps_per_call=2"))
+    config = ml_collections.FrozenConfigDict(tiny.vae_config(file, "training.steps=2", "training.steps_per_call=2"))
     assert training.train(config, tmp_path / "run").step == 2
 
 
@@ -158,7 +145,7 @@ def test_configs_given_as_frozen_train_as_well(file, tmp_path):
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path):
     path = tiny.write_rows(tmp_path / "rows.npz")
-    config = make(path, "training.steps=20", "training.steps_per_call=10", "training.validate_every=10")
+    config = tiny.vae_config(path, "training.steps=20", "training.steps_per_call=10", "training.validate_every=10")
     training.train(config, tmp_path / "run")
     before = Checkpoints(tmp_path / "run/checkpoints").latest().arrays["state/parameters"]
     tiny.write_rows(path, seed=18)
@@ -175,22 +162,22 @@ def test_a_gaussian_density_of_a_lattice_is_refused(tmp_path, values):
     rows = np.random.default_rng(0).integers(0, values, size=[60, 12]).astype(np.uint8)
     np.save(tmp_path / "rows.npy", rows if values == 256 else rows.astype(bool))
     with pytest.raises(ValueError, match="likelihood gaussian is for data of support unit_interval or real"):
-        training.train(make(tmp_path / "rows.npy", "model.likelihood=gaussian"), tmp_path / "run")
+        training.train(tiny.vae_config(tmp_path / "rows.npy", "model.likelihood=gaussian"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_the_doubly_reparameterised_gradient_is_refused_where_batch_norm_biases_it(file, tmp_path):
     path = ("objective.name=iwae", "objective.gradient=path", "objective.num_samples=2", "training.steps=2")
     with pytest.raises(ValueError, match="biased under batch normalisation"):
-        training.train(make(file, *path, "model.batch_norm=True"), tmp_path / "run")
+        training.train(tiny.vae_config(file, *path, "model.batch_norm=True"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert training.train(make(file, *path, "model.batch_norm=False"), tmp_path / "run").step == 2
+    assert training.train(tiny.vae_config(file, *path, "model.batch_norm=False"), tmp_path / "run").step == 2
 
 
 def test_one_replica_among_others_is_the_one_alone_under_xla(file, tmp_path):
     options = ("training.compiler=xla", "training.steps=10", "training.validate_every=10", "optimizer.epsilon=1e-3")
-    training.train(make(file, *options, "training.replicas=3"), tmp_path / "three")
-    training.train(make(file, *options, "training.seed=2"), tmp_path / "alone")
+    training.train(tiny.vae_config(file, *options, "training.replicas=3"), tmp_path / "three")
+    training.train(tiny.vae_config(file, *options, "training.seed=2"), tmp_path / "alone")
     three, alone = (Checkpoints(tmp_path / name / "checkpoints").latest().arrays for name in ("three", "alone"))
     for name in ("state/parameters", "state/statistics", "best/bounds"):
         np.testing.assert_allclose(three[name][2], alone[name][0], rtol=1e-4, atol=1e-5)
@@ -198,7 +185,7 @@ def test_one_replica_among_others_is_the_one_alone_under_xla(file, tmp_path):
 
 
 def test_a_run_whose_every_checkpoint_is_damaged_does_not_silently_start_again(file, tmp_path):
-    config = make(file, "training.steps=20", "training.steps_per_call=10", "training.validate_every=10")
+    config = tiny.vae_config(file, "training.steps=20", "training.steps_per_call=10", "training.validate_every=10")
     training.train(config, tmp_path / "run")
     for path in (tmp_path / "run/checkpoints").glob("*.npz"):
         path.write_bytes(path.read_bytes()[:-100])

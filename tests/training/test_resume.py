@@ -85,11 +85,6 @@ def assert_same_run(found, expected):
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    return tiny.write_rows(tmp_path_factory.mktemp("data") / "rows.npz")
-
-
-@pytest.fixture(scope="module")
 def straight(file, tmp_path_factory):
     """The folder of a run that nobody disturbed."""
     workdir = tmp_path_factory.mktemp("straight") / "run"

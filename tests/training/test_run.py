@@ -13,18 +13,6 @@ from tfstruct.training.logging import read_rows
 from tfstruct.training.phases import Phases
 from tfstruct.training.workdir import Workdir
 
-# The plain VAE has fewer operations, hence the shortest trace.
-PRESET = "vae/tiny"
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    return tiny.write_rows(tmp_path_factory.mktemp("data") / "rows.npz")
-
-
-def make(file, *overrides):
-    return tiny.file_config(file, "optimizer.learning_rate=0.02", *overrides, preset=PRESET)
-
 
 def snapshot(folder):
     """Every file of a folder with its bytes, and all names."""
@@ -38,7 +26,7 @@ def snapshot(folder):
 def finished(file, tmp_path_factory):
     """The folder and result of a run of 20 steps; not to be changed."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    return workdir, training.train(make(file), workdir)
+    return workdir, training.train(tiny.vae_config(file), workdir)
 
 
 # What a run leaves ---------------------------------------------------------------------------------------------------
@@ -49,7 +37,7 @@ def test_a_run_leaves_config_environment_metrics_checkpoint_and_best_weights(fil
     assert result.step == 20
     config = Workdir(workdir).config()
     assert tuple(config.data.event_shape) == (12,)
-    assert not set(config_lib.keys(config)) ^ set(config_lib.keys(make(file)))
+    assert not set(config_lib.keys(config)) ^ set(config_lib.keys(tiny.vae_config(file)))
     environment = json.loads((workdir / "environment.json").read_text())
     assert environment["compiler"] == "graph"
     assert len(environment["data"]["checksum"]) == 64
@@ -71,10 +59,10 @@ def test_training_raises_the_bound(finished):
 
 def test_a_finished_run_given_again_changes_no_weight_and_adds_no_row(file, tmp_path):
     short = ("training.steps=2", "training.steps_per_call=2")
-    training.train(make(file, *short), tmp_path / "run")
+    training.train(tiny.vae_config(file, *short), tmp_path / "run")
     before = Checkpoints(tmp_path / "run/checkpoints").latest().arrays
     rows = read_rows(tmp_path / "run/metrics.jsonl")
-    result = training.train(make(file, *short), tmp_path / "run", resume="must")
+    result = training.train(tiny.vae_config(file, *short), tmp_path / "run", resume="must")
     assert result.step == 2
     after = Checkpoints(tmp_path / "run/checkpoints").latest().arrays
     for name, value in before.items():
@@ -83,7 +71,7 @@ def test_a_finished_run_given_again_changes_no_weight_and_adds_no_row(file, tmp_
 
 
 def test_training_does_not_change_the_config_it_was_given(file, tmp_path, monkeypatch):
-    config = make(file)
+    config = tiny.vae_config(file)
     before = config_lib.to_json(config)
     monkeypatch.setattr(training._Run, "run", lambda run: None)
     training.train(config, tmp_path / "run", strategy="mirrored")
@@ -92,7 +80,7 @@ def test_training_does_not_change_the_config_it_was_given(file, tmp_path, monkey
 
 def test_the_config_of_a_run_does_not_depend_on_the_devices(file, tmp_path, monkeypatch):
     monkeypatch.setattr(training._Run, "run", lambda run: None)
-    training.train(make(file), tmp_path / "run", strategy="mirrored")
+    training.train(tiny.vae_config(file), tmp_path / "run", strategy="mirrored")
     assert not Workdir(tmp_path / "run").config().model.batch_norm_synchronized
 
 
@@ -101,7 +89,7 @@ def test_a_mapped_data_file_trains_to_the_same_weights_as_one_in_memory(tmp_path
     np.save(tmp_path / "rows.npy", rows)
     finals = []
     for megabytes in (2000, 0):
-        config = make(tmp_path / "rows.npy", f"training.resident_megabytes={megabytes}", "training.steps=4")
+        config = tiny.vae_config(tmp_path / "rows.npy", f"training.resident_megabytes={megabytes}", "training.steps=4")
         training.train(config, tmp_path / str(megabytes))
         finals.append(Checkpoints(tmp_path / str(megabytes) / "checkpoints").latest().arrays)
     for name, value in finals[0].items():
@@ -139,7 +127,7 @@ def train_with_bounds(monkeypatch, file, workdir, table, *overrides):
         "training.validate_every=2",
         *overrides,
     )
-    return training.train(make(file, *overrides), workdir), scorer
+    return training.train(tiny.vae_config(file, *overrides), workdir), scorer
 
 
 def test_the_best_weights_are_those_of_the_best_validation_of_each_replica(monkeypatch, file, tmp_path):
@@ -217,7 +205,7 @@ def test_another_config_is_refused_with_the_difference_and_changes_nothing(file,
     workdir, _ = finished
     before = snapshot(workdir)
     with pytest.raises(ValueError, match="run of another config") as error:
-        training.train(make(file, "optimizer.learning_rate=0.5"), workdir)
+        training.train(tiny.vae_config(file, "optimizer.learning_rate=0.5"), workdir)
     assert "optimizer.learning_rate: 0.02 / 0.5" in str(error.value)
     assert "training.steps" not in str(error.value)
     assert snapshot(workdir) == before
@@ -226,19 +214,19 @@ def test_another_config_is_refused_with_the_difference_and_changes_nothing(file,
 def test_resume_never_refuses_a_folder_with_a_run_and_changes_nothing(file, finished):
     before = snapshot(finished[0])
     with pytest.raises(FileExistsError, match="resume=never"):
-        training.train(make(file), finished[0], resume="never")
+        training.train(tiny.vae_config(file), finished[0], resume="never")
     assert snapshot(finished[0]) == before
 
 
 def test_resume_must_refuses_a_folder_without_a_run_and_makes_none(file, tmp_path):
     with pytest.raises(FileNotFoundError, match="resume=must"):
-        training.train(make(file), tmp_path / "run", resume="must")
+        training.train(tiny.vae_config(file), tmp_path / "run", resume="must")
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_resume_mode_is_refused_and_makes_no_folder(file, tmp_path):
     with pytest.raises(ValueError, match="auto, never, must, found 'perhaps'"):
-        training.train(make(file), tmp_path / "run", resume="perhaps")
+        training.train(tiny.vae_config(file), tmp_path / "run", resume="perhaps")
     assert not (tmp_path / "run").exists()
 
 
@@ -247,12 +235,12 @@ def test_a_folder_in_use_is_refused_and_unchanged(file, finished):
     with WorkdirLock(workdir):
         before = snapshot(workdir)
         with pytest.raises(WorkdirBusyError, match="in use by process"):
-            training.train(make(file), workdir)
+            training.train(tiny.vae_config(file), workdir)
         assert snapshot(workdir) == before
 
 
 def test_a_folder_below_a_file_is_refused(file, tmp_path):
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(OSError, match="taken"):
-        training.train(make(file), tmp_path / "taken/run")
+        training.train(tiny.vae_config(file), tmp_path / "taken/run")
     assert (tmp_path / "taken").read_text() == "mine"

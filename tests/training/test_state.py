@@ -156,3 +156,12 @@ def test_seeds_differ_in_their_initial_weights_and_equal_seeds_do_not():
     )
     np.testing.assert_array_equal(first, again)
     assert np.mean(first != other) > 0.5
+
+
+def test_a_vector_says_where_a_variable_lies_and_refuses_others(functional):
+    vector = np.arange(functional.parameters.size)
+    named = functional.parameters.named(vector)
+    for variable in functional.parameters.variables:
+        np.testing.assert_array_equal(vector[functional.parameters.place(variable)], named[variable.path].ravel())
+    with pytest.raises(ValueError, match="moving_mean is none of the"):
+        functional.parameters.place(functional.statistics.variables[0])

@@ -67,11 +67,6 @@ def test_two_configs_do_not_share_the_defaults():
 # A folder of an older version ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    return tiny.write_rows(tmp_path_factory.mktemp("data") / "rows.npz")
-
-
 def make(file):
     course = ("training.steps=4", "training.steps_per_call=2", "training.validate_every=2")
     options = ("training.checkpoint_minutes=0.0", "model.batch_norm=False")

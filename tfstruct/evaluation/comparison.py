@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfstruct.evaluation.report import evaluation_stem
+from tfstruct.math import mean_and_std_err
 from tfstruct.training.checkpoint import PathLike
 
 
@@ -146,7 +147,8 @@ def _difference(first: Group, other: Group) -> dict[str, Any]:
 
 
 def _std_err(values: np.ndarray) -> float | None:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    """None, which JSON has, for a single value."""
+    return mean_and_std_err(values)[1] if len(values) > 1 else None
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:

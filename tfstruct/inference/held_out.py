@@ -9,6 +9,7 @@ from tfstruct import random
 from tfstruct.functional import Functional
 from tfstruct.inference import likelihood
 from tfstruct.inference.likelihood import LikelihoodEstimate
+from tfstruct.math import mean_and_std_err
 
 
 class Summary(NamedTuple):
@@ -97,14 +98,8 @@ class HeldOutScorer:
 
     def summarise(self, estimate: LikelihoodEstimate) -> Summary:
         """Averages the estimates of a set."""
-
-        def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-            values = values.astype(np.float64)
-            error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-            return float(values.mean()), float(error)
-
-        log_likelihood, std_err = mean_and_error(estimate.log_prob)
-        elbo, elbo_std_err = mean_and_error(estimate.elbo)
+        log_likelihood, std_err = mean_and_std_err(estimate.log_prob)
+        elbo, elbo_std_err = mean_and_std_err(estimate.elbo)
         return Summary(
             log_likelihood=log_likelihood,
             std_err=std_err,

@@ -69,12 +69,8 @@ def fixed_structure(state: TrainState, initial: TrainState, functional: Function
         initial: in which the run began, likewise.
         functional: of the model, whose layout the parameters have.
     """
-    model = functional.model
-    structure = {id(variable) for variable in model.structure_variables}
-    parameters, place = initial.parameters.copy(), 0
-    for variable, size in zip(functional.parameters.variables, functional.parameters.sizes, strict=True):
-        if id(variable) in structure:
-            learned = state.parameters[:, place : place + size]
-            parameters[:, place : place + size] = model.harden_structure(np.asarray(learned))
-        place += size
+    parameters = initial.parameters.copy()
+    for variable, harden in functional.model.learned_structure:
+        place = functional.parameters.place(variable)
+        parameters[:, place] = harden(np.asarray(state.parameters[:, place]))
     return initial._replace(parameters=parameters, key=state.key)

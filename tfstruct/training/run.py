@@ -118,7 +118,7 @@ def train(
         compiler = "graph"
     seeds = [config.training.seed + place for place in range(config.training.replicas)]
     models = [registry.build(build_config, seed=seed) for seed in seeds]
-    if config.training.structure_fraction and not models[0].structure_variables:
+    if config.training.structure_fraction and not models[0].learned_structure:
         raise ValueError(
             f"training.structure_fraction={config.training.structure_fraction} is for a structure that is learned; "
             f"{config.preset} has none (model.structure={config.model.structure})"
