@@ -242,7 +242,7 @@ class GraphVAE(System):
         """
         bottom_up = tuple(tf.stop_gradient(part) for part in bottom_up)
         gates = tf.stop_gradient(gates)
-        variables = [variable for net in self.posterior_top_down for variable in net.variables]
+        variables = [variable for net in (*self.posterior_top_down, *self.flows) for variable in net.variables]
         mapping = [(variable, tf.stop_gradient(tf.convert_to_tensor(variable))) for variable in variables]
         values, bases = tf.unstack(z, axis=-2), tf.unstack(tf.stop_gradient(base), axis=-2)
         total = 0.0
