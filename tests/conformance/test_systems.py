@@ -14,6 +14,9 @@ from tfstruct import random
 from tfstruct.data import load, mnist
 from tfstruct.models import presets, registry
 from tfstruct.models.system import group_gradients
+from tfstruct.training.loop import device_state
+from tfstruct.training.state import initial_state
+from tfstruct.training.step import TrainStep
 
 PRESETS = [preset for names in SYSTEMS.values() for preset in names]
 FIRST_PRESETS = [names[0] for names in SYSTEMS.values()]
@@ -347,3 +350,13 @@ def test_evaluate_reads_the_rows_of_a_data_set_as_the_images_they_are(preset):
         system.evaluate(rows, batch_size=64, verbose=0, return_dict=True)["bound"] for rows in (final, final * 1.0)
     ]
     assert bounds[0] == pytest.approx(bounds[1], rel=1e-6)
+
+
+@EVERY_SYSTEM
+def test_a_training_step_reads_the_weights_of_its_state_and_never_those_of_the_keras_variables(preset):
+    steps = [TrainStep(_build(preset, seed), "binarize") for seed in (17, 18)]
+    _rough(steps[0].model)
+    start = initial_state(steps[0].functional, KEY)
+    rows = tf.constant(mnist.read("train")[:B])
+    found, expected = (step.gradient(device_state(start), tf.constant(3), rows) for step in reversed(steps))
+    _assert_close(found, expected)
