@@ -8,6 +8,8 @@ from typing import Any
 import ml_collections
 
 from tfstruct.config import apply_overrides
+from tfstruct.models import boltzmann_presets
+from tfstruct.schedules import course
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +68,6 @@ def get(name: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     return config
 
 
-def _schedule(value: float, *later: tuple[float, float], interpolation: str = "linear") -> dict[str, Any]:
-    knots = ((0.0, value), *later)
-    return {
-        "fractions": tuple(float(fraction) for fraction, _ in knots),
-        "values": tuple(float(value) for _, value in knots),
-        "interpolation": interpolation,
-    }
-
-
 def base() -> ml_collections.ConfigDict:
     """The Graph VAE paper's settings on dynamically binarised MNIST, which the presets vary."""
     return ml_collections.ConfigDict(
@@ -124,12 +117,13 @@ def base() -> ml_collections.ConfigDict:
                 "beta_2": 0.999,
                 "epsilon": 1e-8,
                 "clip_norm": 0.0,
+                "weight_decay": 0.0,  # on a system's own choice of weights
             },
             "schedules": {
-                "learning_rate_factor": _schedule(1.0),
-                "kl_weight": _schedule(1.0),
+                "learning_rate_factor": course(1.0),
+                "kl_weight": course(1.0),
                 # The paper anneals 0.999 per epoch: 1 to 0.135 over its 2,000 epochs.
-                "gate_temperature": _schedule(1.0, (1.0, 0.135), interpolation="geometric"),
+                "gate_temperature": course(1.0, (1.0, 0.135), interpolation="geometric"),
             },
             "training": {
                 "seed": 0,
@@ -159,6 +153,8 @@ def with_defaults(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     defaults = base()
     if config.system == "graph_vae" and "flow" not in config.model:
         config.model.flow = defaults.model.flow
+    if "weight_decay" not in config.optimizer:
+        config.optimizer.weight_decay = defaults.optimizer.weight_decay
     if "structure_fraction" not in config.training:
         config.training.structure_fraction = defaults.training.structure_fraction
     return config
@@ -200,8 +196,8 @@ def _mnist_quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict
     )
     config.objective.gradient = "path"  # 0.7 nats better than the plain gradient at this length
     config.optimizer.learning_rate = 2e-3
-    config.schedules.learning_rate_factor = _schedule(1.0, (0.5, 1.0), (1.0, 0.05))
-    config.schedules.gate_temperature = _schedule(1.0, (0.5, 0.2), interpolation="geometric")
+    config.schedules.learning_rate_factor = course(1.0, (0.5, 1.0), (1.0, 0.05))
+    config.schedules.gate_temperature = course(1.0, (0.5, 0.2), interpolation="geometric")
     config.training.update(steps=20_000, steps_per_call=500, validate_every=2_500, validation_images=500)
     config.evaluation.update(num_samples=100, images=1_000, chunk=20)
     return config
@@ -340,3 +336,5 @@ def _make(system: str, data: str) -> Callable[[], ml_collections.ConfigDict]:
 for _system, (_, _title) in _SYSTEMS.items():
     for _name, (_, _about) in _DATA_PRESETS.items():
         register(f"{_system}/{_name}", f"{_title}: {_about}.", _make(_system, _name))
+for _boltzmann in boltzmann_presets.all_presets():
+    register(*_boltzmann)

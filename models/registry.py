@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import ml_collections
 
-from tfstruct.models import graph_vae
+from tfstruct.models import boltzmann_vae, graph_vae
 from tfstruct.models.system import System
 
-SYSTEMS: dict[str, Callable[..., System]] = {"graph_vae": graph_vae.build}
+SYSTEMS: dict[str, Callable[..., System]] = {"graph_vae": graph_vae.build, "boltzmann_vae": boltzmann_vae.build}
 
 
 def build(config: ml_collections.ConfigDict, *, seed: int = 0) -> System:

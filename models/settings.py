@@ -16,9 +16,14 @@ def check_gradient(config: Any) -> None:
     """Raises ValueError for the doubly reparameterised gradient of a model with batch normalisation.
 
     Batch statistics make the weight of one importance sample depend on the latents of the others; those paths would
-    need the weight v where the estimator gives them v squared, and the gradient is biased whatever the batch size.
+    need the weight v where the estimator gives them v squared, and the gradient is biased whatever the batch size. The
+    Boltzmann VAEs are let through: relaxed latents bias their gradient anyhow, and their paper trains that way.
     """
     objective = config.objective
+    if config.system == "boltzmann_vae":
+        return
+    if objective.gradient == "auto":
+        raise ValueError(f"objective.gradient must be plain or path for {config.system}, found 'auto'")
     if objective.name == "iwae" and objective.gradient == "path" and config.model.batch_norm:
         raise ValueError(
             "objective.name=iwae with objective.gradient=path is biased under batch normalisation; "

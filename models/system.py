@@ -31,6 +31,8 @@ class System(keras.Model, abc.ABC):
     scheduled: tuple[str, ...] = ()
     #: whether observations must be zeros and ones
     is_binary: bool = False
+    #: whether what is bounded is log p(x_2 | x_1) of two parts of an observation
+    is_conditional: bool = False
 
     def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -93,6 +95,39 @@ class System(keras.Model, abc.ABC):
         """
         return []
 
+    @property
+    def decayed_variables(self) -> list[keras.Variable]:
+        """The trainable variables whose squares `optimizer.weight_decay` penalises."""
+        return []
+
+    def adapt(self, rows: np.ndarray) -> None:
+        """Takes what the model holds of the training set, before training; rows [n, *event_shape] as stored."""
+        del rows
+
+    def initial_chains(self, num_rows: int, key: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the first states of samplers that persist for every training row, each [num_rows, K, ...].
+
+        A system that has some takes those of a batch as `chains`, [K, B, ...], in `importance_terms` while training, and
+        returns their new states in its terms.
+        """
+        del num_rows, key
+        return {}
+
+    def prepare_evaluation(self, settings: Mapping[str, Any], *, seed: int = 0) -> dict[str, Any]:
+        """Computes what evaluation needs of the current weights and training does not; returns what to report of it.
+
+        Args:
+            settings: a config node (`evaluation`, `training.validation_annealing`).
+            seed: of whatever is drawn.
+        """
+        del settings, seed
+        return {}
+
+    def terms_options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns arguments of `importance_terms` in evaluation, from a config node (`evaluation`, `export`, ...)."""
+        del settings
+        return {}
+
     def structure_report(self) -> dict[str, Any]:
         """Returns what is to be reported of a learned structure, as JSON-able values."""
         return {}
@@ -100,6 +135,11 @@ class System(keras.Model, abc.ABC):
     def diagnostics(self) -> dict[str, tf.Tensor]:
         """Tensors to record while training, by name."""
         return {}
+
+    @property
+    def uses_path_gradient(self) -> bool:
+        """Whether the posterior is trained by path derivatives."""
+        return self.config.objective.gradient == "path"
 
     def objective(
         self,
@@ -110,10 +150,11 @@ class System(keras.Model, abc.ABC):
         kl_weight: tf.Tensor | float = 1.0,
         scheduled: Mapping[str, tf.Tensor],
         training: bool = True,
+        chains: Mapping[str, tf.Tensor] | None = None,
     ) -> Objective:
         """The configured objective of a batch: the one definition behind every way of training."""
-        options = self.config.objective
-        path = options.gradient == "path"
+        options, path = self.config.objective, self.uses_path_gradient
+        persistent = {"chains": chains} if chains else {}
         terms = self.importance_terms(
             x,
             seed=seed,
@@ -122,6 +163,7 @@ class System(keras.Model, abc.ABC):
             path_derivative=path,
             shared_seed=shared_seed,
             **scheduled,
+            **persistent,
         )
         return objectives.get(options.name)(terms, kl_weight, path=path)
 

@@ -24,7 +24,7 @@ _WORD = 0xFFFFFFFF
 _CELL = 2.0**-23  # width of the cells whose middles `uniform` returns
 
 # What a seed's keys are for. Every use derives its keys below one of these, so that no two uses share numbers.
-TRAINING_STEP, DATA_ORDER, EVALUATION, SERVING = range(1, 5)
+TRAINING_STEP, DATA_ORDER, EVALUATION, SERVING, CHAINS = range(1, 6)
 
 ArrayLike = Any
 Key = Any
@@ -139,6 +139,20 @@ def sample_keys(key: Key, num_samples: int, first: ArrayLike = 0) -> tf.Tensor:
     index = first + tf.range(num_samples)
     index = tf.reshape(index, tf.concat([[num_samples], tf.ones([tf.rank(key) - 1], tf.int32)], axis=0))
     return fold_in(key[tf.newaxis], index + tf.zeros(tf.shape(key)[:-1], tf.int32))
+
+
+def keys_of_samples(key: Key, num_samples: int, batch: ArrayLike) -> tf.Tensor:
+    """Returns one key for each importance sample of each row, [num_samples, batch, 2].
+
+    Args:
+        key: a key [2]; one for each row, [batch, 2]; or the result itself, [num_samples, batch, 2].
+        num_samples: K.
+        batch: B, an integer or a scalar tensor.
+    """
+    key = tf.convert_to_tensor(key, tf.uint32)
+    if key.shape.rank == 1:
+        key = fold_in(key, tf.range(batch))
+    return key if key.shape.rank == 3 else sample_keys(key, num_samples)
 
 
 def sample_normal(key: Key, num_samples: int, batch: ArrayLike, event: Sequence[int]) -> tf.Tensor:

@@ -9,6 +9,16 @@ import tensorflow as tf
 INTERPOLATIONS = ("linear", "geometric", "constant")
 
 
+def course(value: float, *later: tuple[float, float], interpolation: str = "linear") -> dict[str, Any]:
+    """Returns a schedule as config data: a first value, then (fraction, value) of every later knot."""
+    knots = ((0.0, value), *later)
+    return {
+        "fractions": tuple(float(fraction) for fraction, _ in knots),
+        "values": tuple(float(value) for _, value in knots),
+        "interpolation": interpolation,
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """A quantity given at knots of the training's course.

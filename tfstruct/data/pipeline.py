@@ -19,11 +19,13 @@ class Call(NamedTuple):
         first_step: number of updates made before.
         rows: stored rows [n, *event_shape] on the device: all of them, or those that this call visits.
         indices: which of `rows` each step visits, int32 [steps, R, B].
+        row_ids: their places in the whole training set, of the same shape.
     """
 
     first_step: int
     rows: tf.Tensor
     indices: np.ndarray
+    row_ids: np.ndarray
 
 
 def batch_indices(seeds: list[int], first_step: int, num_steps: int, batch_size: int, num_rows: int) -> np.ndarray:
@@ -91,23 +93,23 @@ class Pipeline:
                 for place, (first_step, _) in enumerate(spans):
                     indices = pending.pop().result()
                     pending = [ahead.submit(self._indices, *span) for span in spans[place + 1 : place + 2]]
-                    yield Call(first_step, self._resident, indices)
+                    yield Call(first_step, self._resident, indices, indices)
             return
 
-        def blocks() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        def blocks() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             for first_step, num_steps in spans:
                 indices = self._indices(first_step, num_steps)
                 # Sorted reads of distinct rows: a mapped file is read forwards, and no row twice.
                 visited, places = np.unique(indices, return_inverse=True)
                 block = np.zeros([indices.size, *self.rows.shape[1:]], self.rows.dtype)  # one shape, one program
                 block[: len(visited)] = self.rows[visited]
-                yield first_step, block, places.reshape(indices.shape).astype(np.int32)
+                yield first_step, block, places.reshape(indices.shape).astype(np.int32), indices
 
         signature = (
             tf.TensorSpec([], tf.int64),
             tf.TensorSpec([None, *self.rows.shape[1:]], self.rows.dtype),
-            tf.TensorSpec([None, len(self.seeds), self.batch_size], tf.int32),
+            *[tf.TensorSpec([None, len(self.seeds), self.batch_size], tf.int32)] * 2,
         )
         dataset = tf.data.Dataset.from_generator(blocks, output_signature=signature).prefetch(1)
-        for first_step, block, indices in dataset:
-            yield Call(int(first_step), block, indices.numpy())
+        for first_step, block, indices, row_ids in dataset:
+            yield Call(int(first_step), block, indices.numpy(), row_ids.numpy())

@@ -57,29 +57,35 @@ class PartitionEstimate(NamedTuple):
 
 
 class _Path:
-    """The densities between base and machine. States here are [..., C, V]: chains beside the units, for the products."""
+    """The densities between base and machine.
 
-    def __init__(self, rbm: RestrictedBoltzmannMachine, base: str) -> None:
+    States here are [..., C, V], chains beside the units, for the products; `leading` is [..., C].
+    """
+
+    def __init__(self, rbm: RestrictedBoltzmannMachine, base: str, leading: tf.Tensor) -> None:
         if base not in BASES:
             raise ValueError(f"base must be one of {', '.join(BASES)}, found {base!r}")
         self.scales_biases = base == "uniform"
         self.dtype, self.num_units, self.coupling = rbm.dtype, rbm.num_units, rbm.coupling
-        self.bias_1, self.bias_2 = rbm.bias_1[..., tf.newaxis, :], rbm.bias_2[..., tf.newaxis, :]
+        # Every chain has its copy of the biases: with a broadcast beside the random numbers, XLA's code for them on a
+        # CPU takes five times as long.
+        self.bias_1, self.bias_2 = (
+            bias[..., tf.newaxis, :] + tf.zeros(tf.concat([leading, [size]], axis=0), rbm.dtype)
+            for bias, size in zip((rbm.bias_1, rbm.bias_2), rbm.num_units, strict=True)
+        )
 
     def _bias(self, bias: tf.Tensor, inverse_temperature: tf.Tensor) -> tf.Tensor:
         return inverse_temperature * bias if self.scales_biases else bias
 
-    def start(self, shape: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Exact draws of the base's side 1, and the base's log partition function [...]."""
-        zero = tf.constant(0.0, self.dtype)
-        bias_1, bias_2 = self._bias(self.bias_1, zero), self._bias(self.bias_2, zero)
-        z_1 = bernoulli(bias_1 + tf.zeros(shape, self.dtype), seed)
-        return z_1, self.log_base()
+    def start(self, seed: tf.Tensor) -> tf.Tensor:
+        """Exact draws of the base's side 1, [..., C, V]."""
+        return bernoulli(self._bias(self.bias_1, tf.constant(0.0, self.dtype)), seed)
 
     def log_base(self) -> tf.Tensor:
+        """Log partition function of the base, for every chain: [..., C]."""
         zero = tf.constant(0.0, self.dtype)
         sides = (self._bias(self.bias_1, zero), self._bias(self.bias_2, zero))
-        return sum(tf.reduce_sum(tf.nn.softplus(side), axis=[-2, -1]) for side in sides)
+        return sum(tf.reduce_sum(tf.nn.softplus(side), axis=-1) for side in sides)
 
     def input_2(self, z_1: tf.Tensor) -> tf.Tensor:
         return tf.matmul(z_1, self.coupling)
@@ -164,15 +170,14 @@ def annealed_samples(
         raise ValueError("give num_chains with one key [2], or a key for each chain and no num_chains")
     if seed.shape.rank not in (1, batch_rank + 2):
         raise ValueError(f"a key for each chain has shape [C, {'..., ' if batch_rank else ''}2], found {seed.shape}")
-    path = _Path(rbm, base)
     if num_chains is None:
         seed = _chains_last(seed)
         leading = tf.shape(seed)[:-1]
     else:
         leading = tf.concat([rbm.batch_shape_tensor(), [num_chains]], axis=0)
+    path = _Path(rbm, base, leading)
     start_key, path_key, end_key = random.split(seed, 3)
-    z_1, log_weights = path.start(tf.concat([leading, [path.num_units[0]]], axis=0), start_key)
-    log_weights = log_weights[..., tf.newaxis] + tf.zeros(leading, rbm.dtype)
+    z_1, log_weights = path.start(start_key), path.log_base()
 
     def body(index: tf.Tensor, z_1: tf.Tensor, said: tf.Tensor, log_weights: tf.Tensor) -> tuple:
         earlier, later = _at(index, num_temperatures, rbm.dtype), _at(index + 1, num_temperatures, rbm.dtype)
@@ -263,7 +268,8 @@ def _reverse(
     rbm: RestrictedBoltzmannMachine, num_temperatures: int, base: str, initial: tf.Tensor, seed: Any
 ) -> PartitionEstimate:
     _check(num_temperatures, initial.shape[0])
-    path, z_1 = _Path(rbm, base), _chains_last(initial)
+    z_1 = _chains_last(initial)
+    path = _Path(rbm, base, tf.shape(z_1)[:-1])
     path_key, end_key = random.split(tf.convert_to_tensor(seed, tf.uint32))
 
     def body(index: tf.Tensor, z_1: tf.Tensor, log_weights: tf.Tensor) -> tuple:
@@ -283,10 +289,9 @@ def _reverse(
     # `log_weights` are of the inverse: the mean of exp(-log_weights) is Z_base / Z.
     mean, std_err, size = mean_weight(-log_weights)
     z_2 = path.draw_2(path.input_2(z_1), tf.constant(0.0, rbm.dtype), end_key)
-    total = path.log_base() + log_weights
-    return PartitionEstimate(
-        path.log_base() - mean, std_err, size, *(_chains_first(part) for part in (z_1, z_2)), total
-    )
+    log_base = path.log_base()[..., 0]
+    z_1, z_2 = _chains_first(z_1), _chains_first(z_2)
+    return PartitionEstimate(log_base - mean, std_err, size, z_1, z_2, log_base + log_weights)
 
 
 def _population(
@@ -294,13 +299,12 @@ def _population(
 ) -> PartitionEstimate:
     _check(num_temperatures, num_chains)
     if num_populations < 1 or num_chains % num_populations:
-        raise ValueError(
-            f"num_chains must be a multiple of num_populations, found {num_chains} and {num_populations}"
-        )
-    path, per_population = _Path(rbm, base), num_chains // num_populations
+        raise ValueError(f"num_chains must be a multiple of num_populations, found {num_chains} and {num_populations}")
+    per_population = num_chains // num_populations
     start_key, path_key, end_key = random.split(tf.convert_to_tensor(seed, tf.uint32), 3)
     leading = tf.concat([rbm.batch_shape_tensor(), [num_chains]], axis=0)
-    z_1, log_base = path.start(tf.concat([leading, [path.num_units[0]]], axis=0), start_key)
+    path = _Path(rbm, base, leading)
+    z_1 = path.start(start_key)
     grouped = tf.concat([leading[:-1], [num_populations, per_population]], axis=0)
 
     def body(index: tf.Tensor, z_1: tf.Tensor, log_totals: tf.Tensor) -> tuple:
@@ -310,12 +314,10 @@ def _population(
         resample_key, sweep_key = random.split(random.fold_in(path_key, index))
         populations = tf.reshape(z_1, tf.concat([grouped, [path.num_units[0]]], axis=0))
         chosen = systematic_resampling(ratio, resample_key)
-        z_1 = tf.reshape(
-            tf.gather(populations, chosen, batch_dims=grouped.shape[0] - 1), tf.shape(z_1)
-        )
+        z_1 = tf.reshape(tf.gather(populations, chosen, batch_dims=grouped.shape[0] - 1), tf.shape(z_1))
         return index + 1, path.sweep(path.input_2(z_1), later, sweep_key), log_totals
 
-    log_totals = log_base[..., tf.newaxis] + tf.zeros(grouped[:-1], rbm.dtype)
+    log_totals = tf.reshape(path.log_base(), grouped)[..., 0]
     z_1.set_shape([*rbm.batch_shape, num_chains, path.num_units[0]])
     _, z_1, log_totals = tf.while_loop(
         lambda index, *_: index < num_temperatures,
@@ -329,17 +331,20 @@ def _population(
     return PartitionEstimate(mean, std_err, size, z_1, z_2, mean + tf.zeros_like(z_1[..., 0]))
 
 
-def systematic_resampling(log_weights: tf.Tensor, seed: Any) -> tf.Tensor:
-    """Returns which of C states to keep, int32 [..., C]; state i is kept C w_i times on average, rounded up or down.
+def systematic_resampling(log_weights: tf.Tensor, seed: Any, count: int | None = None) -> tf.Tensor:
+    """Returns which of C states to keep, int32 [..., count]; a state is kept as often as its share of all weight says,
+    rounded up or down.
 
     Args:
         log_weights: [..., C], up to a constant.
         seed: a key [2]; every leading index gets an offset of its own.
+        count: how many to keep; default C.
     """
-    count = log_weights.shape[-1]
+    num_states = log_weights.shape[-1]
+    count = num_states if count is None else count
     offset = random.uniform(seed, tf.shape(log_weights)[:-1], log_weights.dtype)
     points = (offset[..., tf.newaxis] + tf.range(count, dtype=log_weights.dtype)) / count
     cumulated = tf.cumsum(tf.nn.softmax(log_weights, axis=-1), axis=-1)
-    flat = (tf.reshape(values, [-1, count]) for values in (cumulated, points))
-    chosen = tf.minimum(tf.searchsorted(*flat), count - 1)
-    return tf.reshape(chosen, tf.shape(log_weights))
+    flat = (tf.reshape(values, [-1, values.shape[-1]]) for values in (cumulated, points))
+    chosen = tf.minimum(tf.searchsorted(*flat), num_states - 1)
+    return tf.reshape(chosen, tf.shape(points))

@@ -1,5 +1,6 @@
 """Scores of a whole held-out set: batches of fixed size through one compiled function."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,23 @@ class Summary(NamedTuple):
     num_samples: int
 
 
+def prepared_statistics(
+    functional: Functional, parameters: np.ndarray, statistics: np.ndarray, settings: Mapping[str, Any], seed: int = 0
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns the statistics [S] with what evaluation needs of these weights, and what to report of it.
+
+    Args:
+        functional: of the system; its Keras variables are written to.
+        parameters: [P].
+        statistics: [S].
+        settings: a config node (`evaluation`, `training.validation_annealing`).
+        seed: of the chains.
+    """
+    functional.assign(parameters, statistics)
+    report = functional.model.prepare_evaluation(settings, seed=seed)
+    return (functional.statistics.values() if report else statistics), report
+
+
 class HeldOutScorer:
     """Estimates log p(x) of many observations for any weights of one model.
 
@@ -51,11 +69,21 @@ class HeldOutScorer:
         batch_size: observations computed at once.
         chunk: importance samples computed at once.
         compiler: `xla` or `graph`.
+        terms_options: further arguments of the model's importance terms.
     """
 
-    def __init__(self, model: Any, *, num_samples: int, batch_size: int, chunk: int, compiler: str = "xla") -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        num_samples: int,
+        batch_size: int,
+        chunk: int,
+        compiler: str = "xla",
+        terms_options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.model = model
-        self.functional = Functional(model)
+        self.functional, self.terms_options = Functional(model), dict(terms_options or {})
         self.num_samples, self.chunk, self.batch_size = num_samples, min(chunk, num_samples), batch_size
         self._estimate = tf.function(self._estimate_batch, jit_compile=compiler == "xla", autograph=False)
 
@@ -64,10 +92,11 @@ class HeldOutScorer:
     ) -> LikelihoodEstimate:
         with self.functional.bind(self.functional.parameters.split(parameters), statistics):
             return likelihood.estimate(
-                lambda keys: self.model.importance_terms(x, seed=keys, num_samples=self.chunk),
+                lambda keys: self.model.importance_terms(x, seed=keys, num_samples=self.chunk, **self.terms_options),
                 row_keys,
                 num_samples=self.num_samples,
                 chunk=self.chunk,
+                self_normalised=self.model.is_conditional,
             )
 
     def __call__(self, parameters: Any, statistics: Any, rows: np.ndarray, *, seed: int = 0) -> LikelihoodEstimate:

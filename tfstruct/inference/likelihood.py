@@ -32,7 +32,9 @@ class LikelihoodEstimate(NamedTuple):
     distortion: tf.Tensor
 
 
-def estimate(terms_of: TermsFunction, row_keys: tf.Tensor, *, num_samples: int, chunk: int) -> LikelihoodEstimate:
+def estimate(
+    terms_of: TermsFunction, row_keys: tf.Tensor, *, num_samples: int, chunk: int, self_normalised: bool = False
+) -> LikelihoodEstimate:
     """Estimates log p(x) of a batch with exactly `num_samples` importance samples.
 
     Sample k of a row draws from a key of its own, derived from the row's key and k. The estimate of a row therefore
@@ -43,6 +45,9 @@ def estimate(terms_of: TermsFunction, row_keys: tf.Tensor, *, num_samples: int, 
         row_keys: one key for each observation, [B, 2].
         num_samples: K.
         chunk: samples computed at once; memory grows with it and not with K.
+        self_normalised: for weighted draws of q(z | x_1), log weights log_prior - log_posterior up to a constant, the
+            weighted mean of p(x_2 | z); its logarithm is below log p(x_2 | x_1) on average. `elbo` is the weighted mean
+            of log p(x_2 | z), `rate` is 0.
 
     Raises:
         ValueError: num_samples or chunk below 1.
@@ -57,49 +62,59 @@ def estimate(terms_of: TermsFunction, row_keys: tf.Tensor, *, num_samples: int, 
     batch = tf.shape(row_keys)[0]
     zeros = tf.zeros([batch])
 
-    def body(first: tf.Tensor, largest: tf.Tensor, is_broken: tf.Tensor, sums: tuple[tf.Tensor, ...]) -> tuple:
+    def body(
+        first: tf.Tensor, is_broken: tf.Tensor, weights: _Sums, draws: _Sums, sums: tuple[tf.Tensor, ...]
+    ) -> tuple:
         terms = terms_of(random.sample_keys(row_keys, chunk, first))
-        weights = tf.cast(log_weights(terms), tf.float32)
         # The last chunk may reach beyond K: its surplus samples count for nothing.
         counts = (first + tf.range(chunk) < num_samples)[:, tf.newaxis]
-        masked = tf.where(counts, weights, tf.constant(float("-inf")))
-        new_largest = tf.maximum(largest, tf.reduce_max(masked, axis=0))
-        # A row whose weights are all zero so far has no finite maximum to scale by.
-        scale = tf.where(tf.math.is_finite(new_largest), new_largest, zeros)
-        old = tf.where(tf.math.is_finite(largest), tf.exp(largest - scale), zeros)
-        relative = tf.exp(masked - scale)
-        keep = tf.cast(counts, tf.float32)
+
+        def masked(values: tf.Tensor) -> tf.Tensor:
+            return tf.where(counts, tf.cast(values, tf.float32), tf.constant(float("-inf")))
 
         def mean_term(values: tf.Tensor) -> tf.Tensor:
-            return tf.reduce_sum(tf.where(counts, tf.cast(values, tf.float32), 0.0 * keep), axis=0) / num_samples
+            values = tf.where(counts, tf.cast(values, tf.float32), tf.zeros_like(values, tf.float32))
+            return tf.reduce_sum(values, axis=0) / num_samples
 
-        return (
-            first + chunk,
-            new_largest,
-            is_broken | tf.reduce_any(tf.math.is_nan(masked), axis=0),
-            (
-                sums[0] * old + tf.reduce_sum(relative, axis=0),
-                sums[1] * tf.square(old) + tf.reduce_sum(tf.square(relative), axis=0),
-                sums[2] + mean_term(terms.log_posterior - terms.log_prior),
-                sums[3] + mean_term(-terms.log_likelihood),
-            ),
-        )
+        log_weight = masked(log_weights(terms))
+        weights, relative = _add(weights, log_weight)
+        is_broken |= tf.reduce_any(tf.math.is_nan(log_weight), axis=0)
+        if self_normalised:
+            draws, relative_draws = _add(draws, masked(terms.log_prior - terms.log_posterior))
+            likelihoods = tf.where(counts, tf.cast(terms.log_likelihood, tf.float32), tf.zeros([]))
+            sums = (
+                sums[0] * weights.kept * draws.kept + tf.reduce_sum(relative * relative_draws, axis=0),
+                sums[1] * draws.kept + tf.reduce_sum(relative_draws * likelihoods, axis=0),
+            )
+        else:
+            sums = (
+                sums[0] + mean_term(terms.log_posterior - terms.log_prior),
+                sums[1] + mean_term(-terms.log_likelihood),
+            )
+        return first + chunk, is_broken, weights, draws, sums
 
-    rounds = -(-num_samples // chunk)
-    _, largest, is_broken, (total, squares, rate, distortion) = tf.while_loop(
+    empty = _Sums(zeros + float("-inf"), zeros, zeros, zeros)
+    _, is_broken, weights, draws, sums = tf.while_loop(
         lambda first, *_: first < num_samples,
         body,
-        (tf.constant(0), zeros + float("-inf"), tf.zeros([batch], tf.bool), (zeros, zeros, zeros, zeros)),
-        maximum_iterations=rounds,
+        (tf.constant(0), tf.zeros([batch], tf.bool), empty, empty, (zeros, zeros)),
+        maximum_iterations=-(-num_samples // chunk),
     )
-    has_weight = total > 0.0
-    safe = tf.where(has_weight, total, tf.ones_like(total))
-    size = tf.where(has_weight, tf.square(safe) / tf.where(has_weight, squares, tf.ones_like(squares)), zeros)
-    log_prob = tf.math.log(safe) + largest - tf.math.log(float(num_samples))
+    has_weight = weights.total > 0.0
+    log_total, size = _log_total(weights), _effective_size(weights)
+    # Var(mean w) / mean(w)^2 = (1/ESS - 1/K) K / (K - 1), and of a ratio of means by the delta method
+    variance = 1.0 / tf.maximum(size, 1.0) - 1.0 / num_samples
+    if self_normalised:
+        log_prob = log_total - _log_total(draws)
+        safe = tf.where(has_weight, weights.total * draws.total, tf.ones_like(zeros))
+        variance += 1.0 / tf.maximum(_effective_size(draws), 1.0) + 1.0 / num_samples - 2.0 * sums[0] / safe
+        rate, distortion = zeros, -sums[1] / draws.total
+    else:
+        log_prob = log_total - tf.math.log(float(num_samples))
+        rate, distortion = sums
+    variance *= num_samples / max(num_samples - 1, 1)
     # A maximum may pass over NaN (it does under XLA): a model that has diverged must not get a finite number.
     log_prob = tf.where(is_broken, tf.constant(float("nan")), log_prob)
-    # Var(mean w) / mean(w)^2 = (1/ESS - 1/K) K / (K - 1)
-    variance = (1.0 / tf.maximum(size, 1.0) - 1.0 / num_samples) * (num_samples / max(num_samples - 1, 1))
     return LikelihoodEstimate(
         log_prob=log_prob,
         std_err=tf.where(has_weight & (num_samples > 1), tf.sqrt(tf.maximum(variance, 0.0)), tf.constant(float("nan"))),
@@ -108,3 +123,45 @@ def estimate(terms_of: TermsFunction, row_keys: tf.Tensor, *, num_samples: int, 
         rate=rate,
         distortion=distortion,
     )
+
+
+class _Sums(NamedTuple):
+    """Running sums of exponentials relative to the largest exponent, each [B].
+
+    Attributes:
+        largest: exponent so far.
+        total: sum of exp(value - largest).
+        squares: sum of its squares.
+        kept: what sums from before the last chunk were multiplied by.
+    """
+
+    largest: tf.Tensor
+    total: tf.Tensor
+    squares: tf.Tensor
+    kept: tf.Tensor
+
+
+def _add(sums: _Sums, values: tf.Tensor) -> tuple[_Sums, tf.Tensor]:
+    """Adds exponents [C, B]; also returns their exponentials relative to the new largest."""
+    zeros = tf.zeros_like(sums.total)
+    largest = tf.maximum(sums.largest, tf.reduce_max(values, axis=0))
+    # A row whose weights are all zero so far has no finite maximum to scale by.
+    scale = tf.where(tf.math.is_finite(largest), largest, zeros)
+    kept = tf.where(tf.math.is_finite(sums.largest), tf.exp(sums.largest - scale), zeros)
+    relative = tf.exp(values - scale)
+    total = sums.total * kept + tf.reduce_sum(relative, axis=0)
+    squares = sums.squares * tf.square(kept) + tf.reduce_sum(tf.square(relative), axis=0)
+    return _Sums(largest, total, squares, kept), relative
+
+
+def _log_total(sums: _Sums) -> tf.Tensor:
+    """Log of the sum of exponentials; -inf without any."""
+    return tf.math.log(tf.where(sums.total > 0.0, sums.total, tf.ones_like(sums.total))) + sums.largest
+
+
+def _effective_size(sums: _Sums) -> tf.Tensor:
+    """(sum w)^2 / sum w^2; 0 without any weight."""
+    has_weight = sums.total > 0.0
+    ones = tf.ones_like(sums.total)
+    size = tf.square(sums.total) / tf.where(has_weight, sums.squares, ones)
+    return tf.where(has_weight, size, tf.zeros_like(size))

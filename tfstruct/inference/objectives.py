@@ -5,7 +5,7 @@ observation, higher is better) and two losses to be minimised: one for the gener
 the posterior's. They are the same tensor except for the doubly reparameterised gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -22,12 +22,15 @@ class ImportanceTerms(NamedTuple):
         log_posterior: log q(z | x).
         log_posterior_path: the same numbers, with a gradient through z alone (the posterior's own parameters
             stopped); None unless a path derivative was asked for.
+        chains: sampler states of the rows of the batch after this draw, by name, each [K, B, ...]; None for a system
+            without persistent chains.
     """
 
     log_likelihood: tf.Tensor
     log_prior: tf.Tensor
     log_posterior: tf.Tensor
     log_posterior_path: tf.Tensor | None = None
+    chains: Mapping[str, tf.Tensor] | None = None
 
 
 class Objective(NamedTuple):
@@ -39,6 +42,7 @@ class Objective(NamedTuple):
         posterior_loss: scalar; its gradient is for the parameters of q. `is` the other one where they agree.
         rate: mean over the samples of log q(z | x) - log p(z), [B].
         distortion: mean over the samples of -log p(x | z), [B].
+        chains: see ImportanceTerms.
     """
 
     bound: tf.Tensor
@@ -46,6 +50,7 @@ class Objective(NamedTuple):
     posterior_loss: tf.Tensor
     rate: tf.Tensor
     distortion: tf.Tensor
+    chains: Mapping[str, tf.Tensor] | None = None
 
 
 def log_weights(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bool = False) -> tf.Tensor:
@@ -59,12 +64,13 @@ def log_weights(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, p
     Raises:
         ValueError: a path derivative of terms that were computed without it.
     """
-    log_posterior = terms.log_posterior
-    if path:
-        if terms.log_posterior_path is None:
-            raise ValueError("these importance terms were computed with path_derivative=False")
-        log_posterior = terms.log_posterior_path
-    return terms.log_likelihood + kl_weight * (terms.log_prior - log_posterior)
+    return terms.log_likelihood + kl_weight * (terms.log_prior - _log_posterior(terms, path))
+
+
+def _log_posterior(terms: ImportanceTerms, path: bool) -> tf.Tensor:
+    if path and terms.log_posterior_path is None:
+        raise ValueError("these importance terms were computed with path_derivative=False")
+    return terms.log_posterior_path if path else terms.log_posterior
 
 
 def elbo(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bool = False) -> Objective:
@@ -102,14 +108,31 @@ def iwae(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bo
     return _objective(terms, bound, generative_loss, -tf.reduce_mean(surrogate))
 
 
+def conditional(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bool = False) -> Objective:
+    """Bound log (1/K) sum_k p(x_2 | z_k), z_k ~ q(z | x_1), on log p(x_2 | x_1); the posterior is the prior as well.
+
+    The loss adds kl_weight times the entropy of q, which keeps it from overfitting; `rate` is minus that entropy and no
+    part of the bound.
+
+    References:
+        Raiko et al., Techniques for Learning Binary Stochastic Feedforward Neural Networks, ICLR 2015; DVAE##,
+        section 4.3.
+    """
+    bound = log_mean_exp(terms.log_likelihood, axis=0)
+    entropy = -tf.reduce_mean(_log_posterior(terms, path), axis=0)
+    loss = -tf.reduce_mean(bound + kl_weight * entropy)
+    return _objective(terms, bound, loss, loss)
+
+
 def _objective(
     terms: ImportanceTerms, bound: tf.Tensor, generative_loss: tf.Tensor, posterior_loss: tf.Tensor
 ) -> Objective:
     rate = tf.reduce_mean(terms.log_posterior - terms.log_prior, axis=0)
-    return Objective(bound, generative_loss, posterior_loss, rate, -tf.reduce_mean(terms.log_likelihood, axis=0))
+    distortion = -tf.reduce_mean(terms.log_likelihood, axis=0)
+    return Objective(bound, generative_loss, posterior_loss, rate, distortion, terms.chains)
 
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"elbo": elbo, "iwae": iwae}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {"elbo": elbo, "iwae": iwae, "conditional": conditional}
 
 
 def get(name: str) -> Callable[..., Objective]:

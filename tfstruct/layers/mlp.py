@@ -60,26 +60,39 @@ class MLP(keras.layers.Layer):
     """Dense blocks (product, batch normalisation, activation) and a last linear layer.
 
     [..., I] -> [..., output_units]. Hidden layers have no bias when they are normalised: the normalisation
-    takes a constant away, so that bias would be a parameter without effect.
+    takes a constant away, so that bias would be a parameter without effect. With output_units None there is no last
+    layer, and the features of the last block come out.
     """
 
     def __init__(
         self,
         hidden_units: Sequence[int],
-        output_units: int,
+        output_units: int | None,
         options: BlockOptions,
         *,
         use_output_bias: bool = True,
+        kernel_initializer: str = "glorot_uniform",
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.dense, self.normalizations = [], []
         for index, units in enumerate(hidden_units):
-            self.dense.append(keras.layers.Dense(units, use_bias=not options.batch_norm, name=f"dense_{index}"))
+            self.dense.append(
+                keras.layers.Dense(
+                    units,
+                    use_bias=not options.batch_norm,
+                    kernel_initializer=kernel_initializer,
+                    name=f"dense_{index}",
+                )
+            )
             if options.batch_norm:
                 self.normalizations.append(options.normalization([units], f"normalization_{index}"))
         self.activation = keras.activations.get(options.activation)
-        self.output_layer = keras.layers.Dense(output_units, use_bias=use_output_bias, name="output")
+        self.output_layer = None
+        if output_units is not None:
+            self.output_layer = keras.layers.Dense(
+                output_units, use_bias=use_output_bias, kernel_initializer=kernel_initializer, name="output"
+            )
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         shape = tuple(input_shape)
@@ -88,7 +101,8 @@ class MLP(keras.layers.Layer):
             shape = (*shape[:-1], dense.units)
             if self.normalizations:
                 self.normalizations[index].build()
-        self.output_layer.build(shape)
+        if self.output_layer is not None:
+            self.output_layer.build(shape)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         features = inputs
@@ -97,7 +111,7 @@ class MLP(keras.layers.Layer):
             if self.normalizations:
                 features = self.normalizations[index](features, training=training)
             features = self.activation(features)
-        return self.output_layer(features)
+        return features if self.output_layer is None else self.output_layer(features)
 
 
 class NodeHeads(keras.layers.Layer):

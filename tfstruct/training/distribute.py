@@ -90,9 +90,17 @@ class MirroredLoop:
         return self._step.apply(state, step, *tf.nest.pack_sequence_as(results, reduced))
 
     def __call__(
-        self, state: TrainState, first_step: int, data: tf.Tensor, indices: np.ndarray
+        self,
+        state: TrainState,
+        first_step: int,
+        data: tf.Tensor,
+        indices: np.ndarray,
+        row_ids: np.ndarray | None = None,
     ) -> tuple[TrainState, dict[str, np.ndarray]]:
         """As TrainLoop: one replica [1, ...] in and out, means of the metrics over the steps."""
+        del row_ids  # of samplers that persist for every row, which one device alone can hold
+        if state.chains:
+            raise ValueError("samplers that persist for every training row are trained with --strategy=none")
         if indices.shape[1] != 1:
             raise ValueError(f"several devices train one replica, found {indices.shape[1]}")
         # From the second step on every device keeps its own copy of the state.

@@ -16,7 +16,7 @@ class TrainLoop:
     """Runs calls of many steps: one program launch, one row of metrics and no other traffic per call.
 
     Args:
-        step: (state [R, ...], step number, rows [R, B, ...]) to (state, metrics [R, ...]).
+        step: (state [R, ...], step number, rows [R, B, ...], row ids [R, B]) to (state, metrics [R, ...]).
         compiler: `xla` compiles the whole loop into one program; `graph` runs the same loop op by op, which is
             faster for batched matrix products on a CPU.
     """
@@ -28,13 +28,13 @@ class TrainLoop:
         self._run = tf.function(self._loop, jit_compile=compiler == "xla", autograph=False)
 
     def _loop(
-        self, state: TrainState, first_step: tf.Tensor, data: tf.Tensor, indices: tf.Tensor
+        self, state: TrainState, first_step: tf.Tensor, data: tf.Tensor, indices: tf.Tensor, row_ids: tf.Tensor
     ) -> tuple[TrainState, Metrics]:
         num_steps = indices.shape[0]
 
         def one(place: tf.Tensor, state: TrainState) -> tuple[TrainState, Metrics]:
             rows = tf.gather(data, tf.gather(indices, place))
-            return self._step(state, first_step + place, rows)
+            return self._step(state, first_step + place, rows, tf.gather(row_ids, place))
 
         shapes = tf.nest.map_structure(
             lambda spec: tf.zeros(spec.shape, spec.dtype), self._metric_specs(state, data, indices)
@@ -60,13 +60,18 @@ class TrainLoop:
         """Shapes of a step's metrics, from a trace that is thrown away."""
         specs = tf.nest.map_structure(lambda leaf: tf.TensorSpec(leaf.shape, leaf.dtype), (state, data, indices))
         traced = tf.function(
-            lambda state, data, indices: self._step(state, tf.constant(0), tf.gather(data, indices[0]))[1],
+            lambda state, data, indices: self._step(state, tf.constant(0), tf.gather(data, indices[0]), indices[0])[1],
             autograph=False,
         )
         return traced.get_concrete_function(*specs).structured_outputs
 
     def __call__(
-        self, state: TrainState, first_step: int, data: tf.Tensor, indices: np.ndarray
+        self,
+        state: TrainState,
+        first_step: int,
+        data: tf.Tensor,
+        indices: np.ndarray,
+        row_ids: np.ndarray | None = None,
     ) -> tuple[TrainState, dict[str, np.ndarray]]:
         """Runs the steps first_step, first_step + 1, ...
 
@@ -75,11 +80,14 @@ class TrainLoop:
             first_step: number of updates made before.
             data: stored rows [n, *event_shape], on the device.
             indices: rows that each step visits, int32 [steps, R, B].
+            row_ids: their places in the whole training set, where `data` is a part of it; default `indices`.
 
         Returns:
             The new state, and the means over the steps of the metrics, each [R, ...] (`skipped` is a count).
         """
-        state, metrics = self._run(state, tf.constant(first_step, tf.int32), data, tf.constant(indices))
+        indices = tf.constant(indices)
+        row_ids = indices if row_ids is None else tf.constant(row_ids)
+        state, metrics = self._run(state, tf.constant(first_step, tf.int32), data, indices, row_ids)
         return state, {name: value.numpy() for name, value in metrics.items()}
 
 

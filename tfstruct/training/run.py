@@ -12,7 +12,7 @@ from tfstruct import config as config_lib
 from tfstruct import random
 from tfstruct.data import datasets, support, variants
 from tfstruct.data.pipeline import Pipeline
-from tfstruct.inference.held_out import HeldOutScorer
+from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
 from tfstruct.models import registry
 from tfstruct.models.settings import LIKELIHOOD_SUPPORTS
 from tfstruct.models.system import System
@@ -118,10 +118,12 @@ def train(
         compiler = "graph"
     seeds = [config.training.seed + place for place in range(config.training.replicas)]
     models = [registry.build(build_config, seed=seed) for seed in seeds]
+    if strategy == "auto" and models[0].initial_chains(1, random.key(0)):
+        chosen = None  # samplers that persist for every row stay on one device
     if config.training.structure_fraction and not models[0].learned_structure:
         raise ValueError(
             f"training.structure_fraction={config.training.structure_fraction} is for a structure that is learned; "
-            f"{config.preset} has none (model.structure={config.model.structure})"
+            f"{config.preset} has none (model.structure={config.model.get('structure', 'none')})"
         )
     prepared = _Run(config, folder, data, models, seeds, compiler, chosen)
     with WorkdirLock(folder.path):
@@ -211,11 +213,13 @@ class _Run:
             batch_size=min(100, len(self.validation)),
             chunk=10,
             compiler=settings.resolve_compiler(config),
+            terms_options=models[0].terms_options(options.get("validation_annealing", {})),
         )
         states = []
         for model, seed in zip(models, seeds, strict=True):
             functional = type(self.functional)(model)
-            states.append(initial_state(functional, random.key(seed)))
+            model.adapt(data.train)
+            states.append(initial_state(functional, random.key(seed), len(data.train)))
         self.initial = stack_states(states)
         self.state: TrainState = self.initial
         self.best = Best.before_validation(self.state)
@@ -315,7 +319,7 @@ class _Run:
                 call = next(calls, None)
                 if call is None:
                     break
-                self.state, metrics = self.loop(self.state, call.first_step, call.rows, call.indices)
+                self.state, metrics = self.loop(self.state, call.first_step, call.rows, call.indices, call.row_ids)
                 if len(call.indices) in compiled:  # the first call of each length compiles
                     timed_steps += len(call.indices)
                     timed_seconds += time.monotonic() - call_start
@@ -374,6 +378,11 @@ class _Run:
         if self.step % self.options.validate_every and not must:
             return None
         current_parameters, current_statistics = self.state.parameters.numpy(), self.state.statistics.numpy()
+        annealing = self.options.get("validation_annealing", {})
+        for place, parameters in enumerate(current_parameters):
+            current_statistics[place], _ = prepared_statistics(
+                self.functional, parameters, current_statistics[place], annealing
+            )
         summaries = [
             self.scorer.summarise(self.scorer(parameters, statistics, self.validation, seed=_VALIDATION_SEED))
             for parameters, statistics in zip(current_parameters, current_statistics, strict=True)

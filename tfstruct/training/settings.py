@@ -34,11 +34,12 @@ _AT_LEAST_ZERO = (
     "evaluation.images",
     "optimizer.learning_rate",
     "optimizer.clip_norm",
+    "optimizer.weight_decay",
 )
 _CHOICES = {
     "optimizer.name": ("adam",),
     "objective.name": tuple(objectives.OBJECTIVES),
-    "objective.gradient": ("plain", "path"),
+    "objective.gradient": ("plain", "path", "auto"),
     "training.compiler": ("auto", *COMPILERS),
 }
 

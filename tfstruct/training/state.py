@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfstruct import random
 from tfstruct.functional import Functional
 
 
@@ -18,7 +19,7 @@ class TrainState(NamedTuple):
         second_moment: Adam's running mean of squared gradients, [P].
         statistics: non-trainable weights (moving averages) as one vector, [S].
         key: key of the run, uint32 [2]; a step's key is derived from it and the step's number.
-        chains: states of samplers that persist between steps, by name.
+        chains: states of samplers that persist for every training row, by name, each [num_rows, K, ...].
     """
 
     parameters: Any
@@ -29,8 +30,8 @@ class TrainState(NamedTuple):
     chains: dict[str, Any]
 
 
-def initial_state(functional: Functional, key: np.ndarray) -> TrainState:
-    """Returns the state of a run that starts from the model's current weights."""
+def initial_state(functional: Functional, key: np.ndarray, num_rows: int = 0) -> TrainState:
+    """Returns the state of a run on `num_rows` training rows that starts from the model's current weights."""
     parameters = functional.parameters.values()
     return TrainState(
         parameters=parameters,
@@ -38,7 +39,7 @@ def initial_state(functional: Functional, key: np.ndarray) -> TrainState:
         second_moment=np.zeros_like(parameters),
         statistics=functional.statistics.values(),
         key=np.asarray(key, np.uint32),
-        chains={},
+        chains=functional.model.initial_chains(num_rows, random.numpy_fold_in(key, random.CHAINS)),
     )
 
 

@@ -1,18 +1,35 @@
 """One training step as a pure function of state, step number and stored rows."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.functional import Functional
+from tfstruct.inference import gibbs
 from tfstruct.models.system import System, group_gradients, prepare_batch
 from tfstruct.training.optimizer import Adam
 from tfstruct.training.phases import Phases
 from tfstruct.training.state import TrainState
 
 Metrics = dict[str, tf.Tensor]
+
+
+class Gradient(NamedTuple):
+    """What a batch says of a state.
+
+    Attributes:
+        gradient: flat, [P].
+        statistics: the new ones, [S].
+        metrics: scalars and small tensors by name.
+        chains: new states of the samplers of the batch's rows, by name, each [K, B, ...].
+    """
+
+    gradient: tf.Tensor
+    statistics: tf.Tensor
+    metrics: Metrics
+    chains: dict[str, tf.Tensor]
 
 
 class TrainStep:
@@ -35,21 +52,40 @@ class TrainStep:
             name: self.phases.schedule(config.schedules[name])
             for name in ("learning_rate_factor", "kl_weight", *model.scheduled)
         }
+        self.weight_decay = float(options.weight_decay)
+        if self.weight_decay and not model.decayed_variables:
+            raise ValueError(
+                f"optimizer.weight_decay={self.weight_decay} has no effect on {config.system}, which names no weights "
+                "that it should act on; set optimizer.weight_decay=0.0"
+            )
+        decayed = {id(variable) for variable in model.decayed_variables}
+        self._decay = self.functional.parameters.join(
+            [
+                tf.fill(variable.shape, self.weight_decay if id(variable) in decayed else 0.0)
+                for variable in self.functional.parameters.variables
+            ]
+        ).numpy()
         posterior = {id(variable) for variable in model.posterior_variables}
         self.posterior_places = [
             place for place, variable in enumerate(self.functional.parameters.variables) if id(variable) in posterior
         ]
 
     def gradient(
-        self, state: TrainState, step: tf.Tensor, rows: tf.Tensor, first_row: tf.Tensor | int = 0
-    ) -> tuple[tf.Tensor, tf.Tensor, Metrics]:
-        """Returns the flat gradient [P], the new statistics [S] and the metrics of a batch of stored rows.
+        self,
+        state: TrainState,
+        step: tf.Tensor,
+        rows: tf.Tensor,
+        first_row: tf.Tensor | int = 0,
+        row_ids: tf.Tensor | None = None,
+    ) -> Gradient:
+        """Returns the gradient of the loss of a batch of stored rows, without weight decay, and what came with it.
 
         Args:
             state: of one replica.
             step: number of updates made before this one, int32 scalar.
             rows: [B, *event_shape] as stored.
             first_row: place of the first row in the global batch, when that is divided among devices.
+            row_ids: places of the rows in the training set, int32 [B], for samplers that persist.
         """
         key = random.fold_in(random.fold_in(state.key, random.TRAINING_STEP), step)
         x, row_seeds, shared_seed = prepare_batch(rows, key, self.transform, first_row)
@@ -63,6 +99,7 @@ class TrainStep:
                     shared_seed=shared_seed,
                     kl_weight=self.schedules["kl_weight"](step),
                     scheduled={name: self.schedules[name](step) for name in self.model.scheduled},
+                    chains={name: gibbs.gather(chains, row_ids) for name, chains in state.chains.items()},
                 )
                 diagnostics = self.model.diagnostics()
             statistics = self.functional.new_statistics(scope)
@@ -74,15 +111,24 @@ class TrainStep:
             "distortion": tf.reduce_mean(result.distortion),
             **diagnostics,
         }
-        return self.functional.parameters.join(gradients), statistics, metrics
+        return Gradient(self.functional.parameters.join(gradients), statistics, metrics, dict(result.chains or {}))
 
     def apply(
-        self, state: TrainState, step: tf.Tensor, gradient: tf.Tensor, statistics: tf.Tensor, metrics: Metrics
+        self,
+        state: TrainState,
+        step: tf.Tensor,
+        gradient: tf.Tensor,
+        statistics: tf.Tensor,
+        metrics: Metrics,
+        chains: Mapping[str, tf.Tensor] | None = None,
+        row_ids: tf.Tensor | None = None,
     ) -> tuple[TrainState, Metrics]:
         """Returns the state after an update; a step whose loss or gradient is not finite changes nothing.
 
         The metric `skipped` counts those steps; their other metrics enter the means as zero.
         """
+        if self.weight_decay:
+            gradient += self._decay * state.parameters
         learning_rate = self.learning_rate * self.schedules["learning_rate_factor"](step)
         parameters, first, second, norm = self.adam.update(
             self.phases.local_step(step),
@@ -93,31 +139,42 @@ class TrainStep:
             state.second_moment,
         )
         is_finite = tf.math.is_finite(metrics["loss"]) & tf.math.is_finite(norm)
-        proposed = state._replace(
-            parameters=parameters, first_moment=first, second_moment=second, statistics=statistics
+        choose = lambda new, old: tf.where(is_finite, new, old)  # noqa: E731
+        kept_chains = dict(state.chains)
+        for name, states in (chains or {}).items():
+            # Chosen before they are put back: choosing between whole sets of chains would copy them at every step.
+            old = gibbs.gather(state.chains[name], row_ids)
+            kept_chains[name] = gibbs.scatter(state.chains[name], row_ids, choose(tf.cast(states, old.dtype), old))
+        state = state._replace(
+            parameters=choose(parameters, state.parameters),
+            first_moment=choose(first, state.first_moment),
+            second_moment=choose(second, state.second_moment),
+            statistics=choose(statistics, state.statistics),
+            chains=kept_chains,
         )
-        state = tf.nest.map_structure(lambda new, old: tf.where(is_finite, new, old), proposed, state)
         metrics = {**metrics, "gradient_norm": norm}
         metrics = {name: tf.where(is_finite, value, tf.zeros_like(value)) for name, value in metrics.items()}
         metrics["skipped"] = 1.0 - tf.cast(is_finite, tf.float32)
         return state, metrics
 
-    def __call__(self, state: TrainState, step: tf.Tensor, rows: tf.Tensor) -> tuple[TrainState, Metrics]:
+    def __call__(
+        self, state: TrainState, step: tf.Tensor, rows: tf.Tensor, row_ids: tf.Tensor | None = None
+    ) -> tuple[TrainState, Metrics]:
         """One whole step on one device."""
-        return self.apply(state, step, *self.gradient(state, step, rows))
+        return self.apply(state, step, *self.gradient(state, step, rows, row_ids=row_ids), row_ids)
 
 
 def over_replicas(function: Callable[..., Any], num_replicas: int) -> Callable[..., Any]:
-    """Maps function(state, step, rows) over a leading replica axis of state and rows.
+    """Maps function(state, step, rows, row_ids) over a leading replica axis of state, rows and row_ids.
 
     All replicas are computed by the same kernels. One replica runs without the mapping, which costs time where
     batched kernels are slower than plain ones.
     """
 
-    def mapped(state: TrainState, step: tf.Tensor, rows: tf.Tensor) -> Any:
+    def mapped(state: TrainState, step: tf.Tensor, rows: tf.Tensor, row_ids: tf.Tensor) -> Any:
         if num_replicas == 1:
-            squeezed = tf.nest.map_structure(lambda leaf: tf.squeeze(leaf, 0), (state, rows))
-            return tf.nest.map_structure(lambda leaf: leaf[tf.newaxis], function(squeezed[0], step, squeezed[1]))
-        return tf.vectorized_map(lambda pair: function(pair[0], step, pair[1]), (state, rows))
+            squeezed = tf.nest.map_structure(lambda leaf: tf.squeeze(leaf, 0), (state, rows, row_ids))
+            return tf.nest.map_structure(lambda leaf: leaf[tf.newaxis], function(squeezed[0], step, *squeezed[1:]))
+        return tf.vectorized_map(lambda parts: function(parts[0], step, *parts[1:]), (state, rows, row_ids))
 
     return mapped

@@ -1,0 +1,173 @@
+"""Presets of the Boltzmann VAEs, with the settings of the DVAE## paper and of its published code."""
+
+from collections.abc import Callable, Iterator
+
+import ml_collections
+
+from tfstruct.schedules import course
+
+
+def base() -> ml_collections.ConfigDict:
+    """DVAE## on static MNIST with 100 + 100 latents, which the presets vary."""
+    return ml_collections.ConfigDict(
+        {
+            "preset": "",
+            "system": "boltzmann_vae",
+            "data": {"name": "binarized_mnist", "variant": "static", "file": "", "event_shape": (28, 28)},
+            "model": {
+                "conditional": False,  # predict the lower half of an image from the upper one
+                "num_units_1": 100,
+                "num_units_2": 100,
+                "posterior": "rbm",  # or directed
+                "groups": 1,  # of a directed posterior: L
+                "relaxation": "piecewise_linear",  # concrete; of a directed posterior also gumbolt, power
+                "sharpness": {"piecewise_linear": 4.0, "concrete": 10.0, "gumbolt": 10.0, "power": 30.0},
+                "posterior_sweeps": 10,  # s
+                "relaxed_sweeps": 1,  # t
+                "prior_sampler": "population",  # chains are resampled by their weights at every step; persistent: they are not
+                "prior_chains": 1_000,
+                "prior_sweeps": 40,
+                "sample_sweeps": 100,  # from the stored chains to a sample
+                "encoder_units": (200, 200),
+                "decoder_units": (200, 200),
+                "activation": "tanh",
+                "batch_norm": True,
+                "batch_norm_momentum": 0.99,
+                "batch_norm_epsilon": 1e-2,
+                "batch_norm_synchronized": False,  # set by the trainer under a strategy of several devices
+                "likelihood": "bernoulli",
+            },
+            # auto: path derivatives for an RBM posterior, the power function and several samples, else the plain gradient
+            "objective": {"name": "elbo", "num_samples": 1, "gradient": "auto"},
+            "optimizer": {
+                "name": "adam",
+                "learning_rate": 3e-3,
+                "beta_1": 0.9,
+                "beta_2": 0.999,
+                "epsilon": 1e-3,
+                "clip_norm": 0.0,
+                "weight_decay": 1e-4,
+            },
+            "schedules": {
+                "learning_rate_factor": course(
+                    0.1, (0.02, 1.0), (0.6, 1 / 3), (0.75, 0.1), (0.95, 1 / 33), interpolation="constant"
+                ),
+                "kl_weight": course(0.0, (0.3, 1.0)),
+            },
+            "training": {
+                "seed": 0,
+                "replicas": 1,  # seeds seed, seed + 1, ... trained at once
+                "steps": 1_000_000,
+                "structure_fraction": 0.0,  # there is no structure to learn
+                "batch_size": 100,
+                "steps_per_call": 500,
+                "validate_every": 20_000,
+                "validation_images": 1_000,
+                "validation_samples": 100,
+                "validation_annealing": {
+                    "prior_temperatures": 2_000,
+                    "prior_chains": 500,
+                    "posterior_temperatures": 25,
+                },
+                "patience": 0,
+                "checkpoint_minutes": 5.0,
+                "compiler": "auto",
+                "resident_megabytes": 2_000,
+                "max_skipped_fraction": 0.02,
+            },
+            "evaluation": {
+                "num_samples": 4_000,
+                "images": 0,
+                "batch_size": 20,
+                "chunk": 400,
+                "prior_temperatures": 10_000,
+                "prior_chains": 1_024,
+                "posterior_temperatures": 500,
+            },
+            "export": {"num_samples": 100, "chunk": 50, "posterior_temperatures": 50},
+        }
+    )
+
+
+def _tiny(config: ml_collections.ConfigDict) -> None:
+    config.data.update(name="mnist", variant="dynamic")
+    config.model.update(
+        num_units_1=6,
+        num_units_2=5,
+        posterior_sweeps=3,
+        prior_chains=40,
+        prior_sweeps=4,
+        sample_sweeps=10,
+        encoder_units=(32,),
+        decoder_units=(32,),
+        batch_norm_momentum=0.9,
+    )
+    config.training.update(
+        steps=200,
+        batch_size=32,
+        steps_per_call=50,
+        validate_every=100,
+        validation_images=200,
+        validation_samples=5,
+        validation_annealing=dict(prior_temperatures=50, prior_chains=50, posterior_temperatures=3),
+    )
+    config.evaluation.update(
+        num_samples=20,
+        images=200,
+        batch_size=50,
+        chunk=10,
+        prior_temperatures=200,
+        prior_chains=100,
+        posterior_temperatures=10,
+    )
+    config.export.update(num_samples=10, chunk=5, posterior_temperatures=5)
+
+
+def _omniglot(config: ml_collections.ConfigDict) -> None:
+    config.data.update(name="omniglot_burda", variant="dynamic")
+    config.model.sharpness.piecewise_linear = 3.0
+
+
+def _units(config: ml_collections.ConfigDict, num: int) -> None:
+    config.model.update(num_units_1=num, num_units_2=num)
+
+
+def _structured(config: ml_collections.ConfigDict) -> None:
+    config.model.update(conditional=True, encoder_units=(200,), decoder_units=(200,))
+    config.objective.name = "conditional"
+    config.optimizer.learning_rate = 3e-4
+    config.schedules.kl_weight = course(1.0, (0.5, 0.05))
+
+
+_NOT_RUN = "1,000,000 steps, not yet run whole"
+_PRESETS: dict[str, tuple[tuple[Callable[[ml_collections.ConfigDict], None], ...], str]] = {
+    "tiny": ((_tiny,), "6 + 5 latents and a small network on dynamically binarised MNIST, 200 steps, for tests"),
+    "mnist_100": ((), f"static MNIST, 100 + 100 latents; {_NOT_RUN}"),
+    "mnist_200": ((lambda config: _units(config, 200),), f"static MNIST, 200 + 200 latents; {_NOT_RUN}"),
+    "omniglot_100": ((_omniglot,), f"Omniglot 28x28 of Burda et al., 100 + 100 latents; {_NOT_RUN}"),
+    "omniglot_200": (
+        (_omniglot, lambda config: _units(config, 200)),
+        f"Omniglot 28x28 of Burda et al., 200 + 200 latents; {_NOT_RUN}",
+    ),
+    "mnist_structured": (
+        (_structured,),
+        f"the lower half of static MNIST given the upper one, 100 + 100 latents; {_NOT_RUN}",
+    ),
+    "omniglot_structured": (
+        (_omniglot, _structured),
+        f"the lower half of Omniglot given the upper one, 100 + 100 latents; {_NOT_RUN}",
+    ),
+}
+
+
+def all_presets() -> Iterator[tuple[str, str, Callable[[], ml_collections.ConfigDict]]]:
+    """Yields name, description and what makes the config."""
+    for name, (changes, about) in _PRESETS.items():
+
+        def make(changes: tuple = changes) -> ml_collections.ConfigDict:
+            config = base()
+            for change in changes:
+                change(config)
+            return config
+
+        yield f"boltzmann_vae/{name}", f"VAE with an RBM prior and an RBM posterior (DVAE##): {about}.", make
