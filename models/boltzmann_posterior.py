@@ -52,7 +52,7 @@ def make_relaxation(name: str, sharpness: Mapping[str, float]) -> Callable[[tf.T
 
 
 def bernoulli_log_prob(logits: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
-    """sum z log q + (1 - z) log (1 - q) over the last axis, for binary or relaxed z."""
+    """Sum z log q + (1 - z) log (1 - q) over the last axis, for binary or relaxed z."""
     return tf.reduce_sum(z * logits - tf.nn.softplus(logits), axis=-1)
 
 

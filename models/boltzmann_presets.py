@@ -24,7 +24,7 @@ def base() -> ml_collections.ConfigDict:
                 "sharpness": {"piecewise_linear": 4.0, "concrete": 10.0, "gumbolt": 10.0, "power": 30.0},
                 "posterior_sweeps": 10,  # s
                 "relaxed_sweeps": 1,  # t
-                "prior_sampler": "population",  # chains are resampled by their weights at every step; persistent: they are not
+                "prior_sampler": "population",  # chains are resampled by weights at every step; not so: persistent
                 "prior_chains": 1_000,
                 "prior_sweeps": 40,
                 "sample_sweeps": 100,  # from the stored chains to a sample
@@ -37,7 +37,8 @@ def base() -> ml_collections.ConfigDict:
                 "batch_norm_synchronized": False,  # set by the trainer under a strategy of several devices
                 "likelihood": "bernoulli",
             },
-            # auto: path derivatives for an RBM posterior, the power function and several samples, else the plain gradient
+            # auto: path derivatives for an RBM posterior, the power function, several samples and conditional models,
+            # else the plain gradient
             "objective": {"name": "elbo", "num_samples": 1, "gradient": "auto"},
             "optimizer": {
                 "name": "adam",

@@ -104,7 +104,7 @@ class BoltzmannVAE(System):
     def adapt(self, rows: np.ndarray) -> None:
         """See System: takes the mean of every pixel."""
         mean = np.mean(rows, axis=0, dtype=np.float64).reshape(-1)
-        self.pixel_mean.assign((mean / 255.0 if rows.dtype.kind in "iu" and self.reads_intensities else mean))
+        self.pixel_mean.assign(mean / 255.0 if rows.dtype.kind in "iu" and self.reads_intensities else mean)
 
     @property
     def uses_path_gradient(self) -> bool:
@@ -112,9 +112,10 @@ class BoltzmannVAE(System):
         options = self.config.objective
         if options.gradient != "auto":
             return options.gradient == "path"
-        if self.config.model.posterior == "rbm" or self.config.model.relaxation == "power":
+        model = self.config.model
+        if model.posterior == "rbm" or model.relaxation == "power" or model.conditional:
             return True
-        return self.config.model.relaxation != "gumbolt" and options.num_samples > 1
+        return model.relaxation != "gumbolt" and options.num_samples > 1
 
     @property
     def reads_intensities(self) -> bool:

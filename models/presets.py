@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import ml_collections
 

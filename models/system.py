@@ -107,8 +107,8 @@ class System(keras.Model, abc.ABC):
     def initial_chains(self, num_rows: int, key: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the first states of samplers that persist for every training row, each [num_rows, K, ...].
 
-        A system that has some takes those of a batch as `chains`, [K, B, ...], in `importance_terms` while training, and
-        returns their new states in its terms.
+        A system that has some takes those of a batch as `chains`, [K, B, ...], in `importance_terms` while training,
+        and returns their new states in its terms.
         """
         del num_rows, key
         return {}

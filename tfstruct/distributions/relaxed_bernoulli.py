@@ -52,12 +52,12 @@ class RelaxedBernoulli(tfd.Distribution, abc.ABC):
 
     @property
     def sharpness(self) -> float:
-        """beta."""
+        """Beta."""
         return self._sharpness
 
     @abc.abstractmethod
     def sample_from_uniform(self, unit: tf.Tensor) -> tf.Tensor:
-        """zeta for uniform noise in (0, 1), of the shape of noise and logits; differentiable in the logits."""
+        """Zeta for uniform noise in (0, 1), of the shape of noise and logits; differentiable in the logits."""
 
     def _sample_n(self, n: tf.Tensor, seed: Any = None) -> tf.Tensor:
         key = tf.bitcast(tfp.random.sanitize_seed(seed), tf.uint32)
@@ -89,8 +89,8 @@ class RelaxedBernoulli(tfd.Distribution, abc.ABC):
 class PiecewiseLinear(RelaxedBernoulli):
     """zeta = clip(1/2 + a (u - (1 - q)), 0, 1) with the slope a = beta / (4 (q (1 - q) + 0.01)).
 
-    P(zeta > 1/2) = q for every q, and E[zeta] = q where neither q nor 1 - q is below 1 / (2 a). There are atoms at 0 and
-    1, hence no density. The gradient flows through the slope as well.
+    P(zeta > 1/2) = q for every q, and E[zeta] = q where neither q nor 1 - q is below 1 / (2 a). There are atoms at 0
+    and 1, hence no density. The gradient flows through the slope as well.
 
     References:
         Andriyash et al., Improved Gradient-Based Optimization Over Discrete Distributions, 2018, as used by DVAE##.
@@ -113,7 +113,7 @@ class Concrete(RelaxedBernoulli):
     """
 
     def sample_logits(self, unit: tf.Tensor) -> tf.Tensor:
-        """y for uniform noise, which is kept 1e-5 away from 0 and 1."""
+        """Y for uniform noise, which is kept 1e-5 away from 0 and 1."""
         unit = tf.clip_by_value(unit, _CONCRETE_GUARD, 1.0 - _CONCRETE_GUARD)
         return self.sharpness * (self.logits + tf.math.log(unit) - tf.math.log1p(-unit))
 

@@ -25,8 +25,8 @@ def binary_states(num_units: int, first: tf.Tensor | int = 0, count: int | None 
 class RestrictedBoltzmannMachine(tfd.Distribution):
     """p(z_1, z_2) = exp(-E) / Z with E(z_1, z_2) = -(b_1 . z_1 + b_2 . z_2 + z_1' W z_2), all z in {0, 1}.
 
-    An event is the concatenation [z_1, z_2] of length V + H. Parameters may have batch axes, one machine per observation
-    for an amortised posterior; states have any axes before those.
+    An event is the concatenation [z_1, z_2] of length V + H. Parameters may have batch axes, one machine per
+    observation for an amortised posterior; states have any axes before those.
 
     Args:
         bias_1: b_1, [..., V].
@@ -86,7 +86,8 @@ class RestrictedBoltzmannMachine(tfd.Distribution):
         shapes = [tuple(tensor.shape) for tensor in (self._bias_1, self._bias_2, self._coupling)]
         if any(not shape for shape in shapes) or len(shapes[2]) < 2 or shapes[2][-2:] != (shapes[0][-1], shapes[1][-1]):
             raise ValueError(
-                f"bias_1 [..., V], bias_2 [..., H] and coupling [..., V, H] must agree, found {', '.join(map(str, shapes))}"
+                "bias_1 [..., V], bias_2 [..., H] and coupling [..., V, H] must agree, found "
+                f"{', '.join(map(str, shapes))}"
             )
         if 0 in shapes[2][-2:]:
             raise ValueError(f"both sides need at least one unit, found {shapes[2][-2]} and {shapes[2][-1]}")

@@ -9,7 +9,6 @@ products, in one loop that XLA does not unroll.
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
@@ -236,8 +235,8 @@ def log_partition(
         True
 
     References:
-        Neal 2001; Grosse, Ghahramani & Adams, Sandwiching the Marginal Likelihood, 2015 (the reverse bound); Hukushima &
-        Iba, Population Annealing, 2003.
+        Neal 2001; Grosse, Ghahramani & Adams, Sandwiching the Marginal Likelihood, 2015 (the reverse bound); Hukushima
+        & Iba, Population Annealing, 2003.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, found {method!r}")
@@ -332,8 +331,9 @@ def _population(
 
 
 def systematic_resampling(log_weights: tf.Tensor, seed: Any, count: int | None = None) -> tf.Tensor:
-    """Returns which of C states to keep, int32 [..., count]; a state is kept as often as its share of all weight says,
-    rounded up or down.
+    """Returns which of C states to keep, int32 [..., count].
+
+    A state is kept as often as its share of all weight says, rounded up or down.
 
     Args:
         log_weights: [..., C], up to a constant.

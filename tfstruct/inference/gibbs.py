@@ -1,8 +1,8 @@
 """Block Gibbs sampling of restricted Boltzmann machines, and chains that persist between training steps.
 
-A sweep draws side 2 given side 1, then side 1 given side 2. States of side 1 determine a chain: side 2 is redrawn first.
-States are [..., V] and [..., H] with the machine's batch axes last among the leading ones: [C, B, V] for C chains of each
-of B machines. A `seed` is one key [2], or one key for each of the leading axes it has: [C, B, 2] here.
+A sweep draws side 2 given side 1, then side 1 given side 2. States of side 1 determine a chain: side 2 is redrawn
+first. States are [..., V] and [..., H] with the machine's batch axes last among the leading ones: [C, B, V] for C
+chains of each of B machines. A `seed` is one key [2], or one key for each of the leading axes it has: [C, B, 2] here.
 """
 
 from collections.abc import Callable
