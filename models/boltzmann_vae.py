@@ -50,6 +50,8 @@ class BoltzmannVAE(System):
         ValueError: settings that do not go together; the message names them.
     """
 
+    evaluated_as = "binary latents, moving averages of batch normalisation"
+
     def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
         super().__init__(config, **kwargs)
         options = self.config.model
@@ -58,6 +60,13 @@ class BoltzmannVAE(System):
         self.is_conditional = options.conditional
         self.num_units = (options.num_units_1, options.num_units_2)
         self.num_latents = sum(self.num_units)
+        if self.is_conditional:
+            half = (self.event_shape[0] // 2, *self.event_shape[1:])
+            if self.event_shape[0] % 2:
+                raise ValueError(
+                    f"model.conditional needs an even number of rows, found data.event_shape={self.event_shape}"
+                )
+            self.part_shapes = (half, half)
         self.given_dims = self.dims // 2 if self.is_conditional else 0
         block_options = BlockOptions.from_config(options, options.activation)
         self.encoder = MLP(options.encoder_units, None, block_options, kernel_initializer=_KERNELS, name="encoder")

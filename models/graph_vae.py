@@ -67,6 +67,8 @@ class GraphVAE(System):
         ValueError: num_latents not divisible by num_nodes, an unknown structure, or a bad adjacency.
     """
 
+    evaluated_as = "most probable gates, moving averages of batch normalisation"
+
     def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
         super().__init__(config, **kwargs)
         options = self.config.model

@@ -33,6 +33,10 @@ class System(keras.Model, abc.ABC):
     is_binary: bool = False
     #: whether what is bounded is log p(x_2 | x_1) of two parts of an observation
     is_conditional: bool = False
+    #: of a conditional system, the shapes of x_1 and x_2, which follow one another along the first axis of x
+    part_shapes: tuple[tuple[int, ...], ...] = ()
+    #: what evaluation takes for that which training relaxes
+    evaluated_as: str = "moving averages of batch normalisation"
 
     def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
         super().__init__(**kwargs)

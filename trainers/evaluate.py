@@ -10,6 +10,7 @@ _SAMPLES = flags.DEFINE_integer("num_samples", None, "Importance samples K; defa
 _IMAGES = flags.DEFINE_integer("images", None, "Rows to score, from the front; 0 for all.", lower_bound=0)
 _BATCH = flags.DEFINE_integer("batch_size", None, "Rows computed at once.", lower_bound=1)
 _CHUNK = flags.DEFINE_integer("chunk", None, "Importance samples computed at once.", lower_bound=1)
+_SET = flags.DEFINE_multi_string("set", [], "Changes a setting of the evaluation: evaluation.key=value.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the importance samples.", lower_bound=0)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
 _TAG = flags.DEFINE_string("tag", "", "Ends the names of the files written, to keep several evaluations of a split.")
@@ -30,6 +31,7 @@ def main() -> None:
         chunk=_CHUNK.value,
         seed=_SEED.value,
         tag=_TAG.value,
+        overrides=_SET.value,
     )
     print(report.summary_line(result))
     for flag in result["flags"]:

@@ -4,15 +4,17 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from tfstruct import config as config_lib
 from tfstruct.data import datasets, variants
 from tfstruct.evaluation import plausibility
 from tfstruct.functional import Functional
-from tfstruct.inference.held_out import HeldOutScorer
+from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
 from tfstruct.math import bits_per_dim
 from tfstruct.models import registry
 from tfstruct.models.system import System
@@ -22,6 +24,7 @@ from tfstruct.training.settings import resolve_compiler
 from tfstruct.training.workdir import TrainedWeights, Workdir, environment
 
 SCHEMA_VERSION = 1
+_PREPARATION = ("prior_temperatures", "prior_chains", "posterior_temperatures")
 _DECIDED = 0.1  # a gate nearer than this to 0 or 1 counts as decided
 
 
@@ -97,6 +100,7 @@ def evaluate(
     chunk: int | None = None,
     seed: int = 0,
     tag: str = "",
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scores a split with the best weights of every replica; writes evaluation.json and the scores of each image.
 
@@ -109,6 +113,7 @@ def evaluate(
         chunk: importance samples computed at once; default the config's.
         seed: of the importance samples.
         tag: keeps evaluations of one split, by other numbers of samples say, in files of their own.
+        overrides: `evaluation.key=value` for settings that are no argument here.
 
     Returns:
         What was written to `evaluation.json` (other splits: `evaluation_<split>.json`; a tag comes last).
@@ -117,7 +122,7 @@ def evaluate(
         ValueError: an unknown split, a bad tag, or numbers below what is possible.
     """
     stem = evaluation_stem(split, tag)
-    options, data = run.config.evaluation, run.data
+    options, data = evaluation_settings(run.config, overrides), run.data
     num_samples = options.num_samples if num_samples is None else num_samples
     batch_size = options.batch_size if batch_size is None else batch_size
     chunk = options.chunk if chunk is None else chunk
@@ -136,12 +141,17 @@ def evaluate(
         batch_size=min(batch_size, len(rows)),
         chunk=chunk,
         compiler=resolve_compiler(run.config),
+        terms_options=run.model.terms_options(options),
     )
     replicas, log_probs = [], []
     for replica in range(run.num_replicas):
-        estimate = scorer(run.weights.parameters[replica], run.weights.statistics[replica], rows, seed=seed)
+        parameters = run.weights.parameters[replica]
+        statistics, prepared = prepared_statistics(
+            scorer.functional, parameters, run.weights.statistics[replica], options, seed
+        )
+        estimate = scorer(parameters, statistics, rows, seed=seed)
         log_probs.append(estimate.log_prob)
-        replicas.append(_replica_report(run, replica, scorer.summarise(estimate)))
+        replicas.append(_replica_report(run, replica, scorer.summarise(estimate)) | prepared)
     result = {
         "schema_version": SCHEMA_VERSION,
         "system": run.config.system,
@@ -155,7 +165,9 @@ def evaluate(
             "description": data.description,
         },
         "num_samples": num_samples,
-        "latents": "most probable gates, moving averages of batch normalisation",
+        "settings": {name: value for name, value in options.items() if name in _PREPARATION},
+        "target": "log p(x_2 | x_1)" if run.model.is_conditional else "log p(x)",
+        "latents": run.model.evaluated_as,
         "replicas": replicas,
         "mean": _over_replicas(replicas, np.mean),
         "std": _over_replicas(replicas, lambda values: np.std(values, ddof=1) if len(values) > 1 else None),
@@ -170,6 +182,20 @@ def evaluate(
     with replacing(run.folder.path / f"{stem}_log_prob.npz") as file:
         np.savez(file, log_prob=np.stack(log_probs))
     return result
+
+
+def evaluation_settings(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+    """Returns a config's evaluation settings with overrides applied.
+
+    Raises:
+        ValueError: an override of something else, an unknown key, or a value of another type.
+    """
+    for override in overrides:
+        if not override.startswith("evaluation."):
+            raise ValueError(f"only evaluation.key=value can be set for an evaluation, found {override!r}")
+    changed = config_lib.copy(config)
+    config_lib.apply_overrides(changed, overrides)
+    return changed.evaluation
 
 
 def evaluation_rows(data: datasets.Dataset, split: str) -> np.ndarray:
@@ -188,7 +214,7 @@ def evaluation_rows(data: datasets.Dataset, split: str) -> np.ndarray:
 
 def _replica_report(run: TrainedRun, replica: int, summary: Any) -> dict[str, Any]:
     data, config = run.data, run.config
-    offset = data.bits_per_dim_offset
+    offset = None if run.model.is_conditional else data.bits_per_dim_offset
     bits = None if offset is None else bits_per_dim(summary.log_likelihood, data.dims, offset)
     report = {
         "seed": config.training.seed + replica,
@@ -209,7 +235,9 @@ def _replica_report(run: TrainedRun, replica: int, summary: Any) -> dict[str, An
             num_samples=summary.num_samples,
             effective_sample_size=summary.effective_sample_size,
             bits_per_dim=bits,
-        ),
+        )
+        if not run.model.is_conditional
+        else [],
     }
     structure = run.structure(replica)
     uncertainty = structure.get("largest_gate_uncertainty", 0.0)
@@ -251,8 +279,9 @@ def summary_line(result: dict[str, Any]) -> str:
     else:
         spread = f"{float(result['replicas'][0]['std_err']):.2f} (standard error over images)"
     bits = f", {mean['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in mean else ""
+    quantity = "log-likelihood" if result["target"] == "log p(x)" else result["target"]
     return (
         f"{data['name']} ({data['variant']}), {data['split']} split, {data['images']} images, "
-        f"K={result['num_samples']}: log-likelihood {mean['log_likelihood']:.2f} +- {spread} nats{bits}; "
+        f"K={result['num_samples']}: {quantity} {mean['log_likelihood']:.2f} +- {spread} nats{bits}; "
         f"ELBO {mean['elbo']:.2f}, rate {mean['rate']:.2f}, distortion {mean['distortion']:.2f}"
     )

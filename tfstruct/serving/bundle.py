@@ -68,20 +68,15 @@ def export(
         raise ValueError(f"num_samples and chunk must be at least 1, found {num_samples} and {chunk}")
     replica = int(np.argmax(run.weights.bounds)) if replica is None else replica
     model = run.use(replica)
-    served = ServedSystem(
-        model,
-        num_samples=num_samples,
-        chunk=chunk,
-        bits_per_dim_offset=run.data.bits_per_dim_offset,
-        weights_dtype=weights_dtype,
-    )
+    prepared = model.prepare_evaluation(run.config.evaluation)
+    served = _served(run, model, num_samples, chunk, weights_dtype)
     output.parent.mkdir(parents=True, exist_ok=True)
     # A sibling whose name is not a number: a server that watches the folder never sees half a version.
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         signatures = served.signatures()
         tf.saved_model.save(served, str(aside), signatures=signatures)
-        card = _card(run, replica, served, signatures, num_samples, weights_dtype)
+        card = _card(run, replica, served, signatures, num_samples, weights_dtype) | {"prepared": prepared}
         # Rows of the test split, so that a warm-up request takes the path of a real one.
         rows = np.asarray(run.data.test[:_GOLDEN_ROWS], np.float32)
         card["warmup_records"] = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
@@ -97,6 +92,17 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return output
+
+
+def _served(run: TrainedRun, model: System, num_samples: int, chunk: int, weights_dtype: str) -> ServedSystem:
+    return ServedSystem(
+        model,
+        num_samples=num_samples,
+        chunk=chunk,
+        terms_options=model.terms_options(run.config.export),
+        bits_per_dim_offset=None if model.is_conditional else run.data.bits_per_dim_offset,
+        weights_dtype=weights_dtype,
+    )
 
 
 def _card(
@@ -132,6 +138,8 @@ def _card(
             "description": data.description,
         },
         "event_shape": list(data.event_shape),
+        "part_shapes": [list(shape) for shape in run.model.part_shapes],
+        "target": "log p(x_2 | x_1)" if run.model.is_conditional else "log p(x)",
         "support": data.support,
         "bits_per_dim_offset": data.bits_per_dim_offset,
         "likelihood": config.model.likelihood,
@@ -197,7 +205,7 @@ def _golden(model: LoadedModel, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 def _compare_with_model(golden: dict, model: System, run: TrainedRun, num_samples: int, chunk: int) -> None:
     """Raises ValueError unless the stored model scores as the float32 model does, to what float16 weights allow."""
-    exact = ServedSystem(model, num_samples=num_samples, chunk=chunk, bits_per_dim_offset=run.data.bits_per_dim_offset)
+    exact = _served(run, model, num_samples, chunk, "float32")
     expected = exact.log_prob(tf.constant(golden["x"]), tf.constant(golden["seed"]))["log_prob"].numpy()
     found = golden["log_prob/log_prob"]
     if not np.allclose(found, expected, rtol=2e-3, atol=0.05):
@@ -209,13 +217,17 @@ def _compare_with_model(golden: dict, model: System, run: TrainedRun, num_sample
 
 def golden_outputs(model: LoadedModel, x: np.ndarray, seed: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Returns the outputs of every signature for observations and one seed each."""
-    return {
+    outputs = {
         "log_prob": model.log_prob(x, seed=seed),
         "elbo": model.elbo(x, seed=seed),
         "encode": model.encode(x),
         "reconstruct": {"x_mean": model.reconstruct(x, seed=seed)},
-        "sample": model.sample(len(seed), seed=seed),
     }
+    if model.is_conditional:
+        outputs["conditional_log_prob"] = model.conditional_log_prob(*model.parts(x), seed=seed)
+    else:
+        outputs["sample"] = model.sample(len(seed), seed=seed)
+    return outputs
 
 
 def write_checksums(folder: Path) -> None:

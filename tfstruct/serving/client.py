@@ -131,8 +131,52 @@ class LoadedModel:
         """Shape of one observation."""
         return tuple(self.card["event_shape"])
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it is a model of one part of an observation given the other: log p(x_2 | x_1)."""
+        return bool(self.card.get("part_shapes"))
+
+    def parts(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Cuts observations [N, *event_shape] of a conditional model into x_1, which is given, and x_2.
+
+        Raises:
+            ValueError: a model that is not conditional, or observations of another shape or outside the support.
+        """
+        self._require_conditional()
+        x, first = self._observations(x), self.card["part_shapes"][0][0]
+        return x[:, :first], x[:, first:]
+
+    def _require_conditional(self) -> None:
+        if not self.is_conditional:
+            raise ValueError(f"{self.card['preset']} is no conditional model: it has no parts of an observation")
+
+    def conditional_log_prob(
+        self, x_given: Any, x_query: Any, *, seed: Any = 0, batch_size: int = 100
+    ) -> dict[str, np.ndarray]:
+        """Estimates log p(x_query | x_given); `log_prob` and `std_err` in nats, each [N].
+
+        Args:
+            x_given: [N, ...] of the first of the card's `part_shapes`.
+            x_query: [N, ...] of the second.
+            seed: as in `log_prob`.
+            batch_size: rows computed at once.
+
+        Raises:
+            ValueError: a model that is not conditional, or parts of other shapes or outside the support.
+        """
+        self._require_conditional()
+        shapes = [list(np.shape(part)[1:]) for part in (x_given, x_query)]
+        if shapes != self.card["part_shapes"] or len(x_given) != len(x_query):
+            raise ValueError(
+                f"x_given and x_query must have shapes [N, ...] of {self.card['part_shapes']}, found "
+                f"{list(np.shape(x_given))} and {list(np.shape(x_query))}"
+            )
+        x = self._observations(np.concatenate([x_given, x_query], axis=1))
+        result = self._call("log_prob", x, seed, batch_size)
+        return {name: result[name] for name in ("log_prob", "std_err")}
+
     def log_prob(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
-        """Estimates log p(x) with the K importance samples fixed at export.
+        """Estimates log p(x), of a conditional model log p(x_2 | x_1), with the importance samples fixed at export.
 
         Args:
             x: [N, *event_shape], values as the card's `support` says.
@@ -168,8 +212,10 @@ class LoadedModel:
             batch_size: draws computed at once.
 
         Raises:
-            ValueError: num below 1, or seeds of another shape.
+            ValueError: num below 1, seeds of another shape, or a conditional model, which draws no whole observations.
         """
+        if self.is_conditional:
+            raise ValueError(f"{self.card['preset']} models {self.card['target']}; reconstruct completes observations")
         if num < 1:
             raise ValueError(f"num must be at least 1, found {num}")
         seeds = _checked_seeds(seed, num)

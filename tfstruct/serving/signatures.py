@@ -5,7 +5,8 @@ answer for a row depends neither on the rows beside it nor on padding. Nothing i
 Serving refuses compiled functions unless told otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +31,7 @@ class ServedSystem(tf.Module):
         model: the system, with the weights to export.
         num_samples: K of `log_prob` and `elbo`, fixed in the export.
         chunk: importance samples computed at once.
+        terms_options: further arguments of the model's importance terms.
         bits_per_dim_offset: see data.datasets; None where bits per dimension mean nothing (they come out NaN).
         weights_dtype: `float32`, or `float16` for half the size; computation is float32 in both.
 
@@ -44,6 +46,7 @@ class ServedSystem(tf.Module):
         num_samples: int,
         chunk: int,
         bits_per_dim_offset: float | None,
+        terms_options: Mapping[str, Any] | None = None,
         weights_dtype: str = "float32",
     ) -> None:
         super().__init__(name="served_system")
@@ -53,6 +56,7 @@ class ServedSystem(tf.Module):
         self._model = _Untracked(model)
         self._functional = _Untracked(Functional(model))
         self._num_samples, self._chunk = num_samples, chunk
+        self._terms_options = _Untracked(dict(terms_options or {}))
         self._offset = bits_per_dim_offset
         functional = self._functional.value
         # The moving averages stay float32: they are few, and variances may lie beyond what float16 holds.
@@ -79,8 +83,17 @@ class ServedSystem(tf.Module):
             "elbo": tf.function(self.elbo, input_signature=[x, seed], autograph=False),
             "encode": tf.function(self.encode, input_signature=[x], autograph=False),
             "reconstruct": tf.function(self.reconstruct, input_signature=[x, seed], autograph=False),
-            "sample": tf.function(self.sample, input_signature=[seed], autograph=False),
         }
+        if self._model.value.is_conditional:
+            given, query = (
+                tf.TensorSpec([None, *shape], tf.float32, name=name)
+                for shape, name in zip(self._model.value.part_shapes, ("x_given", "x_query"), strict=True)
+            )
+            functions["conditional_log_prob"] = functions["serving_default"] = tf.function(
+                self.conditional_log_prob, input_signature=[given, query, seed], autograph=False
+            )
+        else:
+            functions["sample"] = tf.function(self.sample, input_signature=[seed], autograph=False)
         return {name: function.get_concrete_function() for name, function in functions.items()}
 
     def _bound(self) -> object:
@@ -105,15 +118,21 @@ class ServedSystem(tf.Module):
         valid, x = self._checked(x)
         with self._bound():
             estimate = likelihood.estimate(
-                lambda keys: self._model.value.importance_terms(x, seed=keys, num_samples=self._chunk),
+                lambda keys: self._model.value.importance_terms(
+                    x, seed=keys, num_samples=self._chunk, **self._terms_options.value
+                ),
                 self._row_keys(seed, _LOG_PROB),
                 num_samples=self._num_samples,
                 chunk=self._chunk,
+                self_normalised=self._model.value.is_conditional,
             )
         return valid, estimate
 
     def log_prob(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """K-sample importance estimate of log p(x), its standard error, and bits per dimension; each [N]."""
+        """K-sample importance estimate of log p(x), its standard error, and bits per dimension; each [N].
+
+        Of a conditional model it is that of log p(x_2 | x_1), x holding both parts.
+        """
         valid, estimate = self._estimate(x, seed)
         dims = int(np.prod(x.shape[1:]))
         log_prob = tf.where(valid, estimate.log_prob, tf.constant(-np.inf, tf.float32))
@@ -127,6 +146,13 @@ class ServedSystem(tf.Module):
             "std_err": tf.where(valid, estimate.std_err, tf.zeros_like(log_prob)),
             "bits_per_dim": bits,
         }
+
+    def conditional_log_prob(self, x_given: tf.Tensor, x_query: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """K-sample estimate of log p(x_query | x_given) and its standard error, each [N]."""
+        shape = tf.concat([tf.shape(x_given)[:1], self._model.value.event_shape], axis=0)
+        x = tf.reshape(tf.concat([x_given, x_query], axis=1), shape)
+        result = self.log_prob(tf.ensure_shape(x, [None, *self._model.value.event_shape]), seed)
+        return {name: result[name] for name in ("log_prob", "std_err")}
 
     def elbo(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Evidence lower bound, rate and distortion, averaged over the K samples; each [N], nats."""

@@ -41,7 +41,11 @@ def write(folder: Path, signatures: dict[str, dict], x: np.ndarray) -> int:
     with tf.io.TFRecordWriter(str(path)) as writer:
         for name, specs in signatures.items():
             for size in BATCH_SIZES:
-                values = {"x": np.resize(x, [size, *x.shape[1:]]), "seed": np.arange(size, dtype=np.int64)}
+                rows = np.resize(x, [size, *x.shape[1:]])
+                values = {"x": rows, "seed": np.arange(size, dtype=np.int64)}
+                if "x_given" in specs["inputs"]:
+                    first = specs["inputs"]["x_given"]["shape"][1]
+                    values |= {"x_given": rows[:, :first], "x_query": rows[:, first:]}
                 request = predict_pb2.PredictRequest(
                     model_spec=model_pb2.ModelSpec(signature_name=name),
                     inputs={key: tf.make_tensor_proto(values[key]) for key in specs["inputs"]},
