@@ -17,17 +17,17 @@ import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
-from tfstruct.inference import annealing, gibbs
+from tfstruct.inference import gibbs
 from tfstruct.inference.mean_field import mean_field
 from tfstruct.inference.objectives import ImportanceTerms
 from tfstruct.layers.boltzmann import BoltzmannHead, BoltzmannPrior, DirectedHead
 from tfstruct.layers.likelihood import make_likelihood
 from tfstruct.layers.mlp import MLP, BlockOptions
+from tfstruct.models import boltzmann_prior
 from tfstruct.models.boltzmann_posterior import CHAINS, DirectedPosterior, Draw, MachinePosterior
 from tfstruct.models.system import System, seeded_initializers
 
 POSTERIORS = ("rbm", "directed")
-PRIOR_SAMPLERS = ("persistent", "population")
 _AUGMENTED_ITERATIONS = 5
 _LEAST_MEAN = 1e-3
 _KERNELS = "he_normal"
@@ -95,7 +95,7 @@ class BoltzmannVAE(System):
         self.prior = None
         if not self.is_conditional:
             self.prior = BoltzmannPrior(self.num_units, options.prior_chains, name="prior")
-        self._estimate_partition = tf.function(_estimate_partition, jit_compile=True, autograph=False)
+        self._estimate_partition = tf.function(boltzmann_prior.estimate_partition, jit_compile=True, autograph=False)
 
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Makes all weights; the event's shape is known from the config."""
@@ -211,7 +211,10 @@ class BoltzmannVAE(System):
         """Log p at relaxed latents, [K, B], with the gradient of log Z from the prior's chains."""
         if self.prior is None:
             return tf.zeros_like(draw.log_posterior)
-        log_partition = self._advance_prior(shared_seed)
+        options = self.config.model
+        log_partition = boltzmann_prior.advance(
+            self.prior, shared_seed, num_sweeps=options.prior_sweeps, sampler=options.prior_sampler
+        )
         machine = self.prior.machine()
         if draw.relaxation is None:
             return -machine.energy_of_sides(*draw.sides) - log_partition
@@ -222,35 +225,6 @@ class BoltzmannVAE(System):
         start = tf.fill(tf.shape(ratio_1), 0.5)
         found = mean_field(augmented, start, num_iterations=_AUGMENTED_ITERATIONS, differentiable=True)
         return tf.reduce_sum(log_0, axis=-1) + found.log_partition_bound - log_partition
-
-    def _advance_prior(self, seed: tf.Tensor) -> tf.Tensor:
-        """Moves the prior's chains to its current weights; returns log Z as followed, with its gradient.
-
-        The chains are samples of the machine of the step before. With `population` they are first resampled by the
-        weights that lead from there to here. Log Z is followed by the trapezium rule: the mean of the log density's
-        change over the samples of both machines. It needs no overlap of the two, and errs by the third order of a step.
-        """
-        prior, options = self.prior, self.config.model
-        machine, before = prior.machine(), prior.followed_machine()
-
-        def change(z_1: tf.Tensor) -> tf.Tensor:
-            return tf.stop_gradient(before.free_energy_1(z_1) - machine.free_energy_1(z_1))
-
-        z_1 = tf.convert_to_tensor(prior.chains)
-        first = change(z_1)
-        resample_key, sweep_key = random.split(seed)
-        if options.prior_sampler == "population":
-            z_1 = tf.gather(z_1, annealing.systematic_resampling(first, resample_key))
-        z_1, _ = gibbs.sweeps(machine, z_1, num_sweeps=options.prior_sweeps, seed=sweep_key)
-        moved = 0.5 * (tf.reduce_mean(first) + tf.reduce_mean(change(z_1)))
-        value = tf.convert_to_tensor(prior.followed_log_partition) + moved
-        prior.chains.assign(z_1)
-        prior.followed_log_partition.assign(value)
-        for held, weight in zip(prior.followed, (machine.bias_1, machine.bias_2, machine.coupling), strict=True):
-            held.assign(tf.stop_gradient(weight))
-        # Side 2 summed out, as for the weights: the same expectation with less noise.
-        negative_phase = tf.reduce_mean(-machine.free_energy_1(z_1))
-        return tf.stop_gradient(value) + negative_phase - tf.stop_gradient(negative_phase)
 
     def initial_chains(self, num_rows: int, key: np.ndarray) -> dict[str, np.ndarray]:
         """See System: fair coins."""
@@ -365,32 +339,9 @@ class BoltzmannVAE(System):
         return chosen if self.prior is None else [*chosen, self.prior.coupling]
 
 
-def _estimate_partition(
-    bias_1: tf.Tensor,
-    bias_2: tf.Tensor,
-    coupling: tf.Tensor,
-    key: tf.Tensor,
-    *,
-    num_temperatures: int,
-    num_chains: int,
-    num_kept: int,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Log Z from below with its standard error, log Z from above, and `num_kept` states of side 1."""
-    machine = RestrictedBoltzmannMachine(bias_1, bias_2, coupling)
-    forward_key, resample_key, reverse_key = random.split(key, 3)
-    options = {"num_temperatures": num_temperatures, "base": "uniform"}
-    forward = annealing.log_partition(machine, num_chains=num_chains, seed=forward_key, **options)
-    chosen = annealing.systematic_resampling(forward.log_weights, resample_key, max(num_kept, num_chains))
-    states = tf.gather(forward.z_1, chosen)
-    reverse = annealing.log_partition(
-        machine, method="reverse", initial=states[:num_chains], seed=reverse_key, **options
-    )
-    return forward.log_partition, forward.std_err, reverse.log_partition, states[:num_kept]
-
-
 def _check(config: Any) -> None:
     options = config.model
-    for name, choices in (("posterior", POSTERIORS), ("prior_sampler", PRIOR_SAMPLERS)):
+    for name, choices in (("posterior", POSTERIORS), ("prior_sampler", boltzmann_prior.SAMPLERS)):
         if options[name] not in choices:
             raise ValueError(f"model.{name} must be one of {', '.join(choices)}, found {options[name]!r}")
     for name in ("num_units_1", "num_units_2", "prior_chains", "prior_sweeps", "posterior_sweeps", "relaxed_sweeps"):
@@ -409,6 +360,6 @@ def _check(config: Any) -> None:
 def build(config: ml_collections.ConfigDict, *, seed: int = 0) -> BoltzmannVAE:
     """Builds a Boltzmann VAE with weights initialised by `seed`."""
     with seeded_initializers(seed):
-        model = BoltzmannVAE(config)
+        model = BoltzmannVAE(config, name="boltzmann_vae")
         model.build()
     return model

@@ -77,7 +77,7 @@ class GraphVAE(System):
                 "model.num_latents must be a positive multiple of model.num_nodes, found "
                 f"num_latents={options.num_latents}, num_nodes={options.num_nodes}"
             )
-        self.num_nodes = options.num_nodes
+        self.num_latents, self.num_nodes = options.num_latents, options.num_nodes
         self.node_dim = options.num_latents // options.num_nodes
         if len(options.adjacency):
             self.adjacency = adjacency_lib.validate(options.adjacency, self.num_nodes)

@@ -25,7 +25,7 @@ def main() -> None:
     """Measures and prints a table of steps per second."""
     from tfstruct.models import presets
     from tfstruct.training.checkpoint import write_json
-    from tfstruct.training.run import load_data
+    from tfstruct.training.data import load_data
     from tfstruct.training.workdir import environment
 
     config = presets.get(_PRESET.value, _SET.value)

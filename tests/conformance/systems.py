@@ -10,11 +10,12 @@ import tensorflow as tf
 
 import tfstruct.layers
 from tfstruct import random
-from tfstruct.layers import edge_gates, flow, grouped, likelihood, made, mlp
+from tfstruct.layers import boltzmann, edge_gates, flow, grouped, likelihood, made, mlp
 
 #: registered system -> presets that between them use every part of it
 SYSTEMS = {
     "graph_vae": ("graph_vae/tiny", "vae/tiny", "ladder_vae/tiny", "fc_vae/tiny", "iaf_vae/tiny", "graph_iaf_vae/tiny"),
+    "boltzmann_vae": ("boltzmann_vae/tiny",),
 }
 
 _OPTIONS = mlp.BlockOptions("elu")
@@ -62,6 +63,21 @@ LAYERS = {
         lambda: grouped.Normalization([3], momentum=0.9, epsilon=1e-5, synchronized=False),
         None,
         lambda layer, batch: layer(tf.ones([batch, 3])),
+    ),
+    boltzmann.BoltzmannPrior: (
+        lambda: boltzmann.BoltzmannPrior((3, 2), 4),
+        None,
+        lambda layer, batch: layer(tf.ones([batch, 5])),
+    ),
+    boltzmann.BoltzmannHead: (
+        lambda: boltzmann.BoltzmannHead((3, 2), _OPTIONS),
+        (None, 4),
+        lambda layer, batch: layer(tf.ones([batch, 4])),
+    ),
+    boltzmann.DirectedHead: (
+        lambda: boltzmann.DirectedHead(6, 2),
+        (None, 4),
+        lambda layer, batch: layer(tf.ones([batch, 4])),
     ),
     edge_gates.EdgeGates: (
         lambda: edge_gates.EdgeGates(_ADJACENCY, trainable=True),

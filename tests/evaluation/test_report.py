@@ -9,7 +9,7 @@ from tfstruct import random
 from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer
-from tfstruct.training import run as training
+from tfstruct.training import data as data_lib
 from tfstruct.training.workdir import Workdir
 
 REPLICA_KEYS = {
@@ -137,7 +137,7 @@ def test_another_split_goes_to_a_file_of_its_own(run, result):
 def test_the_training_split_of_a_dynamic_set_is_refused(tmp_path, rng):
     np.savez(tmp_path / "grey.npz", **{name: rng.random([30, 12]) for name in ("train", "validation", "test")})
     config = tiny.file_config(tmp_path / "grey.npz", "data.variant=dynamic")
-    data = training.load_data(config)
+    data = data_lib.load_data(config)
     assert data.train_transform == "binarize"
     with pytest.raises(ValueError, match="drawn anew at every visit"):
         report.evaluation_rows(data, "train")

@@ -252,5 +252,5 @@ def test_a_path_gradient_needs_path_terms(rng):
 
 
 def test_an_unknown_objective_lists_the_known_ones():
-    with pytest.raises(ValueError, match="elbo, iwae, found 'vlb'"):
+    with pytest.raises(ValueError, match="elbo, iwae, conditional, found 'vlb'"):
         objectives.get("vlb")

@@ -44,7 +44,7 @@ def toy_state(num_replicas):
     return TrainState(zeros, zeros, zeros, zeros, key, {})
 
 
-def toy_step(state, step, rows):
+def toy_step(state, step, rows, row_ids):
     """Adds the rows' sum to the parameters; odd steps of replica 1 are skipped, their metrics are zero."""
     total = tf.reduce_sum(tf.cast(rows, tf.float32), axis=1)
     kept = 1.0 - tf.cast(tf.range(2) * (step % 2), tf.float32)
@@ -70,7 +70,7 @@ def test_metrics_are_means_over_the_steps_that_were_not_skipped(compiler):
 
 
 def test_metrics_of_a_call_whose_every_step_was_skipped_are_zero_and_not_nan():
-    def step(state, number, rows):
+    def step(state, number, rows, row_ids):
         return state, {"loss": tf.zeros([1]), "skipped": tf.ones([1])}
 
     _, metrics = TrainLoop(step, "graph")(toy_state(1), 0, tf.ones([1, 1]), np.zeros([3, 1, 1], np.int32))
@@ -86,9 +86,9 @@ def test_an_unknown_compiler_is_refused_by_name():
 def test_calls_of_one_shape_are_traced_once():
     traces = []
 
-    def step(state, number, rows):
+    def step(state, number, rows, row_ids):
         traces.append(number)
-        return toy_step(state, number, rows)
+        return toy_step(state, number, rows, row_ids)
 
     loop = TrainLoop(step, "graph")
     state, indices = toy_state(2), np.zeros([2, 2, 1], np.int32)

@@ -67,6 +67,7 @@ def test_streaming_serves_exactly_the_rows_of_the_resident_way(dtype):
             found = np.asarray(call.rows)[call.indices]
             assert found.dtype == dtype
             np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(rows[call.row_ids], expected)
 
 
 def test_streamed_blocks_of_equal_calls_have_one_shape():

@@ -66,7 +66,7 @@ def test_the_learning_rate_schedule_scales_the_move_of_the_step_it_is_asked_at()
 def test_the_kl_weight_schedule_reaches_the_loss(rows):
     step, state = make_step("schedules.kl_weight.fractions=(0.0, 0.5)", "schedules.kl_weight.values=(0.0, 1.0)")
     for number, weight in ((0, 0.0), (4, 0.4), (10, 1.0), (19, 1.0)):
-        _, _, metrics = step.gradient(state, tf.constant(number), rows)
+        metrics = step.gradient(state, tf.constant(number), rows).metrics
         assert metrics["rate"].numpy() > 0.1
         expected = metrics["distortion"] + weight * metrics["rate"]
         np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
@@ -98,7 +98,7 @@ def test_the_temperature_schedule_reaches_the_gates(rows, monkeypatch):
 def test_gradient_and_statistics_are_those_of_a_plain_keras_tape(rows, preset):
     step, state = make_step(preset=preset)
     number = tf.constant(0)
-    gradient, statistics, metrics = step.gradient(state, number, rows)
+    gradient, statistics, metrics, _ = step.gradient(state, number, rows)
     variables = step.model.trainable_variables
     with tf.GradientTape() as tape:
         result = objective_of(step, state, number, rows)
@@ -114,7 +114,7 @@ def test_gradient_and_statistics_are_those_of_a_plain_keras_tape(rows, preset):
 def test_path_gradient_trains_posterior_and_generator_by_their_own_losses(rows):
     step, state = make_step(*PATH)
     number = tf.constant(0)
-    gradient, _, _ = step.gradient(state, number, rows)
+    gradient = step.gradient(state, number, rows).gradient
     named = step.functional.parameters.named(gradient.numpy())
     posterior = step.model.posterior_variables
     places = {variable.path for variable in posterior}

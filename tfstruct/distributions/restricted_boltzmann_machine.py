@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfstruct import random
+from tfstruct.distributions import bilinear
 from tfstruct.math import logsumexp
 
 tfd = tfp.distributions
@@ -126,9 +127,8 @@ class RestrictedBoltzmannMachine(tfd.Distribution):
         """
         coupling = tf.convert_to_tensor(coupling)
         field_1, field_2 = (tf.convert_to_tensor(field, coupling.dtype) for field in (field_1, field_2))
-        bias_1 = 2.0 * (field_1 - tf.reduce_sum(coupling, axis=-1))
-        bias_2 = 2.0 * (field_2 - tf.reduce_sum(coupling, axis=-2))
-        return cls(bias_1, bias_2, 4.0 * coupling, **kwargs)
+        of_rows, of_columns = bilinear.row_and_column_sums(coupling)
+        return cls(2.0 * (field_1 - of_rows), 2.0 * (field_2 - of_columns), 4.0 * coupling, **kwargs)
 
     def to_ising(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns fields h_1, h_2 and couplings J of spins s = 2 z - 1; the inverse of `from_ising`."""
@@ -158,10 +158,15 @@ class RestrictedBoltzmannMachine(tfd.Distribution):
         if rank == 2:
             return tf.tensordot(z, self._coupling, [[-1], [1 if transposed else 0]])
         samples = z.shape.rank - (rank - 1)
-        if samples == 0 or (samples == 1 and z.shape[0] == 1):  # a product by a vector each reads the matrices once
-            squeezed = z[0] if samples else z
-            result = tf.linalg.matvec(self._coupling, squeezed, transpose_a=not transposed)
-            return result[tf.newaxis] if samples else result
+        if samples <= 0 or (samples == 1 and z.shape[0] == 1):  # a product by a vector each reads the matrices once
+            vectors = z[0] if samples == 1 else z
+            if samples < 0:
+                vectors = tf.broadcast_to(z, tf.concat([tf.shape(self._coupling)[:-2], tf.shape(z)[-1:]], axis=0))
+            if transposed:
+                result = bilinear.matrix_times(self._coupling, vectors)
+            else:
+                result = bilinear.times_matrix(vectors, self._coupling)
+            return result[tf.newaxis] if samples == 1 else result
         letters, batch = "stuvwxyz"[:samples], "abcdefg"[: rank - 2]
         matrix = "ji" if transposed else "ij"
         return tf.einsum(f"{letters}{batch}i,{batch}{matrix}->{letters}{batch}j", z, self._coupling)

@@ -19,7 +19,7 @@ from tfstruct.math import bits_per_dim
 from tfstruct.models import registry
 from tfstruct.models.system import System
 from tfstruct.training.checkpoint import replacing, write_json
-from tfstruct.training.run import load_data
+from tfstruct.training.data import load_data
 from tfstruct.training.settings import resolve_compiler
 from tfstruct.training.workdir import TrainedWeights, Workdir, environment
 

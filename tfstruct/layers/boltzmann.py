@@ -17,7 +17,8 @@ class BoltzmannPrior(keras.layers.Layer):
     """Weights of a restricted Boltzmann machine that is learned, and what is known of it.
 
     Its biases and couplings start at zero. Not trained by gradients but kept with the weights: chains of its Gibbs
-    sampler; log Z as it was last estimated, for evaluation; and what follows log Z from step to step while training.
+    sampler; log Z as it was last estimated, for evaluation; and what follows log Z from step to step while training,
+    an eighth as many chains of their own among it.
 
     Args:
         num_units: V and H.
@@ -32,6 +33,7 @@ class BoltzmannPrior(keras.layers.Layer):
         if min(num_units) < 1 or num_chains < 1:
             raise ValueError(f"sides and chains must be at least 1, found sides {num_units} and {num_chains} chains")
         self.num_units, self.num_chains = tuple(num_units), num_chains
+        self.num_followers = max(1, num_chains // 8)
 
     def build(self, input_shape: object = None) -> None:
         num_1, num_2 = self.num_units
@@ -45,6 +47,7 @@ class BoltzmannPrior(keras.layers.Layer):
             return self.add_weight(name=name, shape=shape, initializer=initializer, trainable=False)
 
         self.chains = held("chains", (self.num_chains, num_1), FairCoins())
+        self.followers = held("followers", (self.num_followers, num_1), FairCoins())
         self.log_partition = held("log_partition", (), constant)
         self.followed_log_partition = held("followed_log_partition", (), constant)
         self.followed = [

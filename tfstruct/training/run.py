@@ -10,14 +10,14 @@ import tensorflow as tf
 
 from tfstruct import config as config_lib
 from tfstruct import random
-from tfstruct.data import datasets, support, variants
+from tfstruct.data import datasets
 from tfstruct.data.pipeline import Pipeline
 from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
 from tfstruct.models import registry
-from tfstruct.models.settings import LIKELIHOOD_SUPPORTS
 from tfstruct.models.system import System
 from tfstruct.training import settings
 from tfstruct.training.checkpoint import Checkpoint, PathLike, WorkdirLock
+from tfstruct.training.data import load_data
 from tfstruct.training.distribute import MirroredLoop, make_strategy
 from tfstruct.training.logging import RunLog
 from tfstruct.training.loop import TrainLoop, device_state, host_state
@@ -135,43 +135,6 @@ def train(
             data={"checksum": data.checksum, "description": data.description},
         )
         return prepared.run()
-
-
-def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
-    """Loads the config's data and checks them against its likelihood; sets `data.event_shape` for user files.
-
-    Raises:
-        ValueError: data that the likelihood is not a density of, or of another shape than the config says.
-    """
-    options = config.data
-    is_file = options.name == "file"
-    data = datasets.load(
-        options.name,
-        options.variant,
-        data_dir=data_dir,
-        data_file=options.file or None,
-        event_shape=(tuple(options.event_shape) or None) if is_file else None,
-    )
-    if is_file:
-        options.event_shape = data.event_shape
-    elif tuple(options.event_shape) != data.event_shape:
-        raise ValueError(
-            f"data.event_shape is {tuple(options.event_shape)}, but {options.name}/{options.variant} has rows of "
-            f"shape {data.event_shape}"
-        )
-    likelihood, label = config.model.likelihood, f"{options.name}/{options.variant}"
-    if likelihood == "bernoulli" and data.support != support.BINARY:
-        for split in variants.SPLITS:
-            support.require_binary(
-                data.split(split),
-                f"the Bernoulli likelihood needs binary data; {label} {split} rows",
-            )
-    allowed = LIKELIHOOD_SUPPORTS.get(likelihood)
-    if allowed is not None and data.support not in allowed:
-        raise ValueError(
-            f"the likelihood {likelihood} is for data of support {' or '.join(allowed)}; {label} has {data.support}"
-        )
-    return data
 
 
 class _Run:

@@ -1,0 +1,43 @@
+"""The data of a config, checked against its model."""
+
+import ml_collections
+
+from tfstruct.data import datasets, support, variants
+from tfstruct.models.settings import LIKELIHOOD_SUPPORTS
+
+
+def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
+    """Loads the config's data and checks them against its likelihood; sets `data.event_shape` for user files.
+
+    Raises:
+        ValueError: data that the likelihood is not a density of, or of another shape than the config says.
+    """
+    options = config.data
+    is_file = options.name == "file"
+    data = datasets.load(
+        options.name,
+        options.variant,
+        data_dir=data_dir,
+        data_file=options.file or None,
+        event_shape=(tuple(options.event_shape) or None) if is_file else None,
+    )
+    if is_file:
+        options.event_shape = data.event_shape
+    elif tuple(options.event_shape) != data.event_shape:
+        raise ValueError(
+            f"data.event_shape is {tuple(options.event_shape)}, but {options.name}/{options.variant} has rows of "
+            f"shape {data.event_shape}"
+        )
+    likelihood, label = config.model.likelihood, f"{options.name}/{options.variant}"
+    if likelihood == "bernoulli" and data.support != support.BINARY:
+        for split in variants.SPLITS:
+            support.require_binary(
+                data.split(split),
+                f"the Bernoulli likelihood needs binary data; {label} {split} rows",
+            )
+    allowed = LIKELIHOOD_SUPPORTS.get(likelihood)
+    if allowed is not None and data.support not in allowed:
+        raise ValueError(
+            f"the likelihood {likelihood} is for data of support {' or '.join(allowed)}; {label} has {data.support}"
+        )
+    return data
