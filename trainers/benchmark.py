@@ -1,7 +1,9 @@
 """Times training steps: tfstruct-benchmark --preset=graph_vae/mnist [--output=benchmark.json].
 
 Every way of training runs the same model on the same data in one process, so that their ratios mean something on a
-noisy machine; each is timed `--rounds` times after a round that compiles, and the median counts.
+noisy machine; each is timed `--rounds` times after a round that compiles, and the median counts. With `--against` it
+is the same way of training for other settings of the preset: --against="model.posterior=directed model.groups=4". With
+`--log_partition` it is the annealing of a Boltzmann VAE's prior and of one posterior, as the evaluation does it.
 """
 
 import time
@@ -14,6 +16,8 @@ from tfstruct.trainers import entry
 
 _PRESET = flags.DEFINE_string("preset", "graph_vae/mnist", "Name of a preset.")
 _SET = flags.DEFINE_multi_string("set", [], "Changes a setting: key=value.")
+_AGAINST = flags.DEFINE_multi_string("against", [], "Times the preset with these settings, separated by spaces.")
+_PARTITION = flags.DEFINE_bool("log_partition", False, "Times the estimation of log Z.")
 _STEPS = flags.DEFINE_integer("steps", 200, "Steps of one round.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
 _REPLICAS = flags.DEFINE_integer("replicas", 3, "Seeds trained at once in the row of replicas.", lower_bound=2)
@@ -29,9 +33,13 @@ def main() -> None:
     from tfstruct.training.workdir import environment
 
     config = presets.get(_PRESET.value, _SET.value)
+    if _PARTITION.value:
+        _time_log_partition(config)
+        return
     data = load_data(config, _DATA_DIR.value)
     rows = {}
-    for name, make in _ways(config, data).items():
+    ways = _against(config, data) if _AGAINST.value else _ways(config, data)
+    for name, make in ways.items():
         run = make()
         run()  # compiles
         seconds = []
@@ -52,6 +60,76 @@ def main() -> None:
         )
 
 
+def _make_loop(config: object, data: object, compiler: str, replicas: int) -> Callable[[], object]:
+    """What runs one round of steps of the training loop."""
+    import tensorflow as tf
+
+    from tfstruct import random
+    from tfstruct.data.pipeline import batch_indices
+    from tfstruct.models import registry
+    from tfstruct.training import loop as loop_lib
+    from tfstruct.training.state import initial_state, stack_states
+    from tfstruct.training.step import TrainStep, over_replicas
+
+    steps, batch, num_rows = _STEPS.value, config.training.batch_size, len(data.train)
+    model = registry.build(config)
+    model.adapt(data.train)
+    step = TrainStep(model, data.train_transform)
+    states = [initial_state(step.functional, random.key(seed), num_rows) for seed in range(replicas)]
+    state = loop_lib.device_state(stack_states(states))
+    resident = tf.constant(data.train)
+    loop = loop_lib.TrainLoop(over_replicas(step, replicas), compiler)
+    # The order of visits is part of the work, as it is for Keras' fit.
+    return lambda: loop(state, 0, resident, batch_indices(list(range(replicas)), 0, steps, batch, num_rows))
+
+
+def _against(config: object, data: object) -> dict[str, Callable[[], Callable[[], object]]]:
+    """The training loop of the preset, and of the preset with each of the other settings."""
+    from tfstruct.models import presets
+    from tfstruct.training.settings import resolve_compiler
+
+    configs = {config.preset: config}
+    for text in _AGAINST.value:
+        configs[text] = presets.get(_PRESET.value, [*_SET.value, *text.split()])
+    return {name: lambda one=one: _make_loop(one, data, resolve_compiler(one), 1) for name, one in configs.items()}
+
+
+def _time_log_partition(config: object) -> None:
+    """Prints the seconds that log Z takes of a machine of the prior's size with random weights."""
+    import tensorflow as tf
+
+    from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
+    from tfstruct.inference import log_partition
+
+    if config.system != "boltzmann_vae":
+        raise ValueError(f"--log_partition is for Boltzmann VAEs, found --preset={config.preset}")
+    sizes = config.model.num_units_1, config.model.num_units_2
+    generator, settings = np.random.default_rng(0), config.evaluation
+    bias_1, bias_2 = (generator.normal(size=size).astype(np.float32) for size in sizes)
+    coupling = generator.normal(scale=0.2, size=sizes).astype(np.float32)
+    for name, temperatures, chains, base in (
+        ("prior", settings.prior_temperatures, settings.prior_chains, "uniform"),
+        ("one posterior", settings.posterior_temperatures, settings.num_samples, "biases"),
+    ):
+        estimate = tf.function(
+            lambda *weights, temperatures=temperatures, chains=chains, base=base: log_partition(
+                RestrictedBoltzmannMachine(*weights), num_temperatures=temperatures, num_chains=chains, base=base
+            ),
+            jit_compile=True,
+            autograph=False,
+        )
+        weights = [tf.constant(values) for values in (bias_1, bias_2, coupling)]
+        float(estimate(*weights).log_partition)  # compiles
+        start = time.perf_counter()
+        found = estimate(*weights)
+        value, error = float(found.log_partition), float(found.std_err)
+        print(
+            f"log Z of {name}, {sizes[0]} + {sizes[1]} units, {temperatures} temperatures x {chains} chains: "
+            f"{time.perf_counter() - start:.1f} s ({value:.3f} +- {error:.3f})",
+            flush=True,
+        )
+
+
 def _ways(config: object, data: object) -> dict[str, Callable[[], Callable[[], object]]]:
     """The ways of training by name: each makes what runs one round of steps."""
     import keras
@@ -63,26 +141,21 @@ def _ways(config: object, data: object) -> dict[str, Callable[[], Callable[[], o
     from tfstruct.models import registry
     from tfstruct.training import loop as loop_lib
     from tfstruct.training.state import initial_state, replica, stack_states
-    from tfstruct.training.step import TrainStep, over_replicas
+    from tfstruct.training.step import TrainStep
 
     steps, batch = _STEPS.value, config.training.batch_size
 
-    def make_loop(compiler: str, replicas: int) -> Callable[[], object]:
-        step = TrainStep(registry.build(config), data.train_transform)
-        states = [initial_state(step.functional, random.key(seed)) for seed in range(replicas)]
-        state = loop_lib.device_state(stack_states(states))
-        resident = tf.constant(data.train)
-        loop = loop_lib.TrainLoop(over_replicas(step, replicas), compiler)
-        # The order of visits is part of the work, as it is for Keras' fit.
-        return lambda: loop(state, 0, resident, batch_indices(list(range(replicas)), 0, steps, batch, len(data.train)))
-
     def make_calls(jit_compile: bool) -> Callable[[], object]:
-        step = TrainStep(registry.build(config), data.train_transform)
-        first = loop_lib.device_state(replica(stack_states([initial_state(step.functional, random.key(0))]), 0))
+        model = registry.build(config)
+        model.adapt(data.train)
+        step = TrainStep(model, data.train_transform)
+        first = loop_lib.device_state(
+            replica(stack_states([initial_state(step.functional, random.key(0), len(data.train))]), 0)
+        )
         indices = batch_indices([0], 0, steps, batch, len(data.train))[:, 0]
         resident = tf.constant(data.train)
         one = tf.function(
-            lambda state, place, chosen: step(state, place, tf.gather(resident, chosen)),
+            lambda state, place, chosen: step(state, place, tf.gather(resident, chosen), chosen),
             jit_compile=jit_compile,
             autograph=False,
         )
@@ -99,17 +172,20 @@ def _ways(config: object, data: object) -> dict[str, Callable[[], Callable[[], o
         single_phase = config_lib.copy(config)
         single_phase.training.structure_fraction = 0.0  # Keras fit knows one phase; a step costs the same
         model = registry.build(single_phase)
+        model.adapt(data.train)
         model.compile(keras.optimizers.Adam(config.optimizer.learning_rate), jit_compile=jit_compile)
         x = data.train[: steps * batch]
         return lambda: model.fit(x, batch_size=batch, epochs=1, verbose=0)
 
     return {
-        "tfstruct loop, one XLA program": lambda: make_loop("xla", 1),
+        "tfstruct loop, one XLA program": lambda: _make_loop(config, data, "xla", 1),
         "one XLA call per step": lambda: make_calls(True),
         "one graph call per step": lambda: make_calls(False),
         "Keras fit, jit_compile=True": lambda: make_fit(True),
         "Keras fit": lambda: make_fit(False),
-        f"tfstruct loop, {_REPLICAS.value} replicas (steps of all at once)": lambda: make_loop("xla", _REPLICAS.value),
+        f"tfstruct loop, {_REPLICAS.value} replicas (steps of all at once)": lambda: _make_loop(
+            config, data, "xla", _REPLICAS.value
+        ),
     }
 
 

@@ -10,6 +10,7 @@ from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.training import data as data_lib
+from tfstruct.training import run as training
 from tfstruct.training.workdir import Workdir
 
 REPLICA_KEYS = {

@@ -16,7 +16,15 @@ from tfstruct.training.state import initial_state, stack_states
 from tfstruct.training.step import TrainStep, over_replicas
 
 PATH = pathlib.Path(__file__).with_name("losses.json")
-PRESETS = ("graph_vae/tiny", "vae/tiny", "ladder_vae/tiny", "fc_vae/tiny", "iaf_vae/tiny", "graph_iaf_vae/tiny")
+PRESETS = (
+    "graph_vae/tiny",
+    "vae/tiny",
+    "ladder_vae/tiny",
+    "fc_vae/tiny",
+    "iaf_vae/tiny",
+    "graph_iaf_vae/tiny",
+    "boltzmann_vae/tiny",
+)
 STEPS = 20
 
 
@@ -24,8 +32,10 @@ def mean_loss(preset: str) -> float:
     """The mean loss of the first 20 steps of a preset on embedded MNIST, seed 0."""
     config = presets.get(preset)
     data = load("mnist", "dynamic")
-    step = TrainStep(registry.build(config), data.train_transform)
-    state = device_state(stack_states([initial_state(step.functional, random.key(0))]))
+    model = registry.build(config)
+    model.adapt(data.train)
+    step = TrainStep(model, data.train_transform)
+    state = device_state(stack_states([initial_state(step.functional, random.key(0), len(data.train))]))
     indices = batch_indices([0], 0, STEPS, config.training.batch_size, len(data.train))
     loop = TrainLoop(over_replicas(step, 1), "graph")
     _, metrics = loop(state, 0, tf.constant(data.train), indices)

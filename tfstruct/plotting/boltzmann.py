@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 _SWEEP_COLORS = {1: "tab:blue", 2: "tab:cyan", 4: "tab:green", 8: "tab:olive"}
 _KIND_COLORS = {"reinforce": "tab:red", "reparameterised": "black"}
@@ -101,10 +101,14 @@ def draw_temperatures(result: Mapping[str, Any]) -> Figure:
         if reached is not None:
             right.axvline(reached, color=color, linewidth=1.0, linestyle=":")
     right.axhline(result["settings"]["level"], color="0.4", linewidth=1.0, linestyle="--")
+    counts = next(iter(result["curves"].values()))["num_temperatures"]
+    ticks = counts[:: -(-len(counts) // 7)]  # as many as have room
     left.set(ylabel="|log Z estimate - reference| (nats)")
     right.set(ylabel="standard deviation of log Z estimates (nats)")
     for axes in (left, right):
         axes.set(xlabel="number of temperatures", xscale="log", yscale="log")
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.xaxis.set_minor_formatter(NullFormatter())
     left.legend(frameon=False)
     return figure
 
