@@ -28,9 +28,10 @@ from tfstruct.training.step import TrainStep
     ids=["1 temperature", "2 temperatures", "10 temperatures", "directed", "2 groups"],
 )
 def test_weights_of_binary_draws_are_unbiased_for_the_enumerated_likelihood(model, options, rng):
-    system = small.build(rng, **model)
+    # The weights of a machine's draws have the longer tail.
+    system = small.build(rng, scale=0.25 if "posterior" in model else 0.12, **model)
     twin, x = small.Twin(system), small.images(rng, 2)
-    found = small.log_weights(small.terms(system, x, 20_000, **options))
+    found = small.log_weights(small.terms(system, x, 30_000, **options))
     expected = np.array([twin.log_prob(row) for row in x])
     assert_mean_close(np.exp(found - expected), 1.0, resolution=0.06)
 
@@ -143,7 +144,7 @@ def estimate(system, x, keys, num_samples, **options):
     ids=["1 temperature", "3 temperatures", "directed"],
 )
 def test_the_conditional_estimate_approaches_the_enumerated_sum(model, options, rng):
-    system, x = conditional(rng, scale=0.9, **model), small.images(rng, 2, HALVES)
+    system, x = conditional(rng, scale=0.4, **model), small.images(rng, 2, HALVES)
     expected = np.array([small.Twin(system).log_prob(row) for row in x])
     found = estimate(system, x, random.row_keys([1, 2]), 20_000, **options)
     assert np.all(found.std_err < 0.03)

@@ -32,7 +32,7 @@ def build(rng, *overrides, scale=0.5, **options):
         networks.randomize(part, rng, scale)
     system.pixel_mean.assign(rng.uniform(0.2, 0.8, size=system.dims))
     if system.prior is not None:
-        set_prior(system.prior, *(rng.normal(size=shape) for shape in shapes(system.num_units)))
+        set_prior(system.prior, *(2.0 * scale * rng.normal(size=shape) for shape in shapes(system.num_units)))
     return system
 
 
