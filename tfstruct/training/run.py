@@ -118,8 +118,13 @@ def train(
         compiler = "graph"
     seeds = [config.training.seed + place for place in range(config.training.replicas)]
     models = [registry.build(build_config, seed=seed) for seed in seeds]
-    if strategy == "auto" and models[0].initial_chains(1, random.key(0)):
-        chosen = None  # samplers that persist for every row stay on one device
+    if chosen is not None and models[0].initial_chains(1, random.key(0)):
+        if strategy != "auto":
+            raise ValueError(
+                f"{config.preset} keeps samplers for every training row, which stay on one device: --strategy=none, "
+                f"found {strategy!r}"
+            )
+        chosen = None
     if config.training.structure_fraction and not models[0].learned_structure:
         raise ValueError(
             f"training.structure_fraction={config.training.structure_fraction} is for a structure that is learned; "
