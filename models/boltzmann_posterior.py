@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.distributions.relaxed_bernoulli import RELAXATIONS, Power, RelaxedBernoulli
-from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
 from tfstruct.inference import annealing, gibbs
 from tfstruct.inference.mean_field import entropy_of_logits, mean_field
 from tfstruct.layers.boltzmann import BoltzmannHead, DirectedHead
@@ -87,7 +86,7 @@ class MachinePosterior:
         """Relaxed draws for keys [K, B, 2]; without chains they start from the machine's biases."""
         rbm = self.head.machine(features, training=training)
         num_samples = keys.shape[0]
-        held = stopped(rbm)
+        held = rbm.stopped()
         start_key, sweep_key, relaxed_key = random.split(keys, 3)
         if chains is None:
             z_1 = gibbs.bernoulli(held.bias_1 + tf.zeros([num_samples, 1, 1]), start_key)
@@ -197,11 +196,6 @@ class DirectedPosterior:
     def marginals(self, features: tf.Tensor) -> tf.Tensor:
         """Probabilities of ones, [B, M], each group's at the means of the groups before."""
         return self.head(features)[1]
-
-
-def stopped(rbm: RestrictedBoltzmannMachine) -> RestrictedBoltzmannMachine:
-    """The same machine without gradient."""
-    return RestrictedBoltzmannMachine(*(tf.stop_gradient(part) for part in (rbm.bias_1, rbm.bias_2, rbm.coupling)))
 
 
 def _shape(keys: tf.Tensor) -> list:

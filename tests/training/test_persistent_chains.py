@@ -16,7 +16,7 @@ from tfstruct.training.loop import TrainLoop, device_state, host_state
 from tfstruct.training.state import initial_state, replica, stack_states
 from tfstruct.training.step import TrainStep, over_replicas
 
-NUM_ROWS, BATCH, K = 14, 4, 2
+NUM_ROWS, BATCH, K, STEPS = 14, 4, 2, 3
 FLOATS = ("parameters", "first_moment", "second_moment", "statistics")
 SETTINGS = (
     f"objective.num_samples={K}",
@@ -24,7 +24,7 @@ SETTINGS = (
     "model.prior_sweeps=2",
     "model.prior_chains=16",
     "data.variant=none",
-    "training.steps=12",
+    f"training.steps={3 * STEPS}",
 )
 
 
@@ -175,14 +175,28 @@ def test_several_devices_are_refused_chains(stepped, rows):
 # Loops -------------------------------------------------------------------------------------------------------
 
 
-def test_streamed_rows_train_the_same_chains_as_resident_ones_bit_for_bit(rows):
-    step, first = start("training.steps=6")
-    loop, ends = TrainLoop(over_replicas(step, 1), "graph"), []
+@pytest.fixture(scope="module")
+def loop():
+    """The loop of one replica; of any, for weights, keys and chains are in the state."""
+    return TrainLoop(over_replicas(start()[0], 1), "graph")
+
+
+@pytest.fixture(scope="module")
+def first():
+    return start()[1]
+
+
+def visits(*seeds):
+    return batch_indices(list(seeds), 0, STEPS, BATCH, NUM_ROWS)
+
+
+def test_streamed_rows_train_the_same_chains_as_resident_ones_bit_for_bit(loop, first, rows):
+    ends = []
     for megabytes in (1, 0):
         pipeline = Pipeline(rows, seeds=[0], batch_size=BATCH, resident_megabytes=megabytes)
         assert pipeline.is_resident == bool(megabytes)
         state = first
-        for call in pipeline.calls([(0, 3), (3, 3)]):
+        for call in pipeline.calls([(0, STEPS), (STEPS, STEPS)]):
             state, metrics = loop(state, call.first_step, call.rows, call.indices, call.row_ids)
             assert metrics["skipped"] == 0.0
         ends.append(state)
@@ -190,43 +204,52 @@ def test_streamed_rows_train_the_same_chains_as_resident_ones_bit_for_bit(rows):
     assert np.any(chains_of(ends[0]) != chains_of(first))
 
 
-def test_rows_in_another_order_have_their_chains_in_that_order(rows):
-    step, state = start()
+def test_rows_in_another_order_have_their_chains_in_that_order(loop, first, rows):
     order = np.random.default_rng(3).permutation(NUM_ROWS)
-    visits = batch_indices([0], 0, 2, BATCH, NUM_ROWS)  # places in the shuffled rows
-    shuffled = state._replace(chains={"posterior": tf.gather(state.chains["posterior"], order, axis=1)})
-    loop = TrainLoop(over_replicas(step, 1), "graph")
-    found, _ = loop(shuffled, 0, tf.constant(rows[order]), visits)
-    expected, _ = loop(state, 0, tf.constant(rows), order[visits].astype(np.int32))
+    shuffled = first._replace(chains={"posterior": tf.gather(first.chains["posterior"], order, axis=1)})
+    found, _ = loop(shuffled, 0, tf.constant(rows[order]), visits(0))
+    expected, _ = loop(first, 0, tf.constant(rows), order[visits(0)].astype(np.int32))
     np.testing.assert_array_equal(found.parameters, expected.parameters)
     np.testing.assert_array_equal(chains_of(found), chains_of(expected)[:, order])
 
 
+SEEDS = (4, 5)
+
+
 @pytest.fixture(scope="module")
 def pair(rows):
-    """Two replicas of other seeds after six steps together."""
-    step, state = start(seeds=(4, 5))
-    loop, indices = TrainLoop(over_replicas(step, 2), "graph"), batch_indices([4, 5], 0, 6, BATCH, NUM_ROWS)
-    return state, loop(state, 0, tf.constant(rows), indices)
+    """The first state of two replicas of other seeds, and that after some steps together with its metrics."""
+    step, state = start(seeds=SEEDS)
+    return state, *TrainLoop(over_replicas(step, 2), "graph")(state, 0, tf.constant(rows), visits(*SEEDS))
 
 
-@pytest.mark.parametrize(("compiler", "place"), [("graph", 0), ("xla", 1)])
-def test_replicas_trained_together_equal_each_alone_whatever_compiles_it(compiler, place, pair, rows):
-    (_, (together, metrics)), seed = pair, (4, 5)[place]
-    step, state = start(seeds=(seed,))
-    alone, own = TrainLoop(over_replicas(step, 1), compiler)(
-        state, 0, tf.constant(rows), batch_indices([seed], 0, 6, BATCH, NUM_ROWS)
-    )
+# Bug seen: a Gibbs loop that vectorized_map cannot map. Batched products round otherwise than single ones.
+@pytest.mark.parametrize("place", [0, 1])
+def test_replicas_trained_together_equal_each_alone(place, pair, loop, rows):
+    state, together, metrics = pair
+    own_state = tf.nest.map_structure(lambda leaf: leaf[place : place + 1], state)
+    alone, own = loop(own_state, 0, tf.constant(rows), visits(SEEDS[place]))
     for name in FLOATS:
         one, two = np.asarray(getattr(together, name))[place], np.asarray(getattr(alone, name))[0]
-        assert np.linalg.norm(one - two) <= 1e-3 * np.linalg.norm(two), name
-    np.testing.assert_allclose(metrics["loss"][place], own["loss"][0], rtol=1e-3)
+        assert np.linalg.norm(one - two) <= 1e-4 * np.linalg.norm(two), name
+    np.testing.assert_allclose(metrics["loss"][place], own["loss"][0], rtol=1e-4)
     # A draw next to its threshold may fall on the other side of it.
     assert np.mean(chains_of(together)[place] != chains_of(alone)[0]) < 0.02
 
 
+def test_the_compiled_loop_equals_the_graph(loop, first, rows):
+    expected, means = loop(first, 0, tf.constant(rows), visits(0))
+    compiled = TrainLoop(over_replicas(start()[0], 1), "xla")
+    found, own = compiled(first, 0, tf.constant(rows), visits(0))
+    for name in FLOATS:
+        one, two = np.asarray(getattr(found, name)), np.asarray(getattr(expected, name))
+        assert np.linalg.norm(one - two) <= 1e-4 * np.linalg.norm(two), name
+    np.testing.assert_allclose(own["loss"], means["loss"], rtol=1e-4)
+    assert np.mean(chains_of(found) != chains_of(expected)) < 0.02
+
+
 def test_replicas_have_chains_of_their_own(pair):
-    before, (after, metrics) = pair
+    before, after, metrics = pair
     for chains in (chains_of(before), chains_of(after)):
         assert chains.shape == (2, NUM_ROWS, K, 4)
         assert 0.2 < np.mean(chains[0] != chains[1]) < 0.8
@@ -241,38 +264,37 @@ class StoppedError(Exception):
     pass
 
 
-def test_a_run_that_was_stopped_and_given_again_is_the_same_bit_for_bit(tmp_path, monkeypatch):
-    file = tiny.write_rows(tmp_path / "rows.npz", event_shape=(2, 3), num=30)
+def test_a_run_that_was_stopped_and_given_again_is_the_same_bit_for_bit(tmp_path, monkeypatch, loop):
+    file = tiny.write_rows(tmp_path / "rows.npz", event_shape=(2, 3), num=NUM_ROWS)
     config = small.config(
-        *SETTINGS, "data.name=file", f"data.file={str(file)!r}", "training.steps=6", "training.steps_per_call=2",
-        f"training.batch_size={BATCH}", "training.compiler=graph", "training.checkpoint_minutes=0.0",
+        *SETTINGS, "data.name=file", f"data.file={str(file)!r}", f"training.batch_size={BATCH}",
+        f"training.steps_per_call={STEPS}", "training.compiler=graph", "training.checkpoint_minutes=0.0",
     )  # fmt: skip
-    # What validation does to the weights of the model is no part of the state; it would take most of the time.
+    # What validation does to the weights of the model is no part of the state; like tracing, it would take the time.
     monkeypatch.setattr(training._Run, "validate", lambda run, must: None)
+    monkeypatch.setattr(training, "TrainLoop", lambda step, compiler: loop)
     training.train(config, tmp_path / "straight")
-    calls, check = [], training._Run.check
+    seen, check = [], training._Run.check
 
     def stopping(run, *arguments):
-        calls.append(run.step)
-        if run.step == 4 and len(calls) == 2:
+        seen.append(run.step)
+        if len(seen) == 2:
             raise StoppedError
         check(run, *arguments)
 
     monkeypatch.setattr(training._Run, "check", stopping)
     with pytest.raises(StoppedError):
         training.train(config, tmp_path / "stopped")
-    assert Checkpoints(tmp_path / "stopped/checkpoints").latest().step == 2
     training.train(config, tmp_path / "stopped")
-    assert calls == [2, 4, 4, 6]
+    assert seen == [STEPS, 2 * STEPS, 2 * STEPS, 3 * STEPS]  # the second call was lost, and made again
     straight, stopped = (Checkpoints(tmp_path / name / "checkpoints").latest() for name in ("straight", "stopped"))
-    assert straight.step == stopped.step == 6
+    assert straight.step == stopped.step == 3 * STEPS
     assert straight.arrays.keys() == stopped.arrays.keys()
     for name, value in straight.arrays.items():
         np.testing.assert_array_equal(stopped.arrays[name], value, err_msg=name)
     chains = straight.arrays["chains/posterior"]
-    assert chains.shape == (1, 30, K, 4)
-    first = registry.build(small.config(*SETTINGS)).initial_chains(30, random.numpy_fold_in(random.key(0), 5))
-    assert np.any(chains[0] != first["posterior"])
+    assert chains.shape == (1, NUM_ROWS, K, 4)
+    assert np.any(chains != chains_of(start()[1]))
 
 
 def test_a_state_with_chains_goes_to_the_host_and_back_unchanged():

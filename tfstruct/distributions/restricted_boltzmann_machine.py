@@ -136,6 +136,10 @@ class RestrictedBoltzmannMachine(tfd.Distribution):
         field_2 = 0.5 * self.bias_2 + 0.25 * tf.reduce_sum(self.coupling, axis=-2)
         return field_1, field_2, 0.25 * self.coupling
 
+    def stopped(self) -> "RestrictedBoltzmannMachine":
+        """Returns the machine of the same parameters without gradient, and without a given log Z."""
+        return RestrictedBoltzmannMachine(*map(tf.stop_gradient, (self.bias_1, self.bias_2, self.coupling)))
+
     # Energies and conditionals -------------------------------------------------------------------------------
 
     def split(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

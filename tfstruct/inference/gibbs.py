@@ -51,7 +51,8 @@ def sweeps(
     if num_sweeps < 1:
         raise ValueError(f"num_sweeps must be at least 1, found {num_sweeps}")
     seed = tf.convert_to_tensor(seed, tf.uint32)
-    z_1 = tf.convert_to_tensor(z_1, rbm.dtype)
+    # A loop over tensors that a persistent tape watches does not pass through vectorized_map.
+    rbm, z_1 = rbm.stopped(), tf.stop_gradient(tf.convert_to_tensor(z_1, rbm.dtype))
     z_2 = tf.zeros_like(rbm.input_2(z_1))
     # Every chain has its copy of the biases: with a broadcast beside the random numbers, XLA's code for them on a CPU
     # takes five times as long.

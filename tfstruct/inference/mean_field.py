@@ -38,16 +38,17 @@ def mean_field(
     """
     if num_iterations < 1:
         raise ValueError(f"num_iterations must be at least 1, found {num_iterations}")
-    mean_1 = tf.convert_to_tensor(initial_1, rbm.dtype)
+    # A loop over tensors that a persistent tape watches does not pass through vectorized_map.
+    held, mean_1 = rbm.stopped(), tf.stop_gradient(tf.convert_to_tensor(initial_1, rbm.dtype))
 
     def body(index: tf.Tensor, mean_1: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        mean_2 = tf.sigmoid(rbm.logits_2(mean_1))
-        return index + 1, tf.sigmoid(rbm.logits_1(mean_2)), mean_2
+        mean_2 = tf.sigmoid(held.logits_2(mean_1))
+        return index + 1, tf.sigmoid(held.logits_1(mean_2)), mean_2
 
     _, mean_1, mean_2 = tf.while_loop(
         lambda index, *_: index < num_iterations,
         body,
-        (tf.constant(0), mean_1, tf.zeros_like(rbm.logits_2(mean_1))),
+        (tf.constant(0), mean_1, tf.zeros_like(held.logits_2(mean_1))),
         maximum_iterations=num_iterations,
     )
     mean_1, mean_2 = tf.stop_gradient(mean_1), tf.stop_gradient(mean_2)
