@@ -69,7 +69,8 @@ def export(
     replica = int(np.argmax(run.weights.bounds)) if replica is None else replica
     model = run.use(replica)
     prepared = model.prepare_evaluation(run.config.evaluation)
-    served = _served(run, model, num_samples, chunk, weights_dtype)
+    # Both now: what the card says of the structure puts the weights into the model once more, as they were stored.
+    served, exact = (_served(run, model, num_samples, chunk, dtype) for dtype in (weights_dtype, "float32"))
     output.parent.mkdir(parents=True, exist_ok=True)
     # A sibling whose name is not a number: a server that watches the folder never sees half a version.
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
@@ -82,7 +83,7 @@ def export(
         card["warmup_records"] = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
         (aside / CARD_NAME).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         golden = _golden(LoadedModel(aside, verify=False), rows)
-        _compare_with_model(golden, model, run, num_samples, chunk)
+        _compare_with_model(golden, exact)
         np.savez(aside / GOLDEN_NAME, **golden)
         write_checksums(aside)
         verify(aside)
@@ -203,9 +204,8 @@ def _golden(model: LoadedModel, rows: np.ndarray) -> dict[str, np.ndarray]:
     return values
 
 
-def _compare_with_model(golden: dict, model: System, run: TrainedRun, num_samples: int, chunk: int) -> None:
+def _compare_with_model(golden: dict, exact: ServedSystem) -> None:
     """Raises ValueError unless the stored model scores as the float32 model does, to what float16 weights allow."""
-    exact = _served(run, model, num_samples, chunk, "float32")
     expected = exact.log_prob(tf.constant(golden["x"]), tf.constant(golden["seed"]))["log_prob"].numpy()
     found = golden["log_prob/log_prob"]
     if not np.allclose(found, expected, rtol=2e-3, atol=0.05):
