@@ -196,11 +196,12 @@ def test_streamed_rows_train_the_same_chains_as_resident_ones_bit_for_bit(loop, 
     for megabytes in (1, 0):
         pipeline = Pipeline(rows, seeds=[0], batch_size=BATCH, resident_megabytes=megabytes)
         assert pipeline.is_resident == bool(megabytes)
-        state = first
+        state, moved = first, []
         for call in pipeline.calls([(1, STEPS), (1 + STEPS, STEPS)]):
-            assert np.array_equal(call.indices, call.row_ids) == pipeline.is_resident
+            moved.append(not np.array_equal(call.indices, call.row_ids))
             state, metrics = loop(state, call.first_step, call.rows, call.indices, call.row_ids)
             assert metrics["skipped"] == 0.0
+        assert any(moved) != pipeline.is_resident
         ends.append(state)
     assert_same_states(*ends)
     assert np.any(chains_of(ends[0]) != chains_of(first))
