@@ -103,6 +103,8 @@ class MachinePosterior:
         # The energies are linear in side 1: for one sample its mean takes the place of the draw.
         side_1 = tf.sigmoid(logits_1) if num_samples == 1 else zeta_1
         bound = mean_field(held, tf.sigmoid(logits_1), num_iterations=_BOUND_ITERATIONS).log_partition_bound
+        # One normaliser for all samples, the tightest: what differs between them would enter their relative weights.
+        bound = tf.reduce_max(bound, axis=0, keepdims=True)
         log_posterior_path = -held.energy_of_sides(side_1, zeta_2) - bound
         return Draw(
             z=tf.concat([zeta_1, zeta_2], axis=-1),

@@ -11,6 +11,7 @@ from tfstruct.inference import annealing, gibbs
 from tfstruct.layers.boltzmann import BoltzmannPrior
 
 SAMPLERS = ("population", "persistent")
+_PARTING_SWEEPS = 50
 
 
 def advance(prior: BoltzmannPrior, seed: tf.Tensor, *, num_sweeps: int, sampler: str) -> tf.Tensor:
@@ -64,15 +65,20 @@ def estimate_partition(
     num_temperatures: int,
     num_chains: int,
     num_kept: int,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Log Z from below with its standard error, log Z from above, and `num_kept` states of side 1."""
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Log Z from below and from above, each followed by its standard error, and `num_kept` states of side 1.
+
+    From above it is as far as the states that are annealed back, the forward ones resampled, are equilibrated.
+    """
     machine = RestrictedBoltzmannMachine(bias_1, bias_2, coupling)
-    forward_key, resample_key, reverse_key = random.split(key, 3)
+    forward_key, resample_key, sweep_key, reverse_key = random.split(key, 4)
     options = {"num_temperatures": num_temperatures, "base": "uniform"}
     forward = annealing.log_partition(machine, num_chains=num_chains, seed=forward_key, **options)
-    chosen = annealing.systematic_resampling(forward.log_weights, resample_key, max(num_kept, num_chains))
-    states = tf.gather(forward.z_1, chosen)
-    reverse = annealing.log_partition(
-        machine, method="reverse", initial=states[:num_chains], seed=reverse_key, **options
-    )
-    return forward.log_partition, forward.std_err, reverse.log_partition, states[:num_kept]
+    resampled = [
+        tf.gather(forward.z_1, annealing.systematic_resampling(forward.log_weights, key, count))
+        for key, count in zip(random.split(resample_key), (num_chains, num_kept), strict=True)
+    ]
+    # Copies of one state part again before they are annealed back.
+    states, _ = gibbs.sweeps(machine, resampled[0], num_sweeps=_PARTING_SWEEPS, seed=sweep_key)
+    reverse = annealing.log_partition(machine, method="reverse", initial=states, seed=reverse_key, **options)
+    return forward.log_partition, forward.std_err, reverse.log_partition, reverse.std_err, resampled[1]

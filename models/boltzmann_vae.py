@@ -190,8 +190,9 @@ class BoltzmannVAE(System):
             draw = self.posterior.relaxed(features, keys, chains)
             log_prior = self._relaxed_log_prior(draw, shared_seed)
         else:
-            temperatures = num_temperatures or self.config.evaluation.posterior_temperatures
-            draw = self.posterior.binary(features, keys, temperatures)
+            if num_temperatures is None:
+                num_temperatures = self.config.evaluation.posterior_temperatures
+            draw = self.posterior.binary(features, keys, num_temperatures)
             if self.is_conditional:
                 # The prior is q itself: what remains are the weights under which the draws follow it.
                 weights = self.posterior.log_draw_weights(draw, features)
@@ -249,7 +250,7 @@ class BoltzmannVAE(System):
         num_temperatures, num_chains = settings["prior_temperatures"], settings["prior_chains"]
         machine = self.prior.machine()
         key = random.fold_in(random.key(seed), random.EVALUATION)
-        log_partition, std_err, upper, chains = self._estimate_partition(
+        log_partition, std_err, upper, upper_std_err, chains = self._estimate_partition(
             machine.bias_1,
             machine.bias_2,
             machine.coupling,
@@ -264,6 +265,7 @@ class BoltzmannVAE(System):
             "prior_log_partition": float(log_partition),
             "prior_log_partition_std_err": float(std_err),
             "prior_log_partition_upper": float(upper),
+            "prior_log_partition_upper_std_err": float(upper_std_err),
             "prior_temperatures": num_temperatures,
             "prior_chains": num_chains,
         }
@@ -344,11 +346,16 @@ def _check(config: Any) -> None:
     for name, choices in (("posterior", POSTERIORS), ("prior_sampler", boltzmann_prior.SAMPLERS)):
         if options[name] not in choices:
             raise ValueError(f"model.{name} must be one of {', '.join(choices)}, found {options[name]!r}")
-    for name in ("num_units_1", "num_units_2", "prior_chains", "prior_sweeps", "posterior_sweeps", "relaxed_sweeps"):
+    sweeps = ("prior_sweeps", "posterior_sweeps", "relaxed_sweeps", "sample_sweeps")
+    for name in ("num_units_1", "num_units_2", "prior_chains", *sweeps):
         if options[name] < 1:
             raise ValueError(f"model.{name} must be at least 1, found {options[name]}")
+    if not min(options.sharpness.values()) > 0.0:
+        raise ValueError(f"every model.sharpness must be positive, found {dict(options.sharpness)}")
     if options.likelihood != "bernoulli":
         raise ValueError(f"Boltzmann VAEs have model.likelihood=bernoulli, found {options.likelihood!r}")
+    if options.posterior == "rbm" and options.groups != 1:
+        raise ValueError(f"model.groups is for model.posterior=directed, found {options.groups} with rbm")
     if options.posterior == "rbm" and config.objective.gradient == "plain":
         raise ValueError("model.posterior=rbm needs objective.gradient=path: the gradient of its log Z is not computed")
     if options.conditional != (config.objective.name == "conditional"):

@@ -1,5 +1,6 @@
 """Checks of model settings that depend on one another."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tfstruct.data import support
@@ -29,6 +30,13 @@ def check_gradient(config: Any) -> None:
             "objective.name=iwae with objective.gradient=path is biased under batch normalisation; "
             "set model.batch_norm=False, or objective.gradient=plain"
         )
+
+
+def check_annealing(settings: Mapping[str, Any], name: str) -> None:
+    """Raises ValueError for annealing settings of a config node that cannot be; nodes without them pass."""
+    for key, least in (("prior_temperatures", 1), ("prior_chains", 2), ("posterior_temperatures", 1)):
+        if not settings.get(key, least) >= least:
+            raise ValueError(f"{name}.{key} must be at least {least}, found {settings[key]}")
 
 
 def check_single_phase(config: Any) -> None:

@@ -4,7 +4,9 @@ import ml_collections
 import pytest
 
 from tfstruct import config as config_lib
+from tfstruct.evaluation import report
 from tfstruct.models import presets
+from tfstruct.training import settings
 
 
 @pytest.fixture
@@ -166,3 +168,27 @@ def test_a_preset_takes_overrides_and_carries_its_name():
     config = presets.get("graph_vae/tiny", ["model.num_nodes=2"])
     assert config.model.num_nodes == 2
     assert config.preset == "graph_vae/tiny"
+
+
+@pytest.mark.parametrize("node", ["training.validation_annealing", "evaluation"])
+@pytest.mark.parametrize(
+    ("key", "least"), [("prior_temperatures", 1), ("prior_chains", 2), ("posterior_temperatures", 1)]
+)
+def test_annealing_that_cannot_be_is_refused_before_training(node, key, least):
+    for value in (least - 1, least):
+        config = presets.get("boltzmann_vae/tiny", [f"{node}.{key}={value}"])
+        if value == least:
+            settings.check(config)
+            continue
+        with pytest.raises(ValueError, match=f"{node}.{key} must be at least {least}, found {value}"):
+            settings.check(config)
+
+
+def test_settings_of_an_evaluation_are_its_own_and_checked():
+    config = presets.get("boltzmann_vae/tiny")
+    changed = report.evaluation_settings(config, ["evaluation.posterior_temperatures=7"])
+    assert changed.posterior_temperatures == 7 != config.evaluation.posterior_temperatures
+    with pytest.raises(ValueError, match="evaluation.posterior_temperatures must be at least 1, found 0"):
+        report.evaluation_settings(config, ["evaluation.posterior_temperatures=0"])
+    with pytest.raises(ValueError, match="only evaluation.key=value can be set .* 'model.groups=2'"):
+        report.evaluation_settings(config, ["model.groups=2"])

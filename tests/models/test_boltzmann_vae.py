@@ -286,6 +286,9 @@ def test_a_decay_that_no_weight_feels_is_refused():
         ((), {"prior_sweeps": 0}, "model.prior_sweeps must be at least 1"),
         ((), {"posterior_sweeps": 0}, "model.posterior_sweeps must be at least 1"),
         ((), {"relaxed_sweeps": 0}, "model.relaxed_sweeps must be at least 1"),
+        ((), {"sample_sweeps": 0}, "model.sample_sweeps must be at least 1"),
+        ((), {"groups": 2}, "model.groups is for model.posterior=directed, found 2 with rbm"),
+        (("model.sharpness.concrete=0.0",), {}, "model.sharpness must be positive"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_by_name(overrides, options, message):

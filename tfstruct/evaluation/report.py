@@ -17,6 +17,7 @@ from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
 from tfstruct.math import bits_per_dim
 from tfstruct.models import registry
+from tfstruct.models.settings import check_annealing
 from tfstruct.models.system import System
 from tfstruct.training.checkpoint import replacing, write_json
 from tfstruct.training.data import load_data
@@ -151,6 +152,7 @@ def evaluate(
         )
         estimate = scorer(parameters, statistics, rows, seed=seed)
         log_probs.append(estimate.log_prob)
+        prepared = {name: _finite(value) for name, value in prepared.items()}
         replicas.append(_replica_report(run, replica, scorer.summarise(estimate)) | prepared)
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -195,6 +197,7 @@ def evaluation_settings(config: ml_collections.ConfigDict, overrides: Sequence[s
             raise ValueError(f"only evaluation.key=value can be set for an evaluation, found {override!r}")
     changed = config_lib.copy(config)
     config_lib.apply_overrides(changed, overrides)
+    check_annealing(changed.evaluation, "evaluation")
     return changed.evaluation
 
 

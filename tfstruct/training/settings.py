@@ -5,7 +5,7 @@ from typing import Any
 import ml_collections
 
 from tfstruct.inference import objectives
-from tfstruct.models.settings import check_gradient
+from tfstruct.models.settings import check_annealing, check_gradient
 from tfstruct.training.loop import COMPILERS
 from tfstruct.training.phases import Phases
 
@@ -60,6 +60,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, choices in _CHOICES.items():
         if _value(config, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, found {_value(config, name)!r}")
+    for name in ("training.validation_annealing", "evaluation", "export"):
+        node, _, last = name.rpartition(".")
+        check_annealing((config[node] if node else config).get(last, {}), name)
     check_gradient(config)
     Phases.from_config(config)
 
