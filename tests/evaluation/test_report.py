@@ -20,8 +20,8 @@ REPLICA_KEYS = {
     "edge_probabilities", "open_edges", "possible_edges", "largest_gate_uncertainty",
 }  # fmt: skip
 KEYS = {
-    "schema_version", "system", "preset", "data", "num_samples", "latents", "replicas", "mean", "std", "flags",
-    "trained_steps", "num_parameters", "seconds", "environment", "command",
+    "schema_version", "system", "preset", "data", "num_samples", "settings", "target", "latents", "replicas", "mean",
+    "std", "flags", "trained_steps", "num_parameters", "seconds", "environment", "command",
 }  # fmt: skip
 STATISTICS = ("log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "effective_sample_size")
 

@@ -158,7 +158,7 @@ class ByHand:
         self.fixed = self.initial._replace(parameters=parameters)
         self.final = self.phase(self.fixed, BOUNDARY, STEPS - BOUNDARY)
 
-    def step(self, state, number, rows):
+    def step(self, state, number, rows, row_ids):
         """One step; its count in its phase and the scheduled values come with the state."""
         key = random.fold_in(random.fold_in(random.key(self.seed), random.TRAINING_STEP), number)
         x, row_seeds, shared_seed = prepare_batch(rows, key, self.model.train_transform)
