@@ -18,7 +18,7 @@ class BoltzmannPrior(keras.layers.Layer):
 
     Its biases and couplings start at zero. Not trained by gradients but kept with the weights: chains of its Gibbs
     sampler; log Z as it was last estimated, for evaluation; and what follows log Z from step to step while training,
-    an eighth as many chains of their own among it.
+    an eighth as many chains of their own, or one more, among it.
 
     Args:
         num_units: V and H.
@@ -33,7 +33,10 @@ class BoltzmannPrior(keras.layers.Layer):
         if min(num_units) < 1 or num_chains < 1:
             raise ValueError(f"sides and chains must be at least 1, found sides {num_units} and {num_chains} chains")
         self.num_units, self.num_chains = tuple(num_units), num_chains
+        # An even number of chains in all: the two words of a random draw then meet between two chains, without which
+        # XLA's code for a CPU takes four times as long.
         self.num_followers = max(1, num_chains // 8)
+        self.num_followers += (num_chains + self.num_followers) % 2
 
     def build(self, input_shape: object = None) -> None:
         num_1, num_2 = self.num_units
