@@ -102,14 +102,19 @@ def test_resampled_chains_follow_a_jump_that_persistent_ones_do_not(rng):
 
 
 def test_a_step_without_a_move_of_the_weights_leaves_log_z_as_it_was(rng):
-    prior, machine = make(30), random_machine(rng)
+    prior, machine = make(32), random_machine(rng)
     small.set_prior(prior, *machine.parameters)
     before, followers = prior.chains.numpy(), prior.followers.numpy()
-    assert followers.shape == (3, 4)  # an eighth
+    assert followers.shape == (4, 4)  # an eighth
     found = advance(prior, 2, num_sweeps=2, sampler="persistent")
     assert found.numpy() == prior.followed_log_partition.numpy() == np.float32(machine.log_partition)
     assert np.any(prior.chains.numpy() != before)
     assert np.any(prior.followers.numpy() != followers)
+
+
+@pytest.mark.parametrize(("num_chains", "followers"), [(1, 1), (30, 4), (32, 4), (1_000, 126)])
+def test_chains_and_followers_are_even_in_all(num_chains, followers):
+    assert make(num_chains).num_followers == followers
 
 
 # Log Z for evaluation ----------------------------------------------------------------------------------------
