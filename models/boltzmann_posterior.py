@@ -27,6 +27,8 @@ class Draw(NamedTuple):
         log_posterior_path: see ImportanceTerms, [K, B].
         relaxation: of z, for the power function; None where the prior does not ask for it.
         chains: see ImportanceTerms.
+        log_weights: logarithms of weights, up to a constant for each observation, under which binary draws follow q,
+            [K, B]; None of relaxed ones.
     """
 
     z: tf.Tensor
@@ -35,6 +37,7 @@ class Draw(NamedTuple):
     log_posterior_path: tf.Tensor
     relaxation: RelaxedBernoulli | None = None
     chains: Mapping[str, tf.Tensor] | None = None
+    log_weights: tf.Tensor | None = None
 
 
 def make_relaxation(name: str, sharpness: Mapping[str, float]) -> Callable[[tf.Tensor], RelaxedBernoulli]:
@@ -80,11 +83,9 @@ class MachinePosterior:
         self.sweeps, self.relaxed_sweeps = options.posterior_sweeps, options.relaxed_sweeps
         self.relaxation = make_relaxation(options.relaxation, options.sharpness)
 
-    def relaxed(
-        self, features: tf.Tensor, keys: tf.Tensor, chains: Mapping[str, tf.Tensor] | None, training: bool = True
-    ) -> Draw:
+    def relaxed(self, features: tf.Tensor, keys: tf.Tensor, chains: Mapping[str, tf.Tensor] | None) -> Draw:
         """Relaxed draws for keys [K, B, 2]; without chains they start from the machine's biases."""
-        rbm = self.head.machine(features, training=training)
+        rbm = self.head.machine(features, training=True)
         num_samples = keys.shape[0]
         held = rbm.stopped()
         start_key, sweep_key, relaxed_key = random.split(keys, 3)
@@ -120,11 +121,8 @@ class MachinePosterior:
         samples = annealing.annealed_samples(rbm, num_temperatures=num_temperatures, seed=keys)
         log_posterior = -rbm.energy_of_sides(samples.z_1, samples.z_2) - samples.log_weights
         z = tf.concat([samples.z_1, samples.z_2], axis=-1)
-        return Draw(z, (samples.z_1, samples.z_2), log_posterior, log_posterior)
-
-    def log_draw_weights(self, draw: Draw, features: tf.Tensor) -> tf.Tensor:
-        """Logarithms of weights [K, B] under which binary draws follow q."""
-        return -self.head.machine(features).energy_of_sides(*draw.sides) - draw.log_posterior
+        sides = (samples.z_1, samples.z_2)
+        return Draw(z, sides, log_posterior, log_posterior, log_weights=samples.log_weights)
 
     def marginals(self, features: tf.Tensor) -> tf.Tensor:
         """Mean-field probabilities of ones, [B, M]."""
@@ -156,14 +154,11 @@ class DirectedPosterior:
         if self.in_closed_form and head.num_groups > 1 and head.num_groups % 2:
             raise ValueError(f"model.groups must be 1 or even, found {head.num_groups}")
 
-    def relaxed(
-        self, features: tf.Tensor, keys: tf.Tensor, chains: Mapping[str, tf.Tensor] | None, training: bool = True
-    ) -> Draw:
+    def relaxed(self, features: tf.Tensor, keys: tf.Tensor, chains: Mapping[str, tf.Tensor] | None) -> Draw:
         """Relaxed draws for keys [K, B, 2]."""
-        unit = gibbs.uniform_like(keys, tf.zeros([*_shape(keys), self.head.num_units]))
-        groups = tf.split(unit, self.head.num_groups, axis=-1)
-        logits, zeta = self.head(
-            features, draw=lambda logits, group: self.relaxation(logits).sample_from_uniform(groups[group])
+        del chains  # there are none
+        logits, zeta = self._drawn(
+            features, keys, lambda logits, unit: self.relaxation(logits).sample_from_uniform(unit)
         )
         if self.in_closed_form:
             probs = tf.sigmoid(logits)
@@ -183,17 +178,17 @@ class DirectedPosterior:
 
     def binary(self, features: tf.Tensor, keys: tf.Tensor, num_temperatures: int) -> Draw:
         """Binary draws for keys [K, B, 2]; they are exact and take no temperatures."""
+        del num_temperatures
+        logits, z = self._drawn(features, keys, lambda logits, unit: tf.cast(unit < tf.sigmoid(logits), logits.dtype))
+        log_posterior = bernoulli_log_prob(logits, z)
+        sides = (z[..., : self.num_1], z[..., self.num_1 :])
+        return Draw(z, sides, log_posterior, log_posterior, log_weights=tf.zeros_like(log_posterior))
+
+    def _drawn(self, features: tf.Tensor, keys: tf.Tensor, rule: gibbs.Relax) -> tuple[tf.Tensor, tf.Tensor]:
+        """Logits and draws [K, B, M] by a rule that takes logits and uniform noise to states."""
         unit = gibbs.uniform_like(keys, tf.zeros([*_shape(keys), self.head.num_units]))
         groups = tf.split(unit, self.head.num_groups, axis=-1)
-        logits, z = self.head(
-            features, draw=lambda logits, group: tf.cast(groups[group] < tf.sigmoid(logits), logits.dtype)
-        )
-        log_posterior = bernoulli_log_prob(logits, z)
-        return Draw(z, (z[..., : self.num_1], z[..., self.num_1 :]), log_posterior, log_posterior)
-
-    def log_draw_weights(self, draw: Draw, features: tf.Tensor) -> tf.Tensor:
-        """Zero: the draws follow q."""
-        return tf.zeros_like(draw.log_posterior)
+        return self.head(features, draw=lambda logits, group: rule(logits, groups[group]))
 
     def marginals(self, features: tf.Tensor) -> tf.Tensor:
         """Probabilities of ones, [B, M], each group's at the means of the groups before."""

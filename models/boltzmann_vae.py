@@ -195,8 +195,7 @@ class BoltzmannVAE(System):
             draw = self.posterior.binary(features, keys, num_temperatures)
             if self.is_conditional:
                 # The prior is q itself: what remains are the weights under which the draws follow it.
-                weights = self.posterior.log_draw_weights(draw, features)
-                draw, log_prior = draw._replace(log_posterior=-weights), tf.zeros_like(weights)
+                draw, log_prior = draw._replace(log_posterior=-draw.log_weights), tf.zeros_like(draw.log_weights)
             else:
                 log_prior = self.prior.machine().log_prob(draw.z)
         logits = self._logits(draw.z, training)

@@ -141,6 +141,11 @@ class System(keras.Model, abc.ABC):
         return {}
 
     @property
+    def target(self) -> str:
+        """What the likelihood estimates are of, for reports and cards."""
+        return "log p(x_2 | x_1)" if self.is_conditional else "log p(x)"
+
+    @property
     def uses_path_gradient(self) -> bool:
         """Whether the posterior is trained by path derivatives."""
         return self.config.objective.gradient == "path"

@@ -168,7 +168,7 @@ def evaluate(
         },
         "num_samples": num_samples,
         "settings": {name: value for name, value in options.items() if name in _PREPARATION},
-        "target": "log p(x_2 | x_1)" if run.model.is_conditional else "log p(x)",
+        "target": run.model.target,
         "latents": run.model.evaluated_as,
         "replicas": replicas,
         "mean": _over_replicas(replicas, np.mean),

@@ -140,7 +140,7 @@ def _card(
         },
         "event_shape": list(data.event_shape),
         "part_shapes": [list(shape) for shape in run.model.part_shapes],
-        "target": "log p(x_2 | x_1)" if run.model.is_conditional else "log p(x)",
+        "target": run.model.target,
         "support": data.support,
         "bits_per_dim_offset": data.bits_per_dim_offset,
         "likelihood": config.model.likelihood,
