@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import ml_collections
 
+from tfstruct.models.preset_parts import shorten
 from tfstruct.schedules import course
 
 
@@ -103,25 +104,10 @@ def _tiny(config: ml_collections.ConfigDict) -> None:
         decoder_units=(32,),
         batch_norm_momentum=0.9,
     )
-    config.training.update(
-        steps=200,
-        batch_size=32,
-        steps_per_call=50,
-        validate_every=100,
-        validation_images=200,
-        validation_samples=5,
-        validation_annealing=dict(prior_temperatures=50, prior_chains=50, posterior_temperatures=3),
-    )
-    config.evaluation.update(
-        num_samples=20,
-        images=200,
-        batch_size=50,
-        chunk=10,
-        prior_temperatures=200,
-        prior_chains=100,
-        posterior_temperatures=10,
-    )
-    config.export.update(num_samples=10, chunk=5, posterior_temperatures=5)
+    shorten(config)
+    config.training.validation_annealing.update(prior_temperatures=50, prior_chains=50, posterior_temperatures=3)
+    config.evaluation.update(prior_temperatures=200, prior_chains=100, posterior_temperatures=10)
+    config.export.posterior_temperatures = 5
 
 
 def _omniglot(config: ml_collections.ConfigDict) -> None:

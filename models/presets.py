@@ -8,6 +8,7 @@ import ml_collections
 
 from tfstruct.config import apply_overrides
 from tfstruct.models import boltzmann_presets
+from tfstruct.models.preset_parts import shorten
 from tfstruct.schedules import course
 
 
@@ -171,16 +172,7 @@ def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         batch_norm_momentum=0.9,
     )
     config.optimizer.learning_rate = 3e-3
-    config.training.update(
-        steps=200,
-        batch_size=32,
-        steps_per_call=50,
-        validate_every=100,
-        validation_images=200,
-        validation_samples=5,
-    )
-    config.evaluation.update(num_samples=20, images=200, batch_size=50, chunk=10)
-    config.export.update(num_samples=10, chunk=5)
+    shorten(config)
     return config
 
 

@@ -9,34 +9,6 @@ from tests.trainers import tiny
 from tfstruct.models import presets
 from tfstruct.training import run as training
 
-# One process for all calls, because importing TensorFlow takes seconds; nothing is compiled, for the same reason.
-DRIVER = """
-import contextlib, io, json, sys
-from absl import flags
-from absl.testing import flagsaver
-import tensorflow as tf
-from tfstruct.trainers import analyse
-
-tf.config.run_functions_eagerly(True)
-results = []
-for arguments in json.load(open(sys.argv[1])):
-    sys.argv = ["tfstruct-analyse", *arguments]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            with contextlib.ExitStack() as stack:
-                if flags.FLAGS.is_parsed():
-                    stack.enter_context(flagsaver.flagsaver())
-                flags.FLAGS.unparse_flags()
-                for flag in flags.FLAGS.get_flags_for_module(analyse):
-                    flag.unparse()
-                analyse.run()
-        except SystemExit as exit:
-            code = exit.code or 0
-    results.append([code, out.getvalue(), err.getvalue()])
-print("RESULTS" + json.dumps(results))
-"""
-
 SETTINGS = {
     "gradients": ["--steps=20", "--runs=2", "--draws=100"],
     "temperatures": ["--temperatures=1,2", "--reference_temperatures=3", "--chains=5", "--repeats=2", "--images=3"],
@@ -69,22 +41,19 @@ def results(tmp_path_factory):
     )  # fmt: skip
     training.train(config, folder / "run")
     output = f"--output={folder / 'out'}"
-    calls = []
+    calls = {}
     for name, settings in SETTINGS.items():
         run = [] if name == "gradients" else [f"--workdir={folder / 'run'}"]
-        calls.append([f"--analysis={name}", output, "--seed=3", *run, *settings])
-    calls += [
-        [output, *(argument.replace("RUN", str(folder / "run")) for argument in arguments)] for arguments, _ in MISTAKES
-    ]
-    (folder / "calls.json").write_text(json.dumps(calls))
-    done = tiny.run_python(DRIVER, folder / "calls.json")
-    return folder, json.loads(done.stdout.partition("RESULTS")[2])
+        calls[name] = [f"--analysis={name}", output, "--seed=3", *run, *settings]
+    for arguments, message in MISTAKES:
+        calls[message] = [output, *(argument.replace("RUN", str(folder / "run")) for argument in arguments)]
+    return folder, tiny.call_program("analyse", calls, eagerly=True)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_numbers_and_figure_are_written(results, name):
     folder, found = results
-    status, printed, errors = found[list(SETTINGS).index(name)]
+    status, printed, errors = found[name]
     assert status == 0, errors
     assert printed.splitlines() == [str(folder / f"out/{name}.{suffix}") for suffix in ("json", "png")]
     written = json.loads((folder / f"out/{name}.json").read_text())
@@ -111,10 +80,10 @@ def test_results_hold_what_was_asked_for(results):
     assert sweeps["settings"]["num_pairs"] == 9
 
 
-@pytest.mark.parametrize("index", range(len(MISTAKES)))
-def test_a_mistake_is_one_line(results, index):
-    status, _, errors = results[1][len(SETTINGS) + index]
+@pytest.mark.parametrize("message", [message for _, message in MISTAKES])
+def test_a_mistake_is_one_line(results, message):
+    status, _, errors = results[1][message]
     assert status == 1
     assert errors.startswith("tfstruct-analyse: ")
-    assert MISTAKES[index][1] in errors
+    assert message in errors
     assert len(errors.strip().splitlines()) == 1

@@ -1,6 +1,5 @@
 """A mistake of the user ends with status 1 and one clear line on standard error, and leaves no folder."""
 
-import json
 import os
 
 import numpy as np
@@ -8,35 +7,6 @@ import pytest
 
 from tests.trainers import tiny
 from tfstruct.training.checkpoint import WorkdirLock
-
-# Importing TensorFlow takes longer than all cases together, so one process tries them all. Each is a whole call
-# of the program: flags, messages and exit status.
-DRIVER = """
-import contextlib, io, json, sys
-from absl import flags
-from absl.testing import flagsaver
-from tfstruct.trainers import train
-
-results = {}
-for name, arguments in json.load(open(sys.argv[1])).items():
-    sys.argv = ["tfstruct-train", *arguments]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            with contextlib.ExitStack() as stack:
-                if flags.FLAGS.is_parsed():
-                    stack.enter_context(flagsaver.flagsaver())
-                flags.FLAGS.unparse_flags()
-                for flag in ("preset", "workdir", "data_file", "set", "seed", "replicas"):
-                    flags.FLAGS[flag].unparse()
-                train.run()
-        except SystemExit as exit:
-            code = exit.code
-        except BaseException as error:
-            code = f"{type(error).__name__}: {error}"
-    results[name] = [code, out.getvalue(), err.getvalue()]
-print("RESULTS" + json.dumps(results))
-"""
 
 TINY = "--preset=graph_vae/tiny"
 ADJACENCY = "--set=model.adjacency="
@@ -130,12 +100,11 @@ def results(tmp_path_factory):
     (folder / "taken").write_text("a file")
     arguments["below a file"] = [TINY, f"--workdir={folder / 'taken/run'}", f"--data_file={data / 'binary.npy'}"]
     arguments["no workdir"] = [TINY]
-    (folder / "cases.json").write_text(json.dumps(arguments))
     with WorkdirLock(busy):
-        done = tiny.run_python(DRIVER, folder / "cases.json")
+        results = tiny.call_program("train", arguments)
         files = sorted(path.name for path in busy.iterdir())
     assert files == ["train.lock"]
-    return json.loads(done.stdout.partition("RESULTS")[2]), runs
+    return results, runs
 
 
 def assert_one_clear_line(result, parts):

@@ -1,5 +1,6 @@
 """Small systems, data files and programs that the tests of training, evaluation and export share."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -94,3 +95,45 @@ def run_python(script, *arguments, timeout=240, **options):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+# Importing TensorFlow takes longer than most calls, so one process makes them all. Each is a whole call of the program:
+# flags, messages and exit status.
+_DRIVER = """
+import contextlib, importlib, io, json, sys
+from absl import flags
+from absl.testing import flagsaver
+import tensorflow as tf
+
+name, calls, eagerly = sys.argv[1:]
+program = importlib.import_module(f"tfstruct.trainers.{name}")
+tf.config.run_functions_eagerly(eagerly == "eagerly")
+results = {}
+for label, arguments in json.loads(calls).items():
+    sys.argv = [f"tfstruct-{name}", *arguments]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            with contextlib.ExitStack() as stack:
+                if flags.FLAGS.is_parsed():
+                    stack.enter_context(flagsaver.flagsaver())
+                flags.FLAGS.unparse_flags()
+                for flag in flags.FLAGS.get_flags_for_module(program):
+                    flag.unparse()
+                program.run()
+        except SystemExit as exit:
+            code = exit.code or 0
+        except BaseException as error:
+            code = f"{type(error).__name__}: {error}"
+    results[label] = [code, out.getvalue(), err.getvalue()]
+print("RESULTS" + json.dumps(results))
+"""
+
+
+def call_program(name, calls, *, eagerly=False):
+    """Calls a program with each of several lists of arguments, by label; returns status, output and errors of each.
+
+    Run eagerly nothing is compiled, which would take most of the time of small work.
+    """
+    done = run_python(_DRIVER, name, json.dumps(calls), "eagerly" if eagerly else "")
+    return json.loads(done.stdout.partition("RESULTS")[2])
