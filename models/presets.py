@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import ml_collections
 
 from tfstruct.config import apply_overrides
-from tfstruct.models import boltzmann_presets
+from tfstruct.models import boltzmann_presets, sum_product_presets
 from tfstruct.models.preset_parts import shorten
 from tfstruct.schedules import course
 
@@ -327,5 +327,5 @@ def _make(system: str, data: str) -> Callable[[], ml_collections.ConfigDict]:
 for _system, (_, _title) in _SYSTEMS.items():
     for _name, (_, _about) in _DATA_PRESETS.items():
         register(f"{_system}/{_name}", f"{_title}: {_about}.", _make(_system, _name))
-for _boltzmann in boltzmann_presets.all_presets():
-    register(*_boltzmann)
+for _preset in (*boltzmann_presets.all_presets(), *sum_product_presets.all_presets()):
+    register(*_preset)

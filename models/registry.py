@@ -4,10 +4,14 @@ from collections.abc import Callable
 
 import ml_collections
 
-from tfstruct.models import boltzmann_vae, graph_vae
+from tfstruct.models import boltzmann_vae, graph_vae, sum_product_vae
 from tfstruct.models.system import System
 
-SYSTEMS: dict[str, Callable[..., System]] = {"graph_vae": graph_vae.build, "boltzmann_vae": boltzmann_vae.build}
+SYSTEMS: dict[str, Callable[..., System]] = {
+    "graph_vae": graph_vae.build,
+    "boltzmann_vae": boltzmann_vae.build,
+    "sum_product_vae": sum_product_vae.build,
+}
 
 
 def build(config: ml_collections.ConfigDict, *, seed: int = 0) -> System:

@@ -10,6 +10,9 @@ from tfstruct.data import support
 LIKELIHOOD_SUPPORTS = {
     "bernoulli": (support.BINARY,),
     "gaussian": (support.UNIT_INTERVAL, support.REAL),
+    "binomial": (support.INTEGERS,),
+    "categorical": (support.INTEGERS,),
+    "logistic_mixture": (support.INTEGERS,),
 }
 
 

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.data import variants
-from tfstruct.data.support import BINARY, REAL, UNIT_INTERVAL, require_support
+from tfstruct.data.support import BINARY, INTEGERS, REAL, UNIT_INTERVAL, require_support
+from tfstruct.distributions.sum_product_circuit import SumProductCircuit
 from tfstruct.inference import objectives
 from tfstruct.inference.objectives import ImportanceTerms, Objective
 from tfstruct.models import settings
@@ -57,7 +58,7 @@ class System(keras.Model, abc.ABC):
         shared_seed: tf.Tensor | None = None,
         **scheduled: tf.Tensor,
     ) -> ImportanceTerms:
-        """Draws K samples of q(z | x) and returns their terms, each [K, B].
+        """Draws K samples of q(z | x) and returns their terms, each [K, B], or [K, B, L] of the leaves of a circuit.
 
         Args:
             x: observations [B, *event_shape].
@@ -141,6 +142,21 @@ class System(keras.Model, abc.ABC):
         return {}
 
     @property
+    def support(self) -> str:
+        """Where observations lie, one of tfstruct.data.support."""
+        return BINARY if self.is_binary else REAL
+
+    @property
+    def observation_scale(self) -> float:
+        """What observations are divided by to lie in [0, 1]."""
+        return 1.0
+
+    @property
+    def circuit(self) -> SumProductCircuit | None:
+        """What the leaves of the terms go through, with its current weights; None for terms without leaves."""
+        return None
+
+    @property
     def target(self) -> str:
         """What the likelihood estimates are of, for reports and cards."""
         return "log p(x_2 | x_1)" if self.is_conditional else "log p(x)"
@@ -217,7 +233,7 @@ class System(keras.Model, abc.ABC):
             return
         rows = np.asarray(rows)
         if self.train_transform == "cast":
-            require_support(rows, BINARY if self.is_binary else REAL, what)
+            require_support(rows, self.support if self.support in (BINARY, INTEGERS) else REAL, what)
         elif rows.dtype.kind == "f":
             require_support(rows, UNIT_INTERVAL, what)
 

@@ -232,7 +232,7 @@ def _read_omniglot(data_dir: str | os.PathLike | None) -> dict[str, np.ndarray]:
 
 
 _FROM_FLOATS = ("dynamic", "static", "thresholded", "grey", "continuous", "discrete")
-_FROM_BYTES = ("dynamic", "static", "thresholded", "grey", "dequantized", "continuous", "discrete")
+_FROM_BYTES = ("dynamic", "static", "thresholded", "grey", "dequantized", "continuous", "discrete", "levels")
 
 _SOURCES = {
     "mnist": _Source(
@@ -283,5 +283,6 @@ _VARIANT_PHRASES = {
     "dequantized": "(x + u) / 256, u drawn at every training visit and fixed for validation and test",
     "continuous": "grey, stretched per image, on the 1/255 grid plus one draw of N(0, 1/255^2) noise",
     "discrete": "grey, stretched per image and rounded to 0..255",
+    "levels": "the integers 0..255 as they are",
     "none": "values as they are",
 }

@@ -84,7 +84,7 @@ def render(data: UserData, variant: str) -> variants.Rendering:
         return variants.Rendering(data.splits, data.support, offset)
     possible = {
         support.BINARY: (),
-        support.UNIT_INTERVAL: tuple(name for name in variants.VARIANTS if name != "dequantized"),
+        support.UNIT_INTERVAL: tuple(name for name in variants.VARIANTS if name not in ("dequantized", "levels")),
         support.INTEGERS: variants.VARIANTS,
         support.REAL: (),
     }[data.support]

@@ -29,9 +29,10 @@ from scipy import special
 from tfstruct import random
 from tfstruct.data.support import BINARY, INTEGERS, UNIT_INTERVAL
 
+_COLOURED = ("dequantized", "levels")
 SPLITS = ("train", "validation", "test")
 TRANSFORMS = ("cast", "binarize", "dequantize")
-VARIANTS = ("dynamic", "static", "thresholded", "grey", "dequantized", "continuous", "discrete", "none")
+VARIANTS = ("dynamic", "static", "thresholded", "grey", "dequantized", "continuous", "discrete", "levels", "none")
 
 FIXED_SEED = 20110411
 _BINARIZATION, _DEQUANTIZATION, _NOISE = range(3)
@@ -118,14 +119,14 @@ def render(variant: str, splits: Mapping[str, np.ndarray]) -> Rendering:
     Args:
         variant: any name in `VARIANTS` but `none`, of which `tfstruct.data.files` knows the meaning.
         splits: intensities [n, *event] of each name in `SPLITS`: uint8 in 0..255, or floats in [0, 1].
-            RGB images become grey, except for `dequantized`.
+            RGB images become grey, except for `dequantized` and `levels`.
 
     Raises:
-        ValueError: for an unknown variant, and for `dequantized` rows that are not uint8.
+        ValueError: for an unknown variant, and for `dequantized` or `levels` rows that are not uint8.
     """
     if variant not in _RENDERERS:
         raise ValueError(f"unknown variant {variant!r}; there are {', '.join(_RENDERERS)}")
-    if variant != "dequantized":
+    if variant not in _COLOURED:
         splits = {name: to_grey(rows) if is_colour(rows) else rows for name, rows in splits.items()}
     return _RENDERERS[variant](splits)
 
@@ -216,10 +217,19 @@ def _render_grey(splits: Mapping[str, np.ndarray]) -> Rendering:
     return Rendering({name: _unit(rows) for name, rows in splits.items()}, UNIT_INTERVAL, None)
 
 
-def _render_dequantized(splits: Mapping[str, np.ndarray]) -> Rendering:
+def _require_bytes(variant: str, splits: Mapping[str, np.ndarray]) -> None:
     found = sorted({str(rows.dtype) for rows in splits.values()} - {"uint8"})
     if found:
-        raise ValueError(f"dequantized needs uint8 intensities 0..255, found {', '.join(found)}")
+        raise ValueError(f"{variant} needs uint8 intensities 0..255, found {', '.join(found)}")
+
+
+def _render_levels(splits: Mapping[str, np.ndarray]) -> Rendering:
+    _require_bytes("levels", splits)
+    return Rendering(dict(splits), INTEGERS, 0.0)
+
+
+def _render_dequantized(splits: Mapping[str, np.ndarray]) -> Rendering:
+    _require_bytes("dequantized", splits)
     final = {name: _dequantize(splits[name], name) for name in SPLITS[1:]}
     # -log2 p(x) <= -log2 p((x + u) / 256) + 8 D: the density of one cell of width 1/256 per dimension.
     return Rendering({"train": splits["train"], **final}, UNIT_INTERVAL, 8.0)
@@ -241,4 +251,5 @@ _RENDERERS: dict[str, Callable[[Mapping[str, np.ndarray]], Rendering]] = {
     "dequantized": _render_dequantized,
     "continuous": _render_continuous,
     "discrete": _render_discrete,
+    "levels": _render_levels,
 }

@@ -97,6 +97,7 @@ class HeldOutScorer:
                 num_samples=self.num_samples,
                 chunk=self.chunk,
                 self_normalised=self.model.is_conditional,
+                circuit=self.model.circuit,
             )
 
     def __call__(self, parameters: Any, statistics: Any, rows: np.ndarray, *, seed: int = 0) -> LikelihoodEstimate:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfstruct import random
-from tfstruct.inference.objectives import ImportanceTerms, log_weights
+from tfstruct.distributions.sum_product_circuit import SumProductCircuit
+from tfstruct.inference.objectives import ImportanceTerms, log_weights, rate_and_distortion
 
 TermsFunction = Callable[[tf.Tensor], ImportanceTerms]
 
@@ -33,7 +34,13 @@ class LikelihoodEstimate(NamedTuple):
 
 
 def estimate(
-    terms_of: TermsFunction, row_keys: tf.Tensor, *, num_samples: int, chunk: int, self_normalised: bool = False
+    terms_of: TermsFunction,
+    row_keys: tf.Tensor,
+    *,
+    num_samples: int,
+    chunk: int,
+    self_normalised: bool = False,
+    circuit: SumProductCircuit | None = None,
 ) -> LikelihoodEstimate:
     """Estimates log p(x) of a batch with exactly `num_samples` importance samples.
 
@@ -48,6 +55,9 @@ def estimate(
         self_normalised: for weighted draws of q(z | x_1), log weights log_prior - log_posterior up to a constant, the
             weighted mean of p(x_2 | z); its logarithm is below log p(x_2 | x_1) on average. `elbo` is the weighted mean
             of log p(x_2 | z), `rate` is 0.
+        circuit: of terms with leaves, [C, B, L]: the leaves' estimates go through it. The weights of different leaves
+            must be independent given x. The effective sample size is then that of one weight whose relative variance
+            is the estimate's, and may be below 1.
 
     Raises:
         ValueError: num_samples or chunk below 1.
@@ -60,14 +70,15 @@ def estimate(
         raise ValueError(f"num_samples and chunk must be at least 1, found {num_samples} and {chunk}")
     chunk = min(chunk, num_samples)
     batch = tf.shape(row_keys)[0]
-    zeros = tf.zeros([batch])
+    shape = [batch] if circuit is None else [batch, circuit.layout.num_leaf_nodes]
+    zeros = tf.zeros(shape)
 
     def body(
         first: tf.Tensor, is_broken: tf.Tensor, weights: _Sums, draws: _Sums, sums: tuple[tf.Tensor, ...]
     ) -> tuple:
         terms = terms_of(random.sample_keys(row_keys, chunk, first))
         # The last chunk may reach beyond K: its surplus samples count for nothing.
-        counts = (first + tf.range(chunk) < num_samples)[:, tf.newaxis]
+        counts = tf.reshape(first + tf.range(chunk) < num_samples, [-1] + [1] * len(shape))
 
         def masked(values: tf.Tensor) -> tf.Tensor:
             return tf.where(counts, tf.cast(values, tf.float32), tf.constant(float("-inf")))
@@ -97,7 +108,7 @@ def estimate(
     _, is_broken, weights, draws, sums = tf.while_loop(
         lambda first, *_: first < num_samples,
         body,
-        (tf.constant(0), tf.zeros([batch], tf.bool), empty, empty, (zeros, zeros)),
+        (tf.constant(0), tf.zeros(shape, tf.bool), empty, empty, (zeros, zeros)),
         maximum_iterations=-(-num_samples // chunk),
     )
     has_weight = weights.total > 0.0
@@ -112,6 +123,13 @@ def estimate(
     else:
         log_prob = log_total - tf.math.log(float(num_samples))
         rate, distortion = sums
+    if circuit is not None:
+        used = circuit.leaf_posterior(log_prob)
+        variance = tf.reduce_sum(tf.square(used) * variance, axis=-1)
+        log_prob = circuit.log_prob(log_prob)
+        size = 1.0 / (variance + 1.0 / num_samples)
+        has_weight, is_broken = log_prob > float("-inf"), tf.reduce_any(is_broken, axis=-1)
+        rate, distortion = rate_and_distortion(rate, distortion, circuit)
     variance *= num_samples / max(num_samples - 1, 1)
     # A maximum may pass over NaN (it does under XLA): a model that has diverged must not get a finite number.
     log_prob = tf.where(is_broken, tf.constant(float("nan")), log_prob)

@@ -3,6 +3,10 @@
 Every objective reads the terms of K importance samples for B observations and returns the bound (nats per
 observation, higher is better) and two losses to be minimised: one for the generative parameters and one for
 the posterior's. They are the same tensor except for the doubly reparameterised gradient.
+
+A model whose leaves are latent-variable models has terms for each leaf, [K, B, L], and a circuit. Bounds are taken leaf
+by leaf and go through the circuit (SPVAE, theorems 1 and 2), which is log-linear in every leaf: where a formula has the
+normalised weight of a sample, there stands the probability that leaf and sample are used, the derivative of the bound.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,11 +14,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfstruct.distributions.sum_product_circuit import SumProductCircuit
 from tfstruct.math import log_mean_exp, logsumexp
 
 
 class ImportanceTerms(NamedTuple):
-    """What one system says of K importance samples z of each of B observations x; each [K, B], in nats.
+    """What one system says of K importance samples z of each of B observations x; each [K, B] or [K, B, L], in nats.
 
     Attributes:
         log_likelihood: log p(x | z).
@@ -24,6 +29,7 @@ class ImportanceTerms(NamedTuple):
             stopped); None unless a path derivative was asked for.
         chains: sampler states of the rows of the batch after this draw, by name, each [K, B, ...]; None for a system
             without persistent chains.
+        circuit: what leaf log densities [B, L] go through to log p(x); None without leaves.
     """
 
     log_likelihood: tf.Tensor
@@ -31,6 +37,7 @@ class ImportanceTerms(NamedTuple):
     log_posterior: tf.Tensor
     log_posterior_path: tf.Tensor | None = None
     chains: Mapping[str, tf.Tensor] | None = None
+    circuit: SumProductCircuit | None = None
 
 
 class Objective(NamedTuple):
@@ -41,7 +48,7 @@ class Objective(NamedTuple):
         generative_loss: scalar; its gradient is for the parameters of p.
         posterior_loss: scalar; its gradient is for the parameters of q. `is` the other one where they agree.
         rate: mean over the samples of log q(z | x) - log p(z), [B].
-        distortion: mean over the samples of -log p(x | z), [B].
+        distortion: mean over the samples of -log p(x | z), [B]. See `rate_and_distortion` for circuits.
         chains: see ImportanceTerms.
     """
 
@@ -74,16 +81,29 @@ def _log_posterior(terms: ImportanceTerms, path: bool) -> tf.Tensor:
 
 
 def elbo(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bool = False) -> Objective:
-    """Evidence lower bound, averaged over the K samples.
+    """Evidence lower bound, averaged over the K samples; of a circuit the value at the leaves' bounds.
 
     With `path` the gradient is the path derivative alone ("sticking the landing"): unbiased, and zero for every
-    single sample once q is the exact posterior.
+    single sample once q is the exact posterior. In a circuit a leaf's factor depends on the leaf's own sample, and the
+    path derivative takes that into account: with v = r / K, r the probability of the leaf, it has
+    v - kl_weight v (1 - r) / K.
 
     References:
-        Kingma & Welling, ICLR 2014; Roeder, Wu & Duvenaud, Sticking the Landing, NeurIPS 2017.
+        Kingma & Welling, ICLR 2014; Roeder, Wu & Duvenaud, Sticking the Landing, NeurIPS 2017; SPVAE, theorem 1.
     """
-    loss = -tf.reduce_mean(log_weights(terms, kl_weight, path=path))
-    return _objective(terms, tf.reduce_mean(log_weights(terms), axis=0), loss, loss)
+    if terms.circuit is None:
+        loss = -tf.reduce_mean(log_weights(terms, kl_weight, path=path))
+        return _objective(terms, tf.reduce_mean(log_weights(terms), axis=0), loss, loss)
+    leaves = tf.reduce_mean(log_weights(terms, kl_weight), axis=0)
+    loss = -tf.reduce_mean(terms.circuit.log_prob(leaves))
+    posterior_loss = loss
+    if path:
+        num_samples = tf.cast(tf.shape(terms.log_prior)[0], leaves.dtype)
+        used = terms.circuit.leaf_posterior(leaves)
+        factor = used / num_samples * (1.0 - kl_weight * (1.0 - used) / num_samples)
+        posterior_loss = -_weighted_mean(factor, log_weights(terms, kl_weight, path=True))
+    bound = terms.circuit.log_prob(tf.reduce_mean(log_weights(terms), axis=0))
+    return _objective(terms, bound, loss, posterior_loss)
 
 
 def iwae(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bool = False) -> Objective:
@@ -91,21 +111,33 @@ def iwae(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bo
 
     With `path` the posterior's gradient is the doubly reparameterised one. At kl_weight lambda < 1 the normalised
     weights v enter it as lambda v^2 + (1 - lambda) v, which keeps it unbiased for the annealed bound; lambda = 1
-    gives the squared weights of DReG.
+    gives the squared weights of DReG. In a circuit v is the probability of leaf and sample: the bound is the logarithm
+    of a function that is affine in each leaf's each weight, which is all that the derivation needs.
 
     References:
         Burda, Grosse & Salakhutdinov, ICLR 2016; Tucker et al., Doubly Reparameterized Gradient Estimators,
-        ICLR 2019, eq. 8.
+        ICLR 2019, eq. 8; SPVAE, theorem 2.
     """
-    bound = log_mean_exp(log_weights(terms), axis=0)
     annealed = log_weights(terms, kl_weight)
-    generative_loss = -tf.reduce_mean(log_mean_exp(annealed, axis=0))
+    bound, leaves = log_mean_exp(log_weights(terms), axis=0), log_mean_exp(annealed, axis=0)
+    value = leaves
+    if terms.circuit is not None:
+        bound, value = terms.circuit.log_prob(bound), terms.circuit.log_prob(leaves)
+    generative_loss = -tf.reduce_mean(value)
     if not path:
         return _objective(terms, bound, generative_loss, generative_loss)
     normalised = tf.stop_gradient(tf.exp(annealed - logsumexp(annealed, axis=0, keepdims=True)))
+    if terms.circuit is not None:
+        normalised *= terms.circuit.leaf_posterior(leaves)
     factor = kl_weight * tf.square(normalised) + (1.0 - kl_weight) * normalised
-    surrogate = tf.reduce_sum(factor * log_weights(terms, kl_weight, path=True), axis=0)
-    return _objective(terms, bound, generative_loss, -tf.reduce_mean(surrogate))
+    posterior_loss = -_weighted_mean(factor, log_weights(terms, kl_weight, path=True))
+    return _objective(terms, bound, generative_loss, posterior_loss)
+
+
+def _weighted_mean(factor: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """The mean over observations of the sum over samples (and leaves) of factor * values; [K, B] or [K, B, L]."""
+    total = tf.reduce_sum(factor * values, axis=0)
+    return tf.reduce_mean(total if total.shape.rank == 1 else tf.reduce_sum(total, axis=-1))
 
 
 def conditional(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bool = False) -> Objective:
@@ -127,9 +159,29 @@ def conditional(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, p
 def _objective(
     terms: ImportanceTerms, bound: tf.Tensor, generative_loss: tf.Tensor, posterior_loss: tf.Tensor
 ) -> Objective:
-    rate = tf.reduce_mean(terms.log_posterior - terms.log_prior, axis=0)
-    distortion = -tf.reduce_mean(terms.log_likelihood, axis=0)
+    rate, distortion = rate_and_distortion(
+        tf.reduce_mean(terms.log_posterior - terms.log_prior, axis=0),
+        -tf.reduce_mean(terms.log_likelihood, axis=0),
+        terms.circuit,
+    )
     return Objective(bound, generative_loss, posterior_loss, rate, distortion, terms.chains)
+
+
+def rate_and_distortion(
+    rate: tf.Tensor, distortion: tf.Tensor, circuit: SumProductCircuit | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Rate and distortion [B] of a bound, from those of its leaves [B, L] if there is a circuit.
+
+    With r the probability of each leaf given the leaves' bounds, the distortion is sum_l r_l distortion_l, and the rate
+    is sum_l r_l rate_l plus the divergence of the leaves' choice from that of the model. Minus their sum is the bound.
+    """
+    if circuit is None:
+        return rate, distortion
+    bounds = -(rate + distortion)
+    used = circuit.leaf_posterior(bounds)
+    # Leaves that impossible evidence rules out have an infinite distortion, and are not used.
+    distortion = tf.reduce_sum(tf.where(used > 0.0, used * distortion, tf.zeros_like(used)), axis=-1)
+    return -circuit.log_prob(bounds) - distortion, distortion
 
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {"elbo": elbo, "iwae": iwae, "conditional": conditional}

@@ -125,6 +125,7 @@ class ServedSystem(tf.Module):
                 num_samples=self._num_samples,
                 chunk=self._chunk,
                 self_normalised=self._model.value.is_conditional,
+                circuit=self._model.value.circuit,
             )
         return valid, estimate
 

@@ -1,0 +1,214 @@
+"""Distributions of single pixels given the outputs of a decoder, as functions of tensors.
+
+Each has log_prob, mean and sample of independent pixels, takes one tensor for each network of the decoder and keeps the
+pixel axis: what is missing or padded is left out of the sum by the caller. Grey levels are the integers 0..255.
+
+References:
+    SPVAE, section 4, and its published code (Gaussian by precision, Binomial); Salimans et al., PixelCNN++, ICLR 2017
+    (mixture of discretised logistics).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.data.support import BINARY, INTEGERS, UNIT_INTERVAL
+from tfstruct.math import logsumexp
+
+_LEVELS = 256
+_TOP = _LEVELS - 1.0
+_LOG_BINOMIALS = np.array([math.log(math.comb(_LEVELS - 1, level)) for level in range(_LEVELS)])
+
+
+class Pixels(Protocol):
+    """A family of pixel distributions.
+
+    Attributes:
+        num_networks: networks of the decoder, one for each kind of parameter.
+        num_outputs: outputs of each network for one pixel, P.
+        num_uniforms: uniform numbers that a draw of one pixel takes.
+        support: where observations lie, one of tfstruct.data.support.
+        scale: what an observation is divided by to lie in [0, 1].
+    """
+
+    num_networks: int
+    num_outputs: int
+    num_uniforms: int
+    support: str
+    scale: float
+
+    def log_prob(self, outputs: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        """Log p(x) of every pixel in nats: outputs [..., S * P] and x [..., S] to [..., S]."""
+
+    def mean(self, outputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """E[x], [..., S], in the units of x."""
+
+    def sample(self, outputs: Sequence[tf.Tensor], uniforms: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Draws x [..., S] from `num_uniforms` tensors of uniform numbers [..., S]."""
+
+
+class BernoulliPixels:
+    """x in {0, 1}; the output is its logit."""
+
+    num_networks, num_outputs, num_uniforms, support, scale = 1, 1, 1, BINARY, 1.0
+
+    def log_prob(self, outputs: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        (logits,) = outputs
+        return x * logits - tf.nn.softplus(logits)
+
+    def mean(self, outputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.sigmoid(outputs[0])
+
+    def sample(self, outputs: Sequence[tf.Tensor], uniforms: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.cast(uniforms[0] < self.mean(outputs), outputs[0].dtype)
+
+
+class GaussianPixels:
+    """Real x: mean sigmoid(f), precision floor + g**2, with f and g from networks of their own.
+
+    A floor of 1 keeps every standard deviation at or below 1. Nothing bounds the precision from above: data without
+    noise have no greatest density.
+
+    Args:
+        precision_floor: least precision, above 0.
+    """
+
+    num_networks, num_outputs, num_uniforms, support, scale = 2, 1, 1, UNIT_INTERVAL, 1.0
+
+    def __init__(self, precision_floor: float = 1.0) -> None:
+        if not precision_floor > 0.0:
+            raise ValueError(f"precision_floor must be above 0, found {precision_floor}")
+        self.precision_floor = precision_floor
+
+    def log_prob(self, outputs: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        precision = self.precision_floor + tf.square(outputs[1])
+        squares = precision * tf.square(x - self.mean(outputs))
+        return 0.5 * (tf.math.log(precision) - squares - float(np.log(2.0 * np.pi)))
+
+    def mean(self, outputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.sigmoid(outputs[0])
+
+    def sample(self, outputs: Sequence[tf.Tensor], uniforms: Sequence[tf.Tensor]) -> tf.Tensor:
+        noise = float(np.sqrt(2.0)) * tf.math.erfinv(2.0 * uniforms[0] - 1.0)
+        return self.mean(outputs) + noise * tf.math.rsqrt(self.precision_floor + tf.square(outputs[1]))
+
+
+class BinomialPixels:
+    """x in 0..255, Binomial(255, sigmoid(f)), its binomial coefficient included: a probability of the level."""
+
+    num_networks, num_outputs, num_uniforms, support, scale = 1, 1, 1, INTEGERS, _TOP
+
+    def log_prob(self, outputs: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        (logits,) = outputs
+        # From a table: three log-gammas of every pixel would take as long as the networks.
+        coefficient = tf.gather(tf.constant(_LOG_BINOMIALS, logits.dtype), tf.cast(x, tf.int32))
+        return coefficient + x * logits - _TOP * tf.nn.softplus(logits)
+
+    def mean(self, outputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        return _TOP * tf.sigmoid(outputs[0])
+
+    def sample(self, outputs: Sequence[tf.Tensor], uniforms: Sequence[tf.Tensor]) -> tf.Tensor:
+        levels = tf.range(_LEVELS, dtype=outputs[0].dtype)
+        table = self.log_prob([outputs[0][..., tf.newaxis]], levels)
+        return tf.cast(_draw(table, uniforms[0]), outputs[0].dtype)
+
+
+class CategoricalPixels:
+    """x in 0..255, with a logit for each level. Takes 256 outputs a pixel: for small batches."""
+
+    num_networks, num_outputs, num_uniforms, support, scale = 1, _LEVELS, 1, INTEGERS, _TOP
+
+    def _log_table(self, outputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.nn.log_softmax(_split_pixels(outputs[0], _LEVELS))
+
+    def log_prob(self, outputs: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        # A product with zeros and ones, not a gather: XLA on a CPU takes the gradient of that one row by row.
+        chosen = tf.one_hot(tf.cast(x, tf.int32), _LEVELS, dtype=outputs[0].dtype)
+        return tf.reduce_sum(chosen * self._log_table(outputs), axis=-1)
+
+    def mean(self, outputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        levels = tf.range(_LEVELS, dtype=outputs[0].dtype)
+        return tf.reduce_sum(tf.exp(self._log_table(outputs)) * levels, axis=-1)
+
+    def sample(self, outputs: Sequence[tf.Tensor], uniforms: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.cast(_draw(self._log_table(outputs), uniforms[0]), outputs[0].dtype)
+
+
+class LogisticMixturePixels:
+    """x in 0..255: a mixture of logistics on [0, 1], each with the mass of x's cell of width 1/255.
+
+    The first and the last cell reach to infinity. Outputs of a pixel: M logits, M means, M log scales.
+
+    Args:
+        num_components: M.
+    """
+
+    num_networks, num_uniforms, support, scale = 1, 2, INTEGERS, _TOP
+    _half_cell = 0.5 / _TOP
+    _log_scale_start, _log_scale_limit = -2.0, 7.0
+
+    def __init__(self, num_components: int) -> None:
+        if num_components < 1:
+            raise ValueError(f"num_components must be at least 1, found {num_components}")
+        self.num_components = num_components
+        self.num_outputs = 3 * num_components
+
+    def _parameters(self, outputs: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Log weights, means and scales, each [..., S, M]."""
+        logits, means, log_scales = tf.split(_split_pixels(outputs[0], self.num_outputs), 3, axis=-1)
+        log_scales = tf.clip_by_value(log_scales + self._log_scale_start, -self._log_scale_limit, self._log_scale_limit)
+        return tf.nn.log_softmax(logits), 0.5 + means, tf.exp(log_scales)
+
+    def log_prob(self, outputs: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        log_weights, means, scales = self._parameters(outputs)
+        x = x[..., tf.newaxis]
+        centred = x / _TOP - means
+        low, high = (centred - self._half_cell) / scales, (centred + self._half_cell) / scales
+        # sigmoid(high) - sigmoid(low) = sigmoid(high) (1 - sigmoid(low)) (1 - exp(low - high)), without cancellation.
+        log_cell = -tf.nn.softplus(low) - tf.nn.softplus(-high) + tf.math.log(-tf.math.expm1(low - high))
+        log_mass = tf.where(x < 0.5, -tf.nn.softplus(-high), tf.where(x > _TOP - 0.5, -tf.nn.softplus(low), log_cell))
+        return logsumexp(log_weights + log_mass, axis=-1)
+
+    def mean(self, outputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """E[x] of the discretised mixture: the sum over levels of P(x > level)."""
+        log_weights, means, scales = self._parameters(outputs)
+        edges = (tf.range(_LEVELS - 1, dtype=means.dtype) + 0.5) / _TOP
+        above = tf.sigmoid((means[..., tf.newaxis] - edges) / scales[..., tf.newaxis])
+        return tf.reduce_sum(tf.exp(log_weights) * tf.reduce_sum(above, axis=-1), axis=-1)
+
+    def sample(self, outputs: Sequence[tf.Tensor], uniforms: Sequence[tf.Tensor]) -> tf.Tensor:
+        log_weights, means, scales = self._parameters(outputs)
+        chosen = tf.one_hot(_draw(log_weights, uniforms[0]), self.num_components, dtype=means.dtype)
+        mean, scale = (tf.reduce_sum(chosen * values, axis=-1) for values in (means, scales))
+        drawn = mean + scale * (tf.math.log(uniforms[1]) - tf.math.log1p(-uniforms[1]))
+        return tf.clip_by_value(tf.round(_TOP * drawn), 0.0, _TOP)
+
+
+def _split_pixels(outputs: tf.Tensor, size: int) -> tf.Tensor:
+    """[..., S * size] -> [..., S, size]."""
+    pixels = outputs.shape[-1] // size
+    return tf.reshape(outputs, tf.concat([tf.shape(outputs)[:-1], [pixels, size]], axis=0))
+
+
+def _draw(log_table: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+    """Index drawn from log probabilities [..., C] by uniform numbers [...] in (0, 1), int32."""
+    cumulative = tf.cumsum(tf.exp(log_table), axis=-1)
+    reached = cumulative >= uniform[..., tf.newaxis] * cumulative[..., -1:]
+    return tf.argmax(tf.cast(reached, tf.int32), axis=-1, output_type=tf.int32)
+
+
+def make_pixels(name: str, *, precision_floor: float, num_components: int) -> Pixels:
+    """Returns a family by name; raises ValueError that lists the names for any other."""
+    families = {
+        "bernoulli": BernoulliPixels,
+        "gaussian": lambda: GaussianPixels(precision_floor),
+        "binomial": BinomialPixels,
+        "categorical": CategoricalPixels,
+        "logistic_mixture": lambda: LogisticMixturePixels(num_components),
+    }
+    if name not in families:
+        raise ValueError(f"likelihood must be one of {', '.join(families)}, found {name!r}")
+    return families[name]()

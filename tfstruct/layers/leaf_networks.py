@@ -1,0 +1,263 @@
+"""Small networks, one for every leaf of a sum-product network, computed together as one batched network.
+
+The leaf axis comes first, [L, N, ...]: each layer is then one batched matrix product over leaves. Hidden layers are
+softplus; kernels start as truncated normals with He's variance and biases as zeros, as in the published code of SPVAE.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+_TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at +-2
+
+
+def he_normal(fan_in: int) -> keras.initializers.Initializer:
+    """Truncated normal of variance 2 / fan_in; Keras' own takes a leaf axis for a part of a filter."""
+    return keras.initializers.TruncatedNormal(stddev=float(np.sqrt(2.0 / fan_in)) / _TRUNCATION)
+
+
+def softplus(x: tf.Tensor) -> tf.Tensor:
+    """log(1 + exp(x)) to an absolute error of 1e-7, in half the time of the operation that is exact below -16 too."""
+    return tf.nn.relu(x) + tf.math.log(1.0 + tf.exp(-tf.abs(x)))
+
+
+def leaf_matmul(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """[L, N, I] times [L, I, O]."""
+    if kernel.shape[0] == 1:  # no batch: the plain product is faster
+        return (inputs[0] @ kernel[0])[tf.newaxis]
+    return inputs @ kernel
+
+
+class LeafDense(keras.layers.Layer):
+    """A linear map of every leaf: [L, N, I] -> [L, N, units]."""
+
+    def __init__(self, num_leaves: int, units: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.num_leaves, self.units = num_leaves, units
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        fan_in = input_shape[-1]
+        self.kernel = self.add_weight(
+            name="kernel", shape=(self.num_leaves, fan_in, self.units), initializer=he_normal(fan_in)
+        )
+        self.bias = self.add_weight(name="bias", shape=(self.num_leaves, 1, self.units), initializer="zeros")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return leaf_matmul(inputs, tf.convert_to_tensor(self.kernel)) + tf.convert_to_tensor(self.bias)
+
+
+class LeafConv(keras.layers.Layer):
+    """A convolution 3 x 3 of every leaf, or its transpose: [L, N, h, w, C] -> [L, N, h', w', filters].
+
+    "Same" padding; h' = h / stride, or h * stride transposed.
+
+    Args:
+        num_leaves: L.
+        filters: channels that come out.
+        stride: of both axes.
+        transpose: whether it enlarges.
+    """
+
+    def __init__(self, num_leaves: int, filters: int, *, stride: int = 1, transpose: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.num_leaves, self.filters, self.stride, self.transpose = num_leaves, filters, stride, transpose
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        channels = input_shape[-1]
+        self.kernel = self.add_weight(
+            name="kernel", shape=(self.num_leaves, 9, channels, self.filters), initializer=he_normal(9 * channels)
+        )
+        self.bias = self.add_weight(name="bias", shape=(self.num_leaves, 1, 1, 1, self.filters), initializer="zeros")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
+        num, height, width, channels = tf.shape(inputs)[1], *inputs.shape[2:]
+        if self.num_leaves == 1:
+            image, filters = inputs[0], tf.reshape(kernel, [3, 3, channels, self.filters])
+            if self.transpose:
+                shape = [num, height * self.stride, width * self.stride, self.filters]
+                result = tf.nn.conv2d_transpose(
+                    image, tf.transpose(filters, [0, 1, 3, 2]), shape, self.stride, padding="SAME"
+                )
+            else:
+                result = tf.nn.conv2d(image, filters, self.stride, padding="SAME")
+            return result[tf.newaxis] + bias
+        if self.transpose and self.stride > 1:
+            inputs = _spread(inputs, self.stride)
+            height, width = height * self.stride, width * self.stride
+        step = 1 if self.transpose else self.stride
+        # Patches and one batched product: convolutions in as many groups as there are leaves have no fast kernel.
+        padded = tf.pad(inputs, [[0, 0], [0, 0], [1, 1], [1, 1], [0, 0]])
+        shifted = [
+            padded[:, :, row : row + height : step, column : column + width : step]
+            for row in range(3)
+            for column in range(3)
+        ]
+        patches = tf.concat(shifted, axis=-1)
+        out_height, out_width = patches.shape[2:4]
+        flat = tf.reshape(patches, [self.num_leaves, num * out_height * out_width, 9 * channels])
+        product = leaf_matmul(flat, tf.reshape(kernel, [self.num_leaves, 9 * channels, self.filters]))
+        return tf.reshape(product, [self.num_leaves, num, out_height, out_width, self.filters]) + bias
+
+
+def _spread(inputs: tf.Tensor, stride: int) -> tf.Tensor:
+    """Puts stride - 1 zeros after each row and column of [L, N, h, w, C]."""
+    leaves, height, width, channels = inputs.shape[0], *inputs.shape[2:]
+    num = tf.shape(inputs)[1]
+    cells = tf.reshape(inputs, [leaves, num, height, 1, width, 1, channels])
+    missing = [0, stride - 1]
+    cells = tf.pad(cells, [[0, 0], [0, 0], [0, 0], missing, [0, 0], missing, [0, 0]])
+    return tf.reshape(cells, [leaves, num, height * stride, width * stride, channels])
+
+
+class LeafMLP(keras.layers.Layer):
+    """Separate multilayer perceptrons for each kind of output: [L, N, I] -> a list of [L, N, output_units].
+
+    Args:
+        num_leaves: L.
+        hidden_units: of each network.
+        output_units: of each network.
+        num_networks: how many there are for each leaf; they share nothing but the input.
+    """
+
+    def __init__(
+        self,
+        num_leaves: int,
+        hidden_units: Sequence[int],
+        output_units: int,
+        *,
+        num_networks: int,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_leaves, self.num_networks = num_leaves, num_networks
+        # The networks read the same input, so their first layers are one product; later ones add to the leaf axis.
+        widths = (*hidden_units, output_units)
+        self.first = LeafDense(num_leaves, num_networks * widths[0], name="dense_0")
+        self.later = [
+            LeafDense(num_networks * num_leaves, units, name=f"dense_{place}")
+            for place, units in enumerate(widths[1:], 1)
+        ]
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        self.first.build(input_shape)
+        units = self.first.units // self.num_networks
+        for layer in self.later:
+            layer.build((self.num_networks * self.num_leaves, None, units))
+            units = layer.units
+
+    def call(self, inputs: tf.Tensor) -> list[tf.Tensor]:
+        features = tf.concat(tf.split(self.first(inputs), self.num_networks, axis=-1), axis=0)
+        for layer in self.later:
+            features = layer(softplus(features))
+        return tf.split(features, self.num_networks, axis=0)
+
+
+class LeafConvEncoder(keras.layers.Layer):
+    """Two convolutions, a dense layer and linear heads: [L, N, h * w * C] -> a list of [L, N, output_units].
+
+    Args:
+        num_leaves: L.
+        image_shape: (h, w, C) of one leaf's inputs; h and w must be divisible by stride**2.
+        filters: of the two convolutions.
+        stride: of both.
+        dense_units: of the dense layer.
+        output_units: of each head.
+        num_heads: how many.
+    """
+
+    def __init__(
+        self,
+        num_leaves: int,
+        image_shape: tuple[int, int, int],
+        filters: tuple[int, int],
+        stride: int,
+        dense_units: int,
+        output_units: int,
+        *,
+        num_heads: int = 2,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_leaves, self.image_shape, self.num_heads = num_leaves, tuple(image_shape), num_heads
+        self.convolutions = [
+            LeafConv(num_leaves, count, stride=stride, name=f"conv_{place}") for place, count in enumerate(filters)
+        ]
+        self.dense = LeafDense(num_leaves, dense_units, name="dense")
+        self.heads = LeafDense(num_leaves, num_heads * output_units, name="heads")
+        self.features = feature_map(image_shape, stride, filters[-1])
+
+    def build(self, input_shape: object = None) -> None:
+        channels = self.image_shape[-1]
+        for layer in self.convolutions:
+            layer.build((self.num_leaves, None, None, None, channels))
+            channels = layer.filters
+        self.dense.build((self.num_leaves, None, int(np.prod(self.features))))
+        self.heads.build((self.num_leaves, None, self.dense.units))
+
+    def call(self, inputs: tf.Tensor) -> list[tf.Tensor]:
+        num = tf.shape(inputs)[1]
+        images = tf.reshape(inputs, [self.num_leaves, num, *self.image_shape])
+        for layer in self.convolutions:
+            images = softplus(layer(images))
+        flat = tf.reshape(images, [self.num_leaves, num, int(np.prod(self.features))])
+        return tf.split(self.heads(softplus(self.dense(flat))), self.num_heads, axis=-1)
+
+
+class LeafConvDecoder(keras.layers.Layer):
+    """A dense layer to a feature map, a transposed convolution and one that holds all heads.
+
+    [L, N, I] -> a list of [L, N, h * w * C], the heads on one trunk.
+
+    Args:
+        num_leaves: L.
+        image_shape: (h, w, C) of one leaf's outputs.
+        filters: those of the encoder; the feature map has the second number, the transposed convolution the first.
+        stride: of both.
+        num_heads: how many.
+    """
+
+    def __init__(
+        self,
+        num_leaves: int,
+        image_shape: tuple[int, int, int],
+        filters: tuple[int, int],
+        stride: int,
+        *,
+        num_heads: int,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_leaves, self.image_shape, self.num_heads = num_leaves, tuple(image_shape), num_heads
+        self.features = feature_map(image_shape, stride, filters[1])
+        self.dense = LeafDense(num_leaves, int(np.prod(self.features)), name="dense")
+        self.hidden = LeafConv(num_leaves, filters[0], stride=stride, transpose=True, name="conv_0")
+        self.heads = LeafConv(num_leaves, num_heads * image_shape[-1], stride=stride, transpose=True, name="conv_1")
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        self.dense.build(input_shape)
+        self.hidden.build((self.num_leaves, None, *self.features))
+        self.heads.build((self.num_leaves, None, None, None, self.hidden.filters))
+
+    def call(self, inputs: tf.Tensor) -> list[tf.Tensor]:
+        num = tf.shape(inputs)[1]
+        features = tf.reshape(softplus(self.dense(inputs)), [self.num_leaves, num, *self.features])
+        images = self.heads(softplus(self.hidden(features)))
+        size = int(np.prod(self.image_shape))
+        return [tf.reshape(head, [self.num_leaves, num, size]) for head in tf.split(images, self.num_heads, axis=-1)]
+
+
+def feature_map(image_shape: Sequence[int], stride: int, filters: int) -> tuple[int, int, int]:
+    """Shape after two convolutions of a stride.
+
+    Raises:
+        ValueError: a height or width that two strides do not divide.
+    """
+    height, width = image_shape[:2]
+    if height % stride**2 or width % stride**2:
+        raise ValueError(
+            f"two convolutions of stride {stride} need sides divisible by {stride**2}, found {height} x {width}"
+        )
+    return height // stride**2, width // stride**2, filters
