@@ -5,6 +5,7 @@ References:
 """
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -42,6 +43,17 @@ class SumProductVAE(System):
         ValueError: settings that do not go together; the message names them.
     """
 
+    allows_missing = True
+    exactness = MappingProxyType(
+        {
+            "log_prob": "estimate",  # of p(x) without bias, hence a lower bound of log p(x) on average
+            "marginal_log_prob": "estimate",
+            "region_log_prob": "estimate",
+            "elbo": "bound",
+            "sample": "exact",
+            "inpaint": "estimate",  # an exact draw in the limit of many importance samples
+        }
+    )
     evaluated_as = "leaf densities estimated by importance sampling, exact sums over the circuit"
 
     def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
@@ -194,6 +206,11 @@ class SumProductVAE(System):
     def posterior_variables(self) -> list[keras.Variable]:
         """See System: the weights of the encoders."""
         return list(self.encoder.trainable_variables)
+
+    @property
+    def leaf_regions(self) -> list[list[int]]:
+        """The variables of every leaf region, as places in a flattened observation."""
+        return [list(self.graph.regions[region]) for region in self.graph.leaf_regions]
 
     def structure_report(self) -> dict[str, Any]:
         """See System: sizes of the circuit."""

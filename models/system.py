@@ -4,6 +4,7 @@ import abc
 import contextlib
 import random as python_random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -32,6 +33,10 @@ class System(keras.Model, abc.ABC):
     scheduled: tuple[str, ...] = ()
     #: whether observations must be zeros and ones
     is_binary: bool = False
+    #: whether `importance_terms` takes `observed`, and the system has `inpaint`
+    allows_missing: bool = False
+    #: what each question about the model gets for an answer: `exact`, `bound` or `estimate`; for cards
+    exactness: Mapping[str, str] = MappingProxyType({})
     #: whether what is bounded is log p(x_2 | x_1) of two parts of an observation
     is_conditional: bool = False
     #: of a conditional system, the shapes of x_1 and x_2, which follow one another along the first axis of x
@@ -140,6 +145,11 @@ class System(keras.Model, abc.ABC):
     def diagnostics(self) -> dict[str, tf.Tensor]:
         """Tensors to record while training, by name."""
         return {}
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the log density has parts that belong to regions of an observation (`region_log_prob`)."""
+        return self.circuit is not None
 
     @property
     def support(self) -> str:

@@ -24,7 +24,8 @@ def main() -> None:
 
     import tfstruct
 
-    drawn = tfstruct.load(_MODEL.value).sample(_NUM.value, seed=_SEED.value)
+    model = tfstruct.load(_MODEL.value)
+    drawn = model.sample(_NUM.value, seed=_SEED.value)
     if output.suffix == ".npz":
         aside = output.with_name(f".{output.name}.{os.getpid()}.npz")
         np.savez(aside, **drawn)
@@ -32,7 +33,7 @@ def main() -> None:
     else:
         from tfstruct import plotting
 
-        plotting.save(plotting.draw_grid(np.clip(drawn["x_mean"], 0.0, 1.0)), output)
+        plotting.save(plotting.draw_grid(np.clip(drawn["x_mean"] / model.observation_scale, 0.0, 1.0)), output)
     print(f"{_NUM.value} samples in {output}")
 
 

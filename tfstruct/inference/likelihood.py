@@ -41,6 +41,7 @@ def estimate(
     chunk: int,
     self_normalised: bool = False,
     circuit: SumProductCircuit | None = None,
+    by_leaf: bool = False,
 ) -> LikelihoodEstimate:
     """Estimates log p(x) of a batch with exactly `num_samples` importance samples.
 
@@ -58,6 +59,7 @@ def estimate(
         circuit: of terms with leaves, [C, B, L]: the leaves' estimates go through it. The weights of different leaves
             must be independent given x. The effective sample size is then that of one weight whose relative variance
             is the estimate's, and may be below 1.
+        by_leaf: return the estimates of the leaves, [B, L], as they are before the circuit.
 
     Raises:
         ValueError: num_samples or chunk below 1.
@@ -123,7 +125,7 @@ def estimate(
     else:
         log_prob = log_total - tf.math.log(float(num_samples))
         rate, distortion = sums
-    if circuit is not None:
+    if circuit is not None and not by_leaf:
         used = circuit.leaf_posterior(log_prob)
         variance = tf.reduce_sum(tf.square(used) * variance, axis=-1)
         log_prob = circuit.log_prob(log_prob)

@@ -148,6 +148,8 @@ def _card(
         "num_stored_weights": len(served.weights),
         "weights_dtype": weights_dtype,
         "num_samples": num_samples,
+        "exactness": dict(run.model.exactness),
+        "leaf_regions": run.model.leaf_regions if run.model.has_regions else [],
         "structure": run.structure(replica),
         "training": {
             "seed": config.training.seed + replica,
@@ -227,6 +229,12 @@ def golden_outputs(model: LoadedModel, x: np.ndarray, seed: np.ndarray) -> dict[
         outputs["conditional_log_prob"] = model.conditional_log_prob(*model.parts(x), seed=seed)
     else:
         outputs["sample"] = model.sample(len(seed), seed=seed)
+    if model.allows_missing:
+        observed = warmup.half_observed(x)
+        outputs["marginal_log_prob"] = model.marginal_log_prob(x, observed, seed=seed)
+        outputs["inpaint"] = model.inpaint(x, observed, seed=seed)
+    if model.has_regions:
+        outputs["region_log_prob"] = model.region_log_prob(x, seed=seed)
     return outputs
 
 

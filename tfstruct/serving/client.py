@@ -132,6 +132,11 @@ class LoadedModel:
         return tuple(self.card["event_shape"])
 
     @property
+    def observation_scale(self) -> float:
+        """What observations are divided by to lie in [0, 1]: 255 of grey levels."""
+        return 255.0 if self.card["support"] == "integers_0_255" else 1.0
+
+    @property
     def is_conditional(self) -> bool:
         """Whether it is a model of one part of an observation given the other: log p(x_2 | x_1)."""
         return bool(self.card.get("part_shapes"))
@@ -222,6 +227,71 @@ class LoadedModel:
         seeds = row_seeds(int(seeds), num) if seeds.ndim == 0 else seeds
         return self._collect("sample", [{"seed": part} for part in _parts(seeds, batch_size)])
 
+    @property
+    def allows_missing(self) -> bool:
+        """Whether parts of an observation may be missing: `marginal_log_prob`, `inpaint`."""
+        return "inpaint" in self.card["signatures"]
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the log density has parts that belong to regions of an observation: `region_log_prob`."""
+        return "region_log_prob" in self.card["signatures"]
+
+    def marginal_log_prob(
+        self, x: Any, observed: Any, *, seed: Any = 0, batch_size: int = 100
+    ) -> dict[str, np.ndarray]:
+        """Estimates the log density of the observed values: `log_prob` and `std_err` in nats, each [N].
+
+        Args:
+            x: [N, *event_shape]; missing values may be anything, NaN too.
+            observed: Boolean, of the shape of x or of one observation.
+            seed: as in `log_prob`.
+            batch_size: rows computed at once.
+
+        Raises:
+            ValueError: a model without this, a mask of another shape or type, or observed values outside the support.
+        """
+        x, observed = self._partly_observed(x, observed)
+        return self._call("marginal_log_prob", x, seed, batch_size, observed=observed)
+
+    def inpaint(self, x: Any, observed: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
+        """Draws the missing values given the observed ones; arguments as in `marginal_log_prob`.
+
+        Returns:
+            `x`, a draw, and `x_mean`, the mean of its pixels at the latents of the draw; [N, *event_shape] with the
+            observed values as given.
+        """
+        x, observed = self._partly_observed(x, observed)
+        return self._call("inpaint", x, seed, batch_size, observed=observed)
+
+    def region_log_prob(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
+        """What the R leaf regions of the card (`leaf_regions`) contribute to log p(x); arguments as in `log_prob`.
+
+        Returns:
+            `contribution` [N, R] and `structure` [N], which sum to log p(x); `conditional` [N, R], the log density of a
+            region given all other values, the one to look for anomalies with. In nats.
+
+        Raises:
+            ValueError: a model without regions, or observations as in `log_prob`.
+        """
+        if not self.has_regions:
+            raise ValueError(f"{self.card['preset']} has no regions; it answers {', '.join(self.card['signatures'])}")
+        return self._call("region_log_prob", self._observations(x), seed, batch_size)
+
+    def _partly_observed(self, x: Any, observed: Any) -> tuple[np.ndarray, np.ndarray]:
+        if not self.allows_missing:
+            raise ValueError(
+                f"{self.card['preset']} takes no missing values; it answers {', '.join(self.card['signatures'])}"
+            )
+        x, observed = np.asarray(x), np.asarray(observed)
+        if observed.dtype != bool or observed.shape not in (x.shape, x.shape[1:]):
+            raise ValueError(
+                f"observed must be Boolean of shape {list(x.shape)} or {list(x.shape[1:])}, found {observed.dtype} "
+                f"{list(observed.shape)}"
+            )
+        observed = np.broadcast_to(observed, x.shape)
+        return self._observations(np.where(observed, x, 0)), observed
+
     def _observations(self, x: Any) -> np.ndarray:
         x = np.asarray(x)
         if x.dtype.kind not in "biuf":
@@ -239,10 +309,22 @@ class LoadedModel:
                 f"this model scores binary data: observations must be 0 or 1, found {wrong[0].item()} and {wrong.size} "
                 "such values; binarise them first (for example x >= 0.5)"
             )
+        if self.card["support"] == "integers_0_255":
+            outside = (x < 0) | (x > 255) | (x != np.rint(x))
+            if outside.any():
+                raise ValueError(
+                    f"this model scores grey levels: observations must be integers in 0..255, found "
+                    f"{x[outside][0].item()} and {int(outside.sum())} such values"
+                )
         return x.astype(np.float32)
 
-    def _call(self, name: str, x: np.ndarray, seed: Any, batch_size: int) -> dict[str, np.ndarray]:
+    def _call(
+        self, name: str, x: np.ndarray, seed: Any, batch_size: int, observed: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         feeds = [{"x": part} for part in _parts(x, batch_size)]
+        if observed is not None:
+            for feed, part in zip(feeds, _parts(observed, batch_size), strict=True):
+                feed["observed"] = part
         if seed is not None:
             seeds = np.broadcast_to(_checked_seeds(seed, len(x)), [len(x)])
             for feed, part in zip(feeds, _parts(seeds, batch_size), strict=True):

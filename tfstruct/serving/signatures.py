@@ -12,20 +12,21 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
+from tfstruct.data.support import BINARY, INTEGERS
 from tfstruct.functional import Functional
 from tfstruct.inference import likelihood
 from tfstruct.math import bits_per_dim
 from tfstruct.models.system import System
 
 # Purposes that row keys are derived for.
-_LOG_PROB, _RECONSTRUCT, _SAMPLE = 1, 2, 3
+_LOG_PROB, _RECONSTRUCT, _SAMPLE, _INPAINT = 1, 2, 3, 4
 
 
 class ServedSystem(tf.Module):
     """The signatures of one system with weights of its own.
 
-    Observations outside the support of the likelihood (not 0 or 1 for a Bernoulli model, not finite for a Gaussian
-    one) have `log_prob` and `elbo` -inf; they disturb no other row.
+    Observations outside the support of the likelihood (not 0 or 1 for a Bernoulli model, no integer in 0..255 for one
+    of grey levels, not finite for a Gaussian one) have `log_prob` and `elbo` -inf; they disturb no other row.
 
     Args:
         model: the system, with the weights to export.
@@ -94,6 +95,14 @@ class ServedSystem(tf.Module):
             )
         else:
             functions["sample"] = tf.function(self.sample, input_signature=[seed], autograph=False)
+        if self._model.value.allows_missing:
+            observed = tf.TensorSpec(x.shape, tf.bool, name="observed")
+            for function in (self.marginal_log_prob, self.inpaint):
+                functions[function.__name__] = tf.function(
+                    function, input_signature=[x, observed, seed], autograph=False
+                )
+        if self._model.value.has_regions:
+            functions["region_log_prob"] = tf.function(self.region_log_prob, input_signature=[x, seed], autograph=False)
         return {name: function.get_concrete_function() for name, function in functions.items()}
 
     def _bound(self) -> object:
@@ -105,27 +114,36 @@ class ServedSystem(tf.Module):
     def _row_keys(self, seed: tf.Tensor, purpose: int) -> tf.Tensor:
         return random.fold_in(random.fold_in(random.row_keys(seed), random.SERVING), purpose)
 
-    def _checked(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns which rows lie in the likelihood's support, [N], and x with the others replaced by zeros."""
+    def _checked(self, x: tf.Tensor, observed: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns which rows lie in the likelihood's support, [N], and x with the others replaced by zeros.
+
+        Missing values are replaced as well, and are in the support whatever they are.
+        """
+        if observed is not None:
+            x = tf.where(observed, x, tf.zeros_like(x))
         inside = tf.math.is_finite(x)
-        if self._model.value.is_binary:
+        if self._model.value.support == BINARY:
             inside = (x == 0.0) | (x == 1.0)
+        elif self._model.value.support == INTEGERS:
+            inside = (x >= 0.0) & (x <= 255.0) & (x == tf.round(x))
         valid = tf.reduce_all(inside, axis=list(range(1, len(x.shape))))
         broadcast = tf.reshape(valid, [-1] + [1] * (len(x.shape) - 1))
         return valid, tf.where(broadcast, x, tf.zeros_like(x))
 
-    def _estimate(self, x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, likelihood.LikelihoodEstimate]:
-        valid, x = self._checked(x)
+    def _estimate(
+        self, x: tf.Tensor, seed: tf.Tensor, observed: tf.Tensor | None = None, by_leaf: bool = False
+    ) -> tuple[tf.Tensor, likelihood.LikelihoodEstimate]:
+        valid, x = self._checked(x, observed)
+        options = self._terms_options.value | ({} if observed is None else {"observed": observed})
         with self._bound():
             estimate = likelihood.estimate(
-                lambda keys: self._model.value.importance_terms(
-                    x, seed=keys, num_samples=self._chunk, **self._terms_options.value
-                ),
+                lambda keys: self._model.value.importance_terms(x, seed=keys, num_samples=self._chunk, **options),
                 self._row_keys(seed, _LOG_PROB),
                 num_samples=self._num_samples,
                 chunk=self._chunk,
                 self_normalised=self._model.value.is_conditional,
                 circuit=self._model.value.circuit,
+                by_leaf=by_leaf,
             )
         return valid, estimate
 
@@ -185,6 +203,36 @@ class ServedSystem(tf.Module):
         """One draw of the model for each seed: `x_mean` and `x`, [N, *event]."""
         with self._bound():
             return self._model.value.sample(tf.shape(seed)[0], seed=self._row_keys(seed, _SAMPLE))
+
+    def marginal_log_prob(self, x: tf.Tensor, observed: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """K-sample estimate of the log density of the observed values, and its standard error, each [N]."""
+        valid, estimate = self._estimate(x, seed, observed)
+        log_prob = tf.where(valid, estimate.log_prob, tf.constant(-np.inf, tf.float32))
+        return {"log_prob": log_prob, "std_err": tf.where(valid, estimate.std_err, tf.zeros_like(log_prob))}
+
+    def inpaint(self, x: tf.Tensor, observed: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The missing values given the others, drawn (`x`) and as means at drawn latents (`x_mean`), [N, *event].
+
+        NaN for rows whose observed values are outside the support.
+        """
+        valid, checked = self._checked(x, observed)
+        with self._bound():
+            drawn = self._model.value.inpaint(
+                checked, observed, seed=self._row_keys(seed, _INPAINT), num_samples=self._num_samples
+            )
+        broadcast = tf.reshape(valid, [-1] + [1] * (len(x.shape) - 1))
+        return {name: tf.where(broadcast, values, tf.constant(np.nan, tf.float32)) for name, values in drawn.items()}
+
+    def region_log_prob(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What leaf regions contribute to log p(x), in nats; see SumProductVAE.region_log_prob. NaN as in `inpaint`."""
+        valid, estimate = self._estimate(x, seed, by_leaf=True)
+        with self._bound():
+            parts = self._model.value.region_log_prob(estimate.log_prob)
+        unknown = tf.constant(np.nan, tf.float32)
+        return {
+            name: tf.where(valid if len(part.shape) == 1 else valid[:, tf.newaxis], part, unknown)
+            for name, part in parts.items()
+        }
 
 
 class _Untracked:

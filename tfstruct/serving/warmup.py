@@ -22,6 +22,12 @@ def is_available() -> bool:
     return True
 
 
+def half_observed(x: np.ndarray) -> np.ndarray:
+    """A mask [n, *event_shape] of the first half of each row's values."""
+    flat = np.arange(x[0].size) < x[0].size // 2
+    return np.broadcast_to(flat.reshape(x.shape[1:]), x.shape)
+
+
 def write(folder: Path, signatures: dict[str, dict], x: np.ndarray) -> int:
     """Writes one record per signature and batch size into a bundle; returns how many.
 
@@ -43,6 +49,8 @@ def write(folder: Path, signatures: dict[str, dict], x: np.ndarray) -> int:
             for size in BATCH_SIZES:
                 rows = np.resize(x, [size, *x.shape[1:]])
                 values = {"x": rows, "seed": np.arange(size, dtype=np.int64)}
+                if "observed" in specs["inputs"]:
+                    values["observed"] = half_observed(rows)
                 if "x_given" in specs["inputs"]:
                     first = specs["inputs"]["x_given"]["shape"][1]
                     values |= {"x_given": rows[:, :first], "x_query": rows[:, first:]}
