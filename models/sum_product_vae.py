@@ -259,7 +259,9 @@ class SumProductVAE(System):
         Returns:
             `contribution` [B, R]: of each leaf region, the mean of its leaves' log densities by their posterior
             probabilities; `structure` [B]: minus the divergence of the choice of leaves from that of the model. They
-            sum to log p(x). `conditional` [B, R]: log p(x_r | all other pixels), where no pixel is in two leaf regions.
+            sum to log p(x). Where no pixel is in two leaf regions also `marginal` [B, R]: log p(x_r), and `conditional`
+            [B, R]: log p(x_r | all other pixels). Conditional less marginal, how well a region fits the rest, is on
+            average at most the entropy of the choice of its leaf.
 
         Raises:
             ValueError: a model of one leaf, which has no parts.
@@ -276,6 +278,8 @@ class SumProductVAE(System):
             "structure": circuit.log_prob(leaf_log_prob) - tf.reduce_sum(contribution, axis=-1),
         }
         if self.graph.is_tiling:
+            prior = circuit.leaf_posterior(tf.zeros_like(leaf_log_prob))
+            result["marginal"] = logsumexp(tf.reshape(tf.math.log(prior) + leaf_log_prob, split), axis=-1)
             # p(x) is affine in the region's densities: p(x without x_r) / p(x) = sum over its leaves of used / density.
             log_used = tf.math.log(tf.where(used > 0.0, used, tf.ones_like(used)))
             terms = tf.where(used > 0.0, log_used - leaf_log_prob, tf.constant(-np.inf, used.dtype))

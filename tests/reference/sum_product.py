@@ -30,6 +30,15 @@ def chain(num_variables):
     return RegionGraph(num_variables, [*rest, *singles], cuts)
 
 
+def split_weights_of_chain(vector, depth):
+    """The normalised weights of a chain with two leaves and two sums, by the variable parted: a list of [sums, 4].
+
+    They lie in the vector by height, so the last variable's first; the root's is a single sum.
+    """
+    parts = [*np.split(vector[:-4], depth - 1), vector[-4:]]
+    return [special.log_softmax(part.reshape(-1, 4), axis=1) for part in reversed(parts)]
+
+
 def split_weights(graph, vector, num_leaves, num_sums):
     """The flat vector as {region: [sums, products]}: regions by height and index, then sums, then products."""
     heights = {}
@@ -131,9 +140,9 @@ class Circuit:
 
 
 def leaf_log_probs(graph, probs, x, observed):
-    """Bernoulli leaves of probabilities [R, I, S], x and masks [N, D]: observed log densities, and the greatest, [N, L].
+    """Bernoulli leaves of probabilities [R, I, S], x and masks [N, D]: log densities of leaves, [N, L], twice.
 
-    The greatest puts every missing variable to its mode.
+    The first integrate missing variables out, the second put them to their modes.
     """
     leaf_regions = [region for region in range(len(graph.regions)) if region not in dict(graph.partitions)]
     sums, greatest = [], []

@@ -268,8 +268,9 @@ class LoadedModel:
         """What the R leaf regions of the card (`leaf_regions`) contribute to log p(x); arguments as in `log_prob`.
 
         Returns:
-            `contribution` [N, R] and `structure` [N], which sum to log p(x); `conditional` [N, R], the log density of a
-            region given all other values, the one to look for anomalies with. In nats.
+            `contribution` [N, R] and `structure` [N], which sum to log p(x); where no value is in two regions also
+            `marginal` and `conditional` [N, R], the log density of a region by itself and given all other values. In
+            nats. A region is out of place where the second is less than the first.
 
         Raises:
             ValueError: a model without regions, or observations as in `log_prob`.
