@@ -189,6 +189,7 @@ def _tiny(family: str) -> ml_collections.ConfigDict:
     if family == "conv_vae":
         config.model.conv_filters = (3, 4)
     config.objective.num_samples = 2
+    config.optimizer.learning_rate = 1e-2
     shorten(config)
     return config
 
