@@ -34,7 +34,7 @@ class SumProductVAE(System):
 
     Importance weights are those of leaves, [K, B, L], and go through the circuit. A single region with a single leaf is
     a plain VAE. Pixels may be missing (`observed`): a leaf then integrates over its own, and one without any observed
-    pixel has density exactly 1.
+    pixel has density 1.
 
     Args:
         config: a preset's config (see models.presets); read are `model`, `objective` and `data.event_shape`.
@@ -67,7 +67,7 @@ class SumProductVAE(System):
             self.graph, num_leaves=options.num_leaves, num_sums=options.num_sums, name="sum_product"
         )
         self.num_leaves = self.sum_product.layout.num_leaf_nodes
-        self.latent_dim = options.num_latents
+        self.num_latents = self.num_leaves * options.num_latents
         self.pixels = make_pixels(
             options.likelihood, precision_floor=options.precision_floor, num_components=options.num_components
         )
@@ -161,7 +161,7 @@ class SumProductVAE(System):
     def sample(self, num: int | tf.Tensor, *, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """See System: exact, leaves from the circuit's sums and pixels from the leaves that they choose."""
         latent_key, tree_key, pixel_key = random.split(random.keys_of_samples(seed, 1, num)[0], 3)
-        z = tf.transpose(random.normal(latent_key, [self.num_leaves, self.latent_dim]), [1, 0, 2])
+        z = tf.transpose(random.normal(latent_key, [self.num_leaves, self.leaves.latent_dim]), [1, 0, 2])
         circuit, leaves = self.circuit, None
         if circuit is not None:
             leaves = circuit.sample_tree(tree_key, tf.zeros([num, self.num_leaves]))
@@ -179,13 +179,14 @@ class SumProductVAE(System):
         """See System: [B, L * Z], the latents of one leaf beside one another."""
         mean, precision = self.leaves.posterior(self._flatten(x), None, self._fill)
         encoded = {"z_mean": mean, "z_std": tf.math.rsqrt(precision)}
-        size = self.num_leaves * self.latent_dim
-        return {name: tf.reshape(tf.transpose(part, [1, 0, 2]), [-1, size]) for name, part in encoded.items()}
+        return {
+            name: tf.reshape(tf.transpose(part, [1, 0, 2]), [-1, self.num_latents]) for name, part in encoded.items()
+        }
 
     def decode(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
         """See System; each pixel is the mean over its leaves by their probabilities in the model, E[x | z]."""
         z = tf.cast(z, self.compute_dtype)
-        flat = tf.reshape(z, [-1, self.num_leaves, self.latent_dim])
+        flat = tf.reshape(z, [-1, self.num_leaves, self.leaves.latent_dim])
         means = self.pixels.mean(self.leaves.decode(tf.transpose(flat, [1, 0, 2])))
         circuit, weights = self.circuit, None
         if circuit is not None:

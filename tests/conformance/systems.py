@@ -10,12 +10,14 @@ import tensorflow as tf
 
 import tfstruct.layers
 from tfstruct import random
-from tfstruct.layers import boltzmann, edge_gates, flow, grouped, likelihood, made, mlp
+from tfstruct.distributions.region_graph import poon_domingos
+from tfstruct.layers import boltzmann, edge_gates, flow, grouped, leaf_networks, likelihood, made, mlp, sum_product
 
 #: registered system -> presets that between them use every part of it
 SYSTEMS = {
     "graph_vae": ("graph_vae/tiny", "vae/tiny", "ladder_vae/tiny", "fc_vae/tiny", "iaf_vae/tiny", "graph_iaf_vae/tiny"),
     "boltzmann_vae": ("boltzmann_vae/tiny",),
+    "sum_product_vae": ("spvae/tiny", "dense_vae/tiny", "conv_spvae/tiny", "conv_vae/tiny"),
 }
 
 _OPTIONS = mlp.BlockOptions("elu")
@@ -83,6 +85,36 @@ LAYERS = {
         lambda: edge_gates.EdgeGates(_ADJACENCY, trainable=True),
         None,
         lambda layer, batch: layer(tf.constant(_KEY), tf.constant(0.5)),
+    ),
+    sum_product.SumProduct: (
+        lambda: sum_product.SumProduct(poon_domingos((4, 6), 2), num_leaves=2, num_sums=2),
+        None,
+        lambda layer, batch: layer(tf.ones([batch, 12]) * tf.range(12.0)),
+    ),
+    leaf_networks.LeafDense: (
+        lambda: leaf_networks.LeafDense(3, 2),
+        (3, None, 4),
+        lambda layer, batch: layer(tf.ones([3, batch, 4])),
+    ),
+    leaf_networks.LeafConv: (
+        lambda: leaf_networks.LeafConv(3, 2, stride=2),
+        (3, None, 4, 6, 5),
+        lambda layer, batch: layer(tf.ones([3, batch, 4, 6, 5])),
+    ),
+    leaf_networks.LeafMLP: (
+        lambda: leaf_networks.LeafMLP(3, (5, 4), 2, num_networks=2),
+        (3, None, 6),
+        lambda layer, batch: layer(tf.ones([3, batch, 6])),
+    ),
+    leaf_networks.LeafConvEncoder: (
+        lambda: leaf_networks.LeafConvEncoder(3, (4, 8, 2), (2, 3), 2, 5, 4),
+        None,
+        lambda layer, batch: layer(tf.ones([3, batch, 64])),
+    ),
+    leaf_networks.LeafConvDecoder: (
+        lambda: leaf_networks.LeafConvDecoder(3, (4, 8, 2), (2, 3), 2, num_heads=2),
+        (3, None, 5),
+        lambda layer, batch: layer(tf.ones([3, batch, 5])),
     ),
     likelihood.BernoulliLikelihood: (
         likelihood.BernoulliLikelihood,

@@ -276,8 +276,8 @@ def test_everything_is_the_same_in_graphs_and_under_xla(compiled, rng):
     def everything(logits, leaves):
         circuit = SumProductCircuit(layout, layout.normalize(logits))
         keys = random.row_keys(tf.range(5, dtype=tf.int64))
-        trees = circuit.sample_tree(random.key(1), leaves), circuit.sample_tree(keys, leaves)
-        return circuit.log_prob(leaves), circuit.leaf_posterior(leaves), *trees, *circuit.most_probable_tree(leaves)
+        drawn = circuit.sample_tree(keys, leaves)
+        return circuit.log_prob(leaves), circuit.leaf_posterior(leaves), drawn, *circuit.most_probable_tree(leaves)
 
     for found, expected in zip(compiled(everything, *arguments), everything(*arguments), strict=True):
         if expected.dtype == tf.bool:
@@ -302,7 +302,7 @@ def test_the_number_of_rows_may_be_unknown_while_tracing(rng):
 
 
 def test_replicas_are_mapped_over(rng):
-    layout = CircuitLayout(twin.SMALL["n_ary"], num_leaves=2, num_sums=2)
+    layout = CircuitLayout(twin.SMALL["grid"], num_leaves=2, num_sums=2)
     logits = tf.constant(rng.normal(size=[3, layout.num_weights]))
     leaves, keys = (
         tf.constant(rng.normal(size=[3, 4, layout.num_leaf_nodes])),

@@ -24,6 +24,10 @@ PRESETS = (
     "iaf_vae/tiny",
     "graph_iaf_vae/tiny",
     "boltzmann_vae/tiny",
+    "spvae/tiny",
+    "dense_vae/tiny",
+    "conv_spvae/tiny",
+    "conv_vae/tiny",
 )
 STEPS = 20
 

@@ -1,0 +1,334 @@
+"""Sum-product VAEs against a NumPy twin, exact leaf densities and every image that there is."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from tests.reference import sum_product_vae as small
+from tfstruct import random
+from tfstruct.data import mnist
+from tfstruct.inference import likelihood, objectives
+from tfstruct.models import presets, registry
+
+KEY = random.key(17)
+# SPVAE, tables 1 and 2: weights of the six models with MLP leaves, from the published logs.
+PUBLISHED = {
+    "spvae/mnist_continuous": 413_352,
+    "spvae/svhn_continuous": 511_080,
+    "spvae/cifar10_continuous": 511_080,
+    "spvae/mnist_discrete": 310_024,
+    "spvae/svhn_discrete": 461_480,
+    "spvae/cifar10_discrete": 353_704,
+    "dense_vae/mnist_continuous": 1_545_168,
+}
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_the_published_numbers_of_weights_come_out(preset):
+    model = registry.build(presets.get(preset))
+    assert sum(int(np.prod(variable.shape)) for variable in model.trainable_variables) == PUBLISHED[preset]
+
+
+def test_the_structure_of_the_paper_comes_out():
+    assert registry.build(presets.get("spvae/mnist_continuous")).structure_report()["circuit"] == {
+        "regions": 100,
+        "leaf_regions": 16,
+        "internal_regions": 84,
+        "partitions": 200,
+        "leaves": 32,
+        "products": 800,
+        "sums": 167,
+        "sum_weights": 1_576,
+    }
+
+
+def _noise(keys, num_samples, batch, model):
+    shape = [model.num_leaves, model.leaves.latent_dim]
+    return np.asarray(random.sample_normal(keys, num_samples, batch, shape), np.float64)
+
+
+CASES = {
+    "tiles": {},
+    "one leaf a region": {"num_leaves": 1},
+    "three leaves and sums": {"num_leaves": 3, "num_sums": 3},
+    "plain": {"structure": "single", "num_leaves": 1},
+    "mixture of VAEs": {"structure": "single", "num_leaves": 3},
+    "mask read": {"mask_input": True},
+    "random trees": {"structure": "random", "tree_depth": 2, "tree_repetitions": 2},
+    "unequal tiles": {"delta": 2},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_terms_are_those_of_the_twin(case, is_whole, rng):
+    model = small.system(event_shape=(3, 2), **({"num_latents": 2} | CASES[case]))
+    x = rng.integers(0, 2, size=(5, 3, 2)).astype(np.float32)
+    observed = None if is_whole else rng.random(x.shape) < 0.5
+    if observed is not None:
+        observed[0], observed[1] = False, True
+    found = model.importance_terms(x, seed=KEY, num_samples=3, observed=observed, path_derivative=True)
+    expected = small.terms(model, x, _noise(KEY, 3, 5, model), observed=observed)
+    if model.num_leaves == 1:
+        expected = expected[..., 0]
+    for one, two in zip(found[:3], expected, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.log_posterior_path, expected[2], rtol=1e-4, atol=1e-4)
+    if found.circuit is not None:
+        leaves = (expected[0] + expected[1] - expected[2]).mean(axis=0)
+        np.testing.assert_allclose(
+            found.circuit.log_prob(tf.constant(leaves, tf.float32)), small.root(model, leaves), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_terms_of_real_pixels_are_those_of_the_twin(rng):
+    model = small.system(likelihood="gaussian")
+    x = rng.random((4, 2, 2)).astype(np.float32)
+    found = model.importance_terms(x, seed=KEY, num_samples=2)
+    for one, two in zip(found[:3], small.terms(model, x, _noise(KEY, 2, 4, model), small.gaussian), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["binomial", "categorical", "logistic_mixture"])
+def test_encoders_of_grey_levels_read_them_in_unit_scale(name, rng):
+    levels = rng.integers(0, 256, size=(4, 2, 2)).astype(np.float32)
+    grey = small.system(likelihood=name)
+    encoded = grey.encode(levels)
+    inputs = levels.reshape(4, 4) / 255.0
+    for leaf in range(grey.num_leaves):
+        mean, root = small.mlp(grey.encoder, leaf, inputs[:, small.variables_of(grey, leaf)])
+        np.testing.assert_allclose(encoded["z_mean"][:, leaf : leaf + 1], mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            encoded["z_std"][:, leaf : leaf + 1], 1.0 / np.sqrt(1.0 + root**2), rtol=1e-4, atol=1e-5
+        )
+    assert np.all(np.isfinite(objectives.iwae(grey.importance_terms(levels, seed=KEY, num_samples=3)).bound))
+    drawn = grey.sample(50, seed=KEY)
+    assert np.all(np.asarray(drawn["x"]) == np.clip(np.rint(drawn["x"]), 0, 255))
+    assert np.all((np.asarray(drawn["x_mean"]) >= 0) & (np.asarray(drawn["x_mean"]) <= 255))
+
+
+# Exact densities --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """A system whose leaves have one latent; all 16 images, their leaf densities and densities."""
+    model = small.system()
+    x = small.every_image()
+    leaves = small.exact_leaves(model, x)
+    return model, x, leaves, small.root(model, leaves)
+
+
+def test_the_exact_densities_of_the_reference_sum_to_one(exact):
+    assert np.exp(exact[3]).sum() == pytest.approx(1.0, abs=1e-9)
+
+
+# Theorems 1 and 2 of the paper: bounds of leaves give bounds of the whole, and tighter ones tighter ones.
+def test_local_bounds_give_a_bound_that_rises_with_the_number_of_samples(exact):
+    model, x, leaves, log_prob = exact
+    draws = 4_000
+    rows = tf.repeat(tf.constant(x), draws, axis=0)
+    means = []
+    for name, num_samples in (("elbo", 1), ("iwae", 2), ("iwae", 20)):
+        terms = model.importance_terms(rows, seed=KEY, num_samples=num_samples)
+        bounds = objectives.get(name)(terms).bound.numpy().reshape(len(x), draws).astype(float)
+        means.append(bounds.mean(axis=1))
+        # 4 standard errors, at most 0.06 nats, beyond which a mean above the exact value would be seen.
+        error = bounds.std(axis=1) / np.sqrt(draws)
+        assert error.max() < 0.015
+        np.testing.assert_array_less(means[-1] - 4.0 * error, log_prob)
+    assert np.all(means[0] < means[1])
+    assert np.all(means[1] < means[2])
+    assert np.max(log_prob - means[0]) > 0.05
+    assert np.max(log_prob - means[2]) < 0.05
+    # Theorem 1 itself: exact local bounds, here by averaging many, through the circuit.
+    terms = model.importance_terms(x, seed=KEY, num_samples=20_000)
+    local = np.asarray(objectives.log_weights(terms)).mean(axis=0)
+    np.testing.assert_array_less(local, leaves)
+    np.testing.assert_array_less(small.root(model, local), log_prob)
+
+
+def test_the_estimate_of_the_density_is_unbiased(exact):
+    model, x, _, log_prob = exact
+    draws = 20_000
+    rows = tf.repeat(tf.constant(x), draws, axis=0)
+    bounds = objectives.iwae(model.importance_terms(rows, seed=KEY, num_samples=2)).bound
+    ratios = np.exp(bounds.numpy().astype(float).reshape(len(x), draws) - log_prob[:, np.newaxis])
+    error = ratios.std(axis=1) / np.sqrt(draws)
+    assert error.max() < 0.01  # relative: a bias of 4 % of p(x) would be seen
+    np.testing.assert_array_less(np.abs(ratios.mean(axis=1) - 1.0), 4.0 * error)
+
+
+def _estimate(model, x, observed=None, num_samples=2_000):
+    keys = random.fold_in(KEY, tf.range(len(x)))
+    return likelihood.estimate(
+        lambda chunk: model.importance_terms(x, seed=chunk, num_samples=500, observed=observed),
+        keys,
+        num_samples=num_samples,
+        chunk=500,
+        circuit=model.circuit,
+    )
+
+
+@pytest.mark.parametrize("mask_input", [False, True])
+def test_marginals_of_every_mask_are_the_sums_over_what_is_missing(mask_input):
+    model = small.system(mask_input=mask_input)
+    x = small.every_image()
+    table = np.exp(small.root(model, small.exact_leaves(model, x)))
+    flat = x.reshape(16, 4)
+    for mask in flat.astype(bool):
+        same = np.all((flat[:, np.newaxis] == flat) | ~mask, axis=-1)
+        exact_marginal = np.log(same @ table)
+        found = _estimate(model, x, np.broadcast_to(mask.reshape(2, 2), x.shape))
+        # 4.5 standard errors, each its own: at most 0.2 nats, for most images a tenth of that.
+        assert found.std_err.numpy().max() < 0.05
+        np.testing.assert_array_less(np.abs(found.log_prob - exact_marginal), 4.5 * found.std_err + 1e-5)
+        if not mask.any():
+            np.testing.assert_allclose(found.log_prob, 0.0, atol=1e-6)
+            np.testing.assert_array_equal(found.std_err, 0.0)
+
+
+def test_missing_pixels_may_hold_anything(rng):
+    model = small.system()
+    x, observed = rng.integers(0, 2, size=(3, 2, 2)).astype(np.float32), rng.random((3, 2, 2)) < 0.5
+    one = _estimate(model, x, observed, 500).log_prob
+    np.testing.assert_array_equal(_estimate(model, np.where(observed, x, 9.0), observed, 500).log_prob, one)
+
+
+def test_samples_follow_the_exact_densities(exact):
+    model, x, _, log_prob = exact
+    draws = 20_000
+    drawn = model.sample(draws, seed=KEY)["x"].numpy().reshape(draws, 4)
+    counts = np.bincount(drawn.astype(int) @ (2 ** np.arange(4)), minlength=16)
+    expected = draws * np.exp(log_prob[np.argsort(x.reshape(16, 4) @ (2 ** np.arange(4)))])
+    assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("missing", [(2, 3), (0,), (0, 1, 2, 3), (1, 2)])
+def test_completions_follow_the_exact_conditional(exact, missing):
+    model, x, _, log_prob = exact
+    draws, row = 20_000, 6
+    observed = np.ones(4, bool)
+    observed[list(missing)] = False
+    keys = random.fold_in(KEY, tf.range(draws))
+    rows = np.repeat(x[row : row + 1], draws, axis=0)
+    mask = np.broadcast_to(observed.reshape(2, 2), rows.shape)
+    complete = tf.function(
+        lambda x, mask, keys: model.inpaint(x, mask, seed=keys, num_samples=50), jit_compile=True, autograph=False
+    )
+    drawn = complete(rows, mask, keys)["x"].numpy().reshape(draws, 4)
+    np.testing.assert_array_equal(drawn[:, observed], rows.reshape(draws, 4)[:, observed])
+    flat = x.reshape(16, 4)
+    possible = np.all(flat[:, observed] == flat[row, observed], axis=1)
+    counts = np.array([np.all(drawn == image, axis=1).sum() for image in flat[possible]])
+    expected = np.exp(log_prob[possible])
+    assert stats.chisquare(counts, draws * expected / expected.sum()).pvalue > 1e-3
+
+
+def test_regions_contribute_what_sums_to_the_density_and_their_conditionals_are_ratios(exact):
+    model, x, leaves, log_prob = exact
+    found = model.region_log_prob(tf.constant(leaves, tf.float32))
+    np.testing.assert_allclose(
+        found["contribution"].numpy().sum(axis=1) + found["structure"].numpy(), log_prob, rtol=1e-5
+    )
+    for region in range(4):
+        without, alone = leaves.copy(), np.zeros_like(leaves)
+        own = slice(2 * region, 2 * region + 2)
+        without[:, own] = 0.0
+        alone[:, own] = leaves[:, own]
+        np.testing.assert_allclose(
+            found["conditional"][:, region], log_prob - small.root(model, without), rtol=1e-4, atol=1e-5
+        )
+        np.testing.assert_allclose(found["marginal"][:, region], small.root(model, alone), rtol=1e-4, atol=1e-5)
+    assert np.all(found["structure"] < 1e-5)
+
+
+def test_reconstructions_weigh_leaves_by_their_posterior_and_decoding_by_their_prior(exact):
+    model, x, _, _ = exact
+    terms = model.importance_terms(x, seed=KEY, num_samples=1)
+    noise = _noise(KEY, 1, 16, model)
+    weights = np.asarray(objectives.log_weights(terms)[0], np.float64)
+    for prior, found in ((False, model.reconstruct(x, seed=KEY)), (True, None)):
+        values = np.zeros_like(weights) if prior else weights
+        used = np.zeros_like(weights)
+        for leaf in range(model.num_leaves):  # by differences of the recursion
+            step = np.eye(model.num_leaves)[leaf] * 1e-5
+            used[:, leaf] = (small.root(model, values + step) - small.root(model, values - step)) / 2e-5
+        z = np.zeros([16, model.num_leaves])
+        expected = np.zeros([16, 4])
+        for leaf in range(model.num_leaves):
+            (variable,) = small.variables_of(model, leaf)
+            mean, root = small.mlp(model.encoder, leaf, x.reshape(16, 4)[:, [variable]])
+            z[:, leaf] = (mean + noise[0, :, leaf] / np.sqrt(1.0 + root**2))[:, 0]
+            (logits,) = small.mlp(model.decoder, leaf, z[:, leaf : leaf + 1])
+            expected[:, variable] += used[:, leaf] / (1.0 + np.exp(-logits[:, 0]))
+        found = model.decode(tf.constant(z, tf.float32))["x_mean"] if prior else found
+        np.testing.assert_allclose(np.asarray(found).reshape(16, 4), expected, rtol=1e-4, atol=1e-5)
+
+
+# Settings ---------------------------------------------------------------------------------------------------
+
+
+def test_training_hides_pixels_of_the_part_of_the_rows_that_it_should():
+    model = small.system(event_shape=(4, 4), delta=2, missing_fraction=0.5, mask_input=True)
+    x = np.ones([400, 4, 4], np.float32)
+    whole = model.importance_terms(x, seed=KEY, num_samples=1)
+    hidden = model.importance_terms(x, seed=KEY, num_samples=1, training=True)
+    differs = np.any(np.asarray(whole[0] != hidden[0]), axis=(0, 2))
+    # Some masks hide nothing; 400 rows have a standard error of 0.025.
+    assert 0.35 < differs.mean() <= 0.56
+    model = small.system(event_shape=(4, 4), delta=2)
+    np.testing.assert_array_equal(
+        model.importance_terms(x, seed=KEY, num_samples=1, training=True)[0],
+        model.importance_terms(x, seed=KEY, num_samples=1)[0],
+    )
+
+
+def test_adapt_takes_the_mean_that_stands_for_missing_pixels():
+    rows = mnist.read("train")[:50]
+    for variant, name, scale in (("dynamic", "bernoulli", 255.0), ("levels", "binomial", 255.0)):
+        model = registry.build(presets.get("spvae/tiny", [f"data.variant={variant}", f"model.likelihood={name}"]))
+        model.adapt(rows)
+        np.testing.assert_allclose(model.pixel_mean, rows.mean(axis=0).reshape(-1) / scale, rtol=1e-5, atol=1e-6)
+    model = registry.build(presets.get("spvae/tiny", ["data.variant=continuous", "model.likelihood=gaussian"]))
+    model.adapt(rows / np.float32(255))
+    np.testing.assert_allclose(model.pixel_mean, rows.mean(axis=0).reshape(-1) / 255.0, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("model.structure=grid",), "model.structure must be one of .*found 'grid'"),
+        (("model.leaf_network=cnn",), "model.leaf_network must be one of mlp, conv, found 'cnn'"),
+        (("model.num_leaves=0",), "model.num_leaves must be at least 1, found 0"),
+        (("model.missing_fraction=1.5",), "model.missing_fraction must be in .*found 1.5"),
+        (("model.batch_norm=True",), "model.batch_norm must be False"),
+        (("model.likelihood=poisson",), "likelihood must be one of .*found 'poisson'"),
+        (("model.leaf_network=conv", "model.delta=5"), "rectangles of one size"),
+        (("model.leaf_network=conv", "model.structure=random"), "rectangles of one size"),
+        (("model.leaf_network=conv", "model.delta=7", "model.conv_stride=2"), "divisible by 4, found 7 x 7"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        registry.build(presets.get("spvae/tiny", overrides))
+
+
+def test_tiles_of_vectors_are_refused():
+    with pytest.raises(ValueError, match="poon_domingos is for images.*structure=random"):
+        small.system(event_shape=(6,))
+    assert small.system(event_shape=(6,), structure="random").sample(3, seed=KEY)["x"].shape == (3, 6)
+
+
+def test_colour_channels_of_a_tile_stay_together_under_convolutions(rng):
+    model = small.system(event_shape=(4, 4, 3), delta=2, leaf_network="conv", mask_input=True, conv_filters=(2, 3))
+    x = rng.integers(0, 2, size=(2, 4, 4, 3)).astype(np.float32)
+    assert model.scopes.image_shape(model.event_shape) == (2, 2, 3)
+    terms = model.importance_terms(x, seed=KEY, num_samples=2)
+    # A leaf reads its own tile and no other.
+    changed = x.copy()
+    changed[:, :2, :2] = 1.0 - changed[:, :2, :2]
+    other = model.importance_terms(changed, seed=KEY, num_samples=2)
+    differs = np.any(np.asarray(terms[0] != other[0]), axis=(0, 1))
+    np.testing.assert_array_equal(differs, np.arange(8) < 2)
