@@ -2,8 +2,9 @@
 
 Every way of training runs the same model on the same data in one process, so that their ratios mean something on a
 noisy machine; each is timed `--rounds` times after a round that compiles, and the median counts. With `--against` it
-is the same way of training for other settings of the preset: --against="model.posterior=directed model.groups=4". With
-`--log_partition` it is the annealing of a Boltzmann VAE's prior and of one posterior, as the evaluation does it.
+is the same way of training for other settings of the preset, --against="model.posterior=directed model.groups=4", or
+for another preset on the same data, --against=dense_vae/mnist_continuous. With `--log_partition` it is the annealing of
+a Boltzmann VAE's prior and of one posterior, as the evaluation does it.
 """
 
 import time
@@ -16,7 +17,9 @@ from tfstruct.trainers import entry
 
 _PRESET = flags.DEFINE_string("preset", "graph_vae/mnist", "Name of a preset.")
 _SET = flags.DEFINE_multi_string("set", [], "Changes a setting: key=value.")
-_AGAINST = flags.DEFINE_multi_string("against", [], "Times the preset with these settings, separated by spaces.")
+_AGAINST = flags.DEFINE_multi_string(
+    "against", [], "Times the preset with these settings, separated by spaces, or another preset."
+)
 _PARTITION = flags.DEFINE_bool("log_partition", False, "Times the estimation of log Z.")
 _STEPS = flags.DEFINE_integer("steps", 200, "Steps of one round.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
@@ -90,7 +93,17 @@ def _against(config: object, data: object) -> dict[str, Callable[[], Callable[[]
 
     configs = {config.preset: config}
     for text in _AGAINST.value:
-        configs[text] = presets.get(_PRESET.value, [*_SET.value, *text.split()])
+        first, *rest = text.split()
+        if "=" in first:
+            configs[text] = presets.get(_PRESET.value, [*_SET.value, first, *rest])
+            continue
+        configs[text] = presets.get(first, [*_SET.value, *rest])
+        for name in ("name", "variant", "event_shape"):
+            if configs[text].data[name] != config.data[name]:
+                raise ValueError(
+                    f"--against={text} has data.{name}={configs[text].data[name]}, {config.preset} has "
+                    f"{config.data[name]}: their steps do not compare"
+                )
     return {name: lambda one=one: _make_loop(one, data, resolve_compiler(one), 1) for name, one in configs.items()}
 
 
