@@ -32,6 +32,7 @@ sample.run()
 
 def test_samples_and_reconstructions_of_a_run_are_divided_by_255(tmp_path, monkeypatch):
     config = tiny_circuit.config(tiny_circuit.write_levels(tmp_path / "levels.npz"), "model.likelihood=binomial")
+    (tmp_path / "metrics.jsonl").write_text("")
     data, drawn = load_data(config), {}
     model = registry.build(config, seed=1)
     run = types.SimpleNamespace(

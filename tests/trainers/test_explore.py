@@ -23,7 +23,7 @@ MISTAKES = [
     (["--figure=inpainting", "--workdir=RUN/circuit", "--points=3"], "--points is no setting of --figure=inpainting"),
     (["--figure=misplaced", "--workdir=RUN/circuit", "--draws=3"], "--draws is no setting of --figure=misplaced"),
     (["--figure=misplaced", "--workdir=RUN/circuit", "--replica=1"], "the run has replicas 0..0, found 1"),
-    (["--figure=structure", "--workdir=RUN/other"], "other is a run of vae; this needs one of sum_product_vae"),
+    (["--figure=structure", "--workdir=RUN/other"], "other is a run of graph_vae; this needs one of sum_product_vae"),
     (["--figure=misplaced", "--workdir=RUN/single"], "several leaf regions that do not overlap"),
     (["--figure=structure", "--workdir=RUN/none"], "none is no folder of a training run"),
 ]
