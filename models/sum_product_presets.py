@@ -185,7 +185,7 @@ def _tiny(family: str) -> ml_collections.ConfigDict:
     config = base()
     config.data.variant = "dynamic"
     _family(config, family, 4, 8)
-    config.model.update(likelihood="bernoulli", delta=14)
+    config.model.update(likelihood="bernoulli", delta=7 if family == "conv_spvae" else 14)
     if family == "conv_vae":
         config.model.conv_filters = (3, 4)
     config.objective.num_samples = 2
@@ -214,7 +214,7 @@ def all_presets() -> Iterator[tuple[str, str, Callable[[], ml_collections.Config
     for family, title in _TITLES.items():
         yield (
             f"{family}/tiny",
-            f"{title.replace('32', 'eight')}: small networks on dynamically binarised MNIST, 200 steps, for tests.",
+            f"{title.replace('32 MLP', 'eight MLP')}: small ones on dynamically binarised MNIST, 200 steps, for tests.",
             lambda family=family: _tiny(family),
         )
         for data, source in _DATA.items():

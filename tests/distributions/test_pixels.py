@@ -126,24 +126,22 @@ def test_float32_agrees_with_float64_with_finite_gradients(name, size, rng):
 # Logistic mixtures at hard points ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", [0.0, 1.0, 100.0, 254.0, 255.0])
-@pytest.mark.parametrize("mean", [-300.0, -1.0, 0.0, 1.0, 300.0])
 @pytest.mark.parametrize("log_scale", [-100.0, -4.0, 0.0, 4.0, 9.0, 100.0])
-def test_logistic_mass_is_exact_at_hard_points(level, mean, log_scale):
-    # log of the difference of two sigmoids, by the tail that both lie in.
+@pytest.mark.parametrize("mean", [-300.0, -1.0, 0.0, 1.0, 300.0])
+def test_logistic_mass_is_exact_at_hard_points(mean, log_scale):
+    levels = np.array([0.0, 1.0, 100.0, 254.0, 255.0])
+    # log of the difference of two sigmoids, without their difference.
     scale = np.exp(np.clip(log_scale - 2.0, -7.0, 7.0))
-    low, high = ((level + side - 127.5 - 255.0 * mean) / (255.0 * scale) for side in (-0.5, 0.5))
-    if level in (0.0, 255.0):
-        expected = special.log_expit(high) if level == 0.0 else special.log_expit(-low)
-    else:
-        expected = special.log_expit(high) + special.log_expit(-low) + np.log(-np.expm1(-1.0 / (255.0 * scale)))
+    low, high = ((levels + side - 127.5 - 255.0 * mean) / (255.0 * scale) for side in (-0.5, 0.5))
+    expected = special.log_expit(high) + special.log_expit(-low) + np.log(-np.expm1(-1.0 / (255.0 * scale)))
+    expected[0], expected[-1] = special.log_expit(high[0]), special.log_expit(-low[-1])
     for dtype, rtol in ((tf.float64, 1e-9), (tf.float32, 1e-3)):
-        outputs = tf.constant([[0.0, mean, log_scale]], dtype)
+        outputs = tf.constant([[0.0, mean, log_scale]] * 5, dtype)
         with tf.GradientTape() as tape:
             tape.watch(outputs)
-            log_prob = LogisticMixturePixels(1).log_prob([outputs], tf.constant([[level]], dtype))
+            log_prob = LogisticMixturePixels(1).log_prob([outputs], tf.constant(levels[:, np.newaxis], dtype))
         assert np.all(np.isfinite(tape.gradient(log_prob, outputs)))
-        np.testing.assert_allclose(log_prob[0, 0], expected, rtol=rtol, atol=1e-6)
+        np.testing.assert_allclose(log_prob[:, 0], expected, rtol=rtol, atol=1e-6)
 
 
 @pytest.mark.xfail(strict=True, reason="log(-expm1(low - high)) of two numbers so large that they are equal in float32")
@@ -190,8 +188,20 @@ def test_samples_have_the_frequencies_of_the_levels(name, rng):
     drawn, probs = _draws(pixels, outputs, 20_000), np.exp(_log_table(pixels, outputs))
     np.testing.assert_array_equal(drawn, np.rint(drawn))
     for pixel in range(S):
-        # Catches a draw that is off by one level, or an edge whose cell does not reach to infinity.
+        # Catches a component drawn without its weight, or two pixels that share their numbers.
         assert_frequencies_close(drawn[:, pixel].astype(int), probs[:, pixel], resolution=0.02)
+
+
+@EVERY_GREY_FAMILY
+def test_a_uniform_number_becomes_the_level_whose_cumulative_probability_reaches_it(name, rng):
+    pixels = LogisticMixturePixels(1) if name == "logistic_mixture" else _make(name)
+    outputs = _outputs(pixels, rng)
+    uniform = np.linspace(0.001, 0.999, 500)[:, np.newaxis] * np.ones(S)
+    repeated = [tf.tile(output[tf.newaxis], [500, 1]) for output in outputs]
+    drawn = pixels.sample(repeated, [tf.constant(uniform)] * pixels.num_uniforms).numpy().astype(int)
+    cumulative = np.concatenate([np.zeros([1, S]), np.cumsum(np.exp(_log_table(pixels, outputs)), axis=0)])
+    assert np.all(np.take_along_axis(cumulative, drawn, axis=0) <= uniform + 1e-12)
+    assert np.all(uniform <= np.take_along_axis(cumulative, drawn + 1, axis=0) + 1e-12)
 
 
 def test_bernoulli_and_gaussian_samples_have_their_moments(rng):

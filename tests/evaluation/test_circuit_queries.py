@@ -204,6 +204,20 @@ def test_scores_are_exact_where_importance_weights_are(rng):
     np.testing.assert_array_equal(again["centre"]["completed"], result["centre"]["completed"])
 
 
+def test_the_two_estimates_of_a_score_share_their_noise(rng, monkeypatch):
+    keys = []
+
+    def score(rows, observed, key):
+        keys.append(key.numpy())
+        return np.zeros(len(rows))
+
+    monkeypatch.setattr(circuit_queries, "_scorer", lambda *_: score)
+    test = rng.integers(0, 2, size=[4, *SHAPE]).astype(np.uint8)
+    circuit_queries.inpainting(run_of(build(), test=test), images=1, draws=1, num_samples=1)
+    assert len(keys) == 5
+    np.testing.assert_array_equal(keys, keys[:1] * 5)
+
+
 def test_grey_levels_are_completed_by_what_is_observed_in_units_of_one():
     patterns = np.zeros([2, *SHAPE])
     patterns[0, :, ::2] = patterns[1, :, 1::2] = 255

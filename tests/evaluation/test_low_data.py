@@ -97,10 +97,10 @@ def test_models_are_trained_on_a_part_and_bound_the_whole_test_set(file, tmp_pat
 
 
 def test_every_preset_fraction_and_seed_is_a_run_on_the_first_rows(file, tmp_path, calls):
-    result = call(file, tmp_path / "runs", PRESETS, fractions=[1.0, 0.25], seeds=[0, 4])
+    result = call(file, tmp_path / "runs", PRESETS, fractions=[1.0, 0.75], seeds=[0, 4])
     wanted = [
         (preset, fraction, images, seed)
-        for fraction, images in ((1.0, 50), (0.25, 12))
+        for fraction, images in ((1.0, 50), (0.75, 38))
         for preset in PRESETS
         for seed in (0, 4)
     ]
@@ -217,3 +217,9 @@ def test_a_part_of_less_than_a_batch_is_refused_before_training(file, tmp_path, 
     with pytest.raises(ValueError, match="batch"):
         call(file, tmp_path / "runs", fractions=[1.0, 0.1])
     assert not calls.trained
+
+
+@pytest.mark.xfail(strict=True, reason="the whole of data.train_images rows becomes data.train_images=0, which is all")
+def test_parts_are_those_of_the_rows_that_a_preset_takes(file, tmp_path, calls):
+    result = call(file, tmp_path / "runs", fractions=[1.0, 0.5], overrides=["data.train_images=20"])
+    assert [images for _, images, _ in calls.trained] == [point["images"] for point in result["points"]] == [20, 10]

@@ -88,19 +88,12 @@ CONVOLUTIONS = pytest.mark.parametrize(
     [(stride, transpose, size) for stride in (1, 2) for transpose in (False, True) for size in ((4, 6), (5, 3))],
     ids=str,
 )
-MISALIGNED = "patches of several leaves stand one row and column before those of a single one; taps are not turned"
-
-
-def _expect_misaligned(request, num_leaves, stride, transpose, size):
-    if num_leaves > 1 and (transpose or (stride == 2 and size[0] % 2 == 0)):
-        request.applymarker(pytest.mark.xfail(strict=True, reason=MISALIGNED))
 
 
 @pytest.mark.usefixtures("float64")
 @LEAVES
 @CONVOLUTIONS
-def test_convolution_is_its_twin(num_leaves, stride, transpose, size, rng, request):
-    _expect_misaligned(request, num_leaves, stride, transpose, size)
+def test_convolution_is_its_twin(num_leaves, stride, transpose, size, rng):
     x = rng.normal(size=[num_leaves, N, *size, 2])
     layer = _random(LeafConv(num_leaves, 3, stride=stride, transpose=transpose), x.shape, rng)
     found = layer(tf.constant(x))
@@ -112,8 +105,7 @@ def test_convolution_is_its_twin(num_leaves, stride, transpose, size, rng, reque
 
 @pytest.mark.usefixtures("float64")
 @CONVOLUTIONS
-def test_convolution_of_several_leaves_is_that_of_each(stride, transpose, size, rng, request):
-    _expect_misaligned(request, 3, stride, transpose, size)
+def test_convolution_of_several_leaves_is_that_of_each(stride, transpose, size, rng):
     x = rng.normal(size=[3, N, *size, 2])
     layer = _random(LeafConv(3, 4, stride=stride, transpose=transpose), x.shape, rng)
     _assert_leaves_are_separate_layers(layer, lambda: LeafConv(1, 4, stride=stride, transpose=transpose), x)
@@ -152,8 +144,7 @@ def _decoder(num_leaves, stride):
 @pytest.mark.usefixtures("float64")
 @LEAVES
 @pytest.mark.parametrize("stride", [1, 2])
-def test_encoder_is_its_twin_and_one_encoder_for_every_leaf(num_leaves, stride, rng, request):
-    _expect_misaligned(request, num_leaves, stride, False, (4, 8))
+def test_encoder_is_its_twin_and_one_encoder_for_every_leaf(num_leaves, stride, rng):
     x = rng.normal(size=[num_leaves, N, 64])
     layer = _random(_encoder(num_leaves, stride), x.shape, rng)
     found = layer(tf.constant(x))
@@ -174,8 +165,7 @@ def test_encoder_is_its_twin_and_one_encoder_for_every_leaf(num_leaves, stride, 
 @pytest.mark.usefixtures("float64")
 @LEAVES
 @pytest.mark.parametrize("stride", [1, 2])
-def test_decoder_is_its_twin_and_one_decoder_for_every_leaf(num_leaves, stride, rng, request):
-    _expect_misaligned(request, num_leaves, stride, True, (4, 8))
+def test_decoder_is_its_twin_and_one_decoder_for_every_leaf(num_leaves, stride, rng):
     x = rng.normal(size=[num_leaves, N, 5])
     layer = _random(_decoder(num_leaves, stride), x.shape, rng)
     found = layer(tf.constant(x))

@@ -5,6 +5,7 @@ import pytest
 
 from tfstruct import config as config_lib
 from tfstruct.models import presets, registry
+from tfstruct.training import settings
 
 FAMILIES = ("spvae", "dense_vae", "conv_spvae", "conv_vae")
 ROWS = [f"{data}_{kind}" for data in ("mnist", "cifar10", "svhn") for kind in ("continuous", "discrete")]
@@ -52,6 +53,12 @@ def test_presets_build_with_leaves_on_a_grid_of_four_by_four(family, row):
     model = registry.build(presets.get(f"{family}/{row}"))
     assert model.num_leaves == (32 if family.endswith("spvae") else 1)
     assert model.graph.counts(num_leaves=2, num_sums=2).leaf_regions in (1, 16)
+
+
+def test_convolutions_over_whole_images_are_left_to_the_graph_on_a_cpu():
+    for preset, compiler in (("conv_vae", "graph"), ("conv_spvae", "xla"), ("dense_vae", "xla"), ("spvae", "xla")):
+        assert settings.resolve_compiler(presets.get(f"{preset}/tiny")) == compiler
+    assert settings.resolve_compiler(presets.get("conv_vae/tiny", ["training.compiler=xla"])) == "xla"
 
 
 def test_logistic_mixtures_are_of_grey_levels_as_they_are_and_in_bits():

@@ -48,6 +48,22 @@ class LeafDense(keras.layers.Layer):
         return leaf_matmul(inputs, tf.convert_to_tensor(self.kernel)) + tf.convert_to_tensor(self.bias)
 
 
+def _taps(height: int, width: int, stride: int) -> np.ndarray:
+    """Which of the nine taps connects a pixel [height * width] to one of the smaller image: zeros and ones [.., .., 9].
+
+    With "same" padding, as TensorFlow places it.
+    """
+
+    def along(size: int) -> np.ndarray:
+        small = -(-size // stride)
+        before = max((small - 1) * stride + 3 - size, 0) // 2
+        offset = np.arange(size)[:, np.newaxis] - stride * np.arange(small) + before
+        return np.eye(4, 3)[np.where((offset < 0) | (offset > 2), 3, offset)]
+
+    joint = np.einsum("ijk,abc->iajbkc", along(height), along(width))
+    return joint.reshape(height * width, -1, 9)
+
+
 class LeafConv(keras.layers.Layer):
     """A convolution 3 x 3 of every leaf, or its transpose: [L, N, h, w, C] -> [L, N, h', w', filters].
 
@@ -74,42 +90,29 @@ class LeafConv(keras.layers.Layer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
         num, height, width, channels = tf.shape(inputs)[1], *inputs.shape[2:]
+        factor = self.stride if self.transpose else 1
+        large = height * factor, width * factor
+        small = tuple(-(-size // self.stride) for size in large)
+        out_height, out_width = large if self.transpose else small
         if self.num_leaves == 1:
             image, filters = inputs[0], tf.reshape(kernel, [3, 3, channels, self.filters])
             if self.transpose:
-                shape = [num, height * self.stride, width * self.stride, self.filters]
-                result = tf.nn.conv2d_transpose(
-                    image, tf.transpose(filters, [0, 1, 3, 2]), shape, self.stride, padding="SAME"
-                )
+                shape = [num, out_height, out_width, self.filters]
+                filters = tf.transpose(filters, [0, 1, 3, 2])
+                result = tf.nn.conv2d_transpose(image, filters, shape, self.stride, padding="SAME")
             else:
                 result = tf.nn.conv2d(image, filters, self.stride, padding="SAME")
             return result[tf.newaxis] + bias
-        if self.transpose and self.stride > 1:
-            inputs = _spread(inputs, self.stride)
-            height, width = height * self.stride, width * self.stride
-        step = 1 if self.transpose else self.stride
-        # Patches and one batched product: convolutions in as many groups as there are leaves have no fast kernel.
-        padded = tf.pad(inputs, [[0, 0], [0, 0], [1, 1], [1, 1], [0, 0]])
-        shifted = [
-            padded[:, :, row : row + height : step, column : column + width : step]
-            for row in range(3)
-            for column in range(3)
-        ]
-        patches = tf.concat(shifted, axis=-1)
-        out_height, out_width = patches.shape[2:4]
-        flat = tf.reshape(patches, [self.num_leaves, num * out_height * out_width, 9 * channels])
-        product = leaf_matmul(flat, tf.reshape(kernel, [self.num_leaves, 9 * channels, self.filters]))
+        # One batched product by the matrices of the convolutions: a leaf's image is small, and convolutions in as many
+        # groups as there are leaves have no fast kernel.
+        taps = tf.constant(_taps(*large, self.stride), kernel.dtype)
+        pixels = "ji" if self.transpose else "ij"  # i comes in, j goes out
+        matrices = tf.einsum(f"{pixels}k,lkcf->licjf", taps, kernel)
+        matrices = tf.reshape(
+            matrices, [self.num_leaves, height * width * channels, out_height * out_width * self.filters]
+        )
+        product = leaf_matmul(tf.reshape(inputs, [self.num_leaves, num, height * width * channels]), matrices)
         return tf.reshape(product, [self.num_leaves, num, out_height, out_width, self.filters]) + bias
-
-
-def _spread(inputs: tf.Tensor, stride: int) -> tf.Tensor:
-    """Puts stride - 1 zeros after each row and column of [L, N, h, w, C]."""
-    leaves, height, width, channels = inputs.shape[0], *inputs.shape[2:]
-    num = tf.shape(inputs)[1]
-    cells = tf.reshape(inputs, [leaves, num, height, 1, width, 1, channels])
-    missing = [0, stride - 1]
-    cells = tf.pad(cells, [[0, 0], [0, 0], [0, 0], missing, [0, 0], missing, [0, 0]])
-    return tf.reshape(cells, [leaves, num, height * stride, width * stride, channels])
 
 
 class LeafMLP(keras.layers.Layer):
