@@ -271,7 +271,6 @@ def test_softplus_and_its_slope_are_exact_to_the_last_digits():
     np.testing.assert_allclose(tape.gradient(found, values), slope, atol=3e-7)
 
 
-@pytest.mark.xfail(strict=True, reason="relu and abs both have slope 0 at 0; zero inputs under zero biases are there")
 def test_softplus_has_its_slope_at_zero_too():
     zero = tf.constant(0.0)
     with tf.GradientTape() as tape:

@@ -167,8 +167,11 @@ class LogisticMixturePixels:
         x = x[..., tf.newaxis]
         centred = x / _TOP - means
         low, high = (centred - self._half_cell) / scales, (centred + self._half_cell) / scales
-        # sigmoid(high) - sigmoid(low) = sigmoid(high) (1 - sigmoid(low)) (1 - exp(low - high)), without cancellation.
-        log_cell = -tf.nn.softplus(low) - tf.nn.softplus(-high) + tf.math.log(-tf.math.expm1(low - high))
+        # sigmoid(high) - sigmoid(low) = sigmoid(high) (1 - sigmoid(low)) (1 - exp(low - high)), without cancellation;
+        # low - high itself would cancel where the mean is far.
+        log_cell = (
+            -tf.nn.softplus(low) - tf.nn.softplus(-high) + tf.math.log(-tf.math.expm1(-2.0 * self._half_cell / scales))
+        )
         log_mass = tf.where(x < 0.5, -tf.nn.softplus(-high), tf.where(x > _TOP - 0.5, -tf.nn.softplus(low), log_cell))
         return logsumexp(log_weights + log_mass, axis=-1)
 

@@ -236,7 +236,7 @@ def poon_domingos(shape: Sequence[int], delta: int | Sequence[int]) -> RegionGra
     """
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise ValueError(f"shape must be (height, width) or (height, width, channels), found {tuple(shape)}")
-    deltas = (delta, delta) if isinstance(delta, int) else tuple(delta)
+    deltas = tuple(delta) if isinstance(delta, Sequence) else (int(delta), int(delta))
     if len(deltas) != 2 or min(deltas) < 1:
         raise ValueError(f"delta must be a distance of at least 1, or two, found {delta}")
     height, width, *rest = shape

@@ -101,7 +101,10 @@ class CircuitLayout:
         return _Level(children, is_child, places, nodes)
 
     def normalize(self, logits: tf.Tensor) -> tf.Tensor:
-        """Log-softmax of logits [W] over the products of every sum; -inf stands for a weight of 0."""
+        """Log-softmax of logits [W] over the products of every sum; -inf stands for a weight of 0.
+
+        A sum all of whose logits are -inf has weights that are not numbers.
+        """
         result = []
         for level in self.levels:
             padded = self.weights_of(level, logits)

@@ -50,6 +50,9 @@ class SumProductNetwork(tfd.Distribution):
         logits: of the sums' weights, [W], in the order of CircuitLayout; -inf stands for a weight of 0.
         num_sums: sums of each region that is neither leaf region nor root.
 
+    All methods raise ValueError for values of another number of variables. Samples are drawn by TensorFlow
+    Probability's generators, which give other numbers under XLA.
+
     Raises:
         ValueError: leaf distributions of another shape, or another number of logits.
 
@@ -111,19 +114,19 @@ class SumProductNetwork(tfd.Distribution):
     def leaf_log_prob(self, x: tf.Tensor, observed: Any = None) -> tf.Tensor:
         """Log densities of the leaves' observed variables: x [..., D] to [..., L]."""
         x = tf.convert_to_tensor(x, self.dtype)
-        counts = tf.constant(self._is_variable)[:, tf.newaxis]
+        values, counts = self._of_regions(x), tf.constant(self._is_variable)[:, tf.newaxis]
         if observed is not None:
-            observed = tf.broadcast_to(observed, tf.shape(x))
+            given = tf.gather(tf.broadcast_to(observed, tf.shape(x)), self._variables, axis=-1)
             anything = self._leaves.sample(seed=[0, 0])[:, 0]  # in the support, which a missing x need not be
-            values = tf.where(tf.gather(observed, self._variables, axis=-1), self._of_regions(x), anything)
-            counts &= tf.gather(observed, self._variables, axis=-1)[..., tf.newaxis, :]
-        else:
-            values = self._of_regions(x)
+            values = tf.where(given, values, anything)
+            counts &= given[..., tf.newaxis, :]
         log_prob = self._leaves.log_prob(values[..., tf.newaxis, :])
         total = tf.reduce_sum(tf.where(counts, log_prob, tf.zeros_like(log_prob)), axis=-1)
         return tf.reshape(total, tf.concat([tf.shape(x)[:-1], [self._circuit.layout.num_leaf_nodes]], axis=0))
 
     def _of_regions(self, x: tf.Tensor) -> tf.Tensor:
+        if x.shape[-1] != self._graph.num_variables:
+            raise ValueError(f"x must hold {self._graph.num_variables} variables, found shape {x.shape.as_list()}")
         return tf.gather(x, self._variables, axis=-1)
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
@@ -148,6 +151,9 @@ class SumProductNetwork(tfd.Distribution):
             x: [..., D].
             query: Boolean, broadcast to the shape of x.
             given: likewise; a variable that is in both counts as given.
+
+        Returns:
+            [...]; NaN where what is given is impossible.
         """
         both = tf.logical_or(query, given)
         return self.marginal_log_prob(x, both) - self.marginal_log_prob(x, given)
@@ -200,9 +206,9 @@ class SumProductNetwork(tfd.Distribution):
         """
         x = tf.convert_to_tensor(x, self.dtype)
         observed = tf.broadcast_to(observed, tf.shape(x))
-        modes = self._leaves.mode()
+        modes, values = self._leaves.mode(), self._of_regions(x)[..., tf.newaxis, :]
         given = tf.gather(observed, self._variables, axis=-1)[..., tf.newaxis, :]
-        values = tf.where(given, self._of_regions(x)[..., tf.newaxis, :], modes)
+        values = tf.where(given, values, modes)
         log_prob = self._leaves.log_prob(values)
         greatest = tf.reduce_sum(tf.where(self._is_variable[:, np.newaxis], log_prob, tf.zeros_like(log_prob)), axis=-1)
         greatest = tf.reshape(greatest, tf.concat([tf.shape(x)[:-1], [self._circuit.layout.num_leaf_nodes]], axis=0))

@@ -20,7 +20,8 @@ def he_normal(fan_in: int) -> keras.initializers.Initializer:
 
 def softplus(x: tf.Tensor) -> tf.Tensor:
     """log(1 + exp(x)) to an absolute error of 1e-7, in half the time of the operation that is exact below -16 too."""
-    return tf.nn.relu(x) + tf.math.log(1.0 + tf.exp(-tf.abs(x)))
+    size = tf.where(x >= 0.0, x, -x)  # has a slope at 0, where all units without input and bias start; abs has none
+    return 0.5 * (x + size) + tf.math.log(1.0 + tf.exp(-size))
 
 
 def leaf_matmul(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
