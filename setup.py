@@ -6,7 +6,10 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 BESIDE = {"tfstruct.models": "models", "tfstruct.trainers": "trainers"}
-PROGRAMS = ("train", "evaluate", "compare", "analyse", "explore", "low_data", "export", "score", "sample", "quickstart", "benchmark")
+PROGRAMS = (
+    *("train", "evaluate", "compare", "analyse", "explore", "low_data"),
+    *("export", "score", "sample", "quickstart", "benchmark"),
+)
 
 setup(
     name="tfstruct",
@@ -49,5 +52,9 @@ setup(
             "tensorflow-serving-api>=2.21,<2.22",
         ],
     },
-    entry_points={"console_scripts": [f"tfstruct-{program}=tfstruct.trainers.{program}:run" for program in PROGRAMS]},
+    entry_points={
+        "console_scripts": [
+            f"tfstruct-{program.replace('_', '-')}=tfstruct.trainers.{program}:run" for program in PROGRAMS
+        ]
+    },
 )

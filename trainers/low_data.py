@@ -1,6 +1,6 @@
 """Trains presets on parts of their training set and draws the test bound by the part.
 
-tfstruct-low_data --preset=spvae/mnist_continuous --preset=dense_vae/mnist_continuous --workdir=runs/low_data
+tfstruct-low-data --preset=spvae/mnist_continuous --preset=dense_vae/mnist_continuous --workdir=runs/low_data
 
 Every run lies in a folder of its own under --workdir; the same command goes on where it was interrupted. Writes
 low_data.json and low_data.png there.
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def run() -> None:
-    """The console script `tfstruct-low_data`."""
+    """The console script `tfstruct-low-data`."""
     entry.run(main)
 
 
