@@ -14,7 +14,13 @@ def base() -> ml_collections.ConfigDict:
         {
             "preset": "",
             "system": "boltzmann_vae",
-            "data": {"name": "binarized_mnist", "variant": "static", "file": "", "event_shape": (28, 28)},
+            "data": {
+                "name": "binarized_mnist",
+                "variant": "static",
+                "file": "",
+                "event_shape": (28, 28),
+                "train_images": 0,  # the first so many training rows; 0: all
+            },
             "model": {
                 "conditional": False,  # predict the lower half of an image from the upper one
                 "num_units_1": 100,

@@ -78,8 +78,9 @@ def base() -> ml_collections.ConfigDict:
                 "name": "mnist",
                 "variant": "dynamic",
                 "file": "",
-                "event_shape": (28, 28),
-            },  # () takes that of a user file
+                "event_shape": (28, 28),  # () takes that of a user file
+                "train_images": 0,  # the first so many training rows; 0: all
+            },
             "model": {
                 "num_latents": 80,
                 "num_nodes": 5,
@@ -155,6 +156,8 @@ def with_defaults(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
         config.model.flow = defaults.model.flow
     if "weight_decay" not in config.optimizer:
         config.optimizer.weight_decay = defaults.optimizer.weight_decay
+    if "train_images" not in config.data:
+        config.data.train_images = defaults.data.train_images
     if "structure_fraction" not in config.training:
         config.training.structure_fraction = defaults.training.structure_fraction
     return config

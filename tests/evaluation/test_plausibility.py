@@ -20,7 +20,7 @@ def test_a_plausible_result_has_no_flag():
 )
 def test_a_likelihood_is_flagged_exactly_above_the_ceiling_of_its_data(name, variant, ceiling):
     assert flags(name, variant, log_likelihood=ceiling) == []
-    (flag,) = flags(name, variant, log_likelihood=np.nextafter(ceiling, 0.0))
+    (flag,) = flags(name, variant, log_likelihood=np.nextafter(ceiling, np.inf))
     assert flag.startswith("implausible")
     assert name in flag
     assert variant in flag

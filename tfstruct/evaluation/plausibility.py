@@ -9,6 +9,8 @@ _CEILINGS = {
     ("mnist", "static"): -77.0,
     ("mnist", "dynamic"): -76.0,
     ("binarized_mnist", "static"): -77.0,
+    # Noise of 1/255 was added once: no density can be higher than that of grey levels that are known, in each pixel.
+    ("mnist", "continuous"): 3675.0,
     ("omniglot", "dynamic"): -87.0,
     ("omniglot", "static"): -87.0,
     ("omniglot_burda", "dynamic"): -87.0,

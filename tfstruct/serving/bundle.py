@@ -148,7 +148,7 @@ def _card(
         "num_stored_weights": len(served.weights),
         "weights_dtype": weights_dtype,
         "num_samples": num_samples,
-        "exactness": dict(run.model.exactness),
+        "exactness": {name: kind for name, kind in run.model.exactness.items() if name in signatures},
         "leaf_regions": run.model.leaf_regions if run.model.has_regions else [],
         "structure": run.structure(replica),
         "training": {

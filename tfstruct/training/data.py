@@ -42,7 +42,7 @@ def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) ->
         raise ValueError(
             f"the likelihood {likelihood} is for data of support {' or '.join(allowed)}; {label} has {data.support}"
         )
-    first = options.get("train_images", 0)
+    first = options.train_images
     if not 0 <= first <= len(data.train):
         raise ValueError(f"data.train_images must be 0 (all) to {len(data.train)}, found {first}")
     return dataclasses.replace(data, train=data.train[:first]) if first else data
