@@ -76,9 +76,9 @@ class LeafScopes:
         (shape, *others) = shapes
         if len(event_shape) not in (2, 3) or others or self.is_padded or np.prod(shape) != self.size:
             raise ValueError(
-                "convolutions need leaf regions that are rectangles of one size: take model.structure=poon_domingos "
-                f"with a model.delta that divides both sides of the image, found data.event_shape={event_shape} with "
-                f"leaf regions of {sorted(shapes)}"
+                "convolutions and pictures of leaves need leaf regions that are rectangles of one size: take "
+                "model.structure=poon_domingos with a model.delta that divides both sides of the image, found "
+                f"data.event_shape={event_shape} with leaf regions of {sorted(shapes)}"
             )
         return shape
 

@@ -7,7 +7,6 @@ from tests.trainers import tiny, tiny_circuit
 from tfstruct import data
 from tfstruct.data import datasets, variants
 from tfstruct.data.support import INTEGERS
-from tfstruct.models import presets
 from tfstruct.training.data import load_data
 
 MNIST_CHECKSUM = "a5f9d30e6ce516b9af18d4101a4afc6925d6f8448d2e29c8bf1ed7e41b8fb9db"
@@ -83,9 +82,9 @@ def test_more_rows_than_there_are_and_less_than_none_are_refused(file, count):
         load_data(tiny_circuit.config(file, f"data.train_images={count}"))
 
 
-def test_systems_without_the_setting_take_all_rows(file):
-    assert "train_images" not in presets.get("vae/tiny").data
+def test_other_systems_have_the_setting_too(file):
     assert len(load_data(tiny.vae_config(file)).train) == 50
+    assert len(load_data(tiny.vae_config(file, "data.train_images=9")).train) == 9
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,6 @@ def test_information_is_what_regions_without_ties_do_not_have(rng):
     assert found["information"] == pytest.approx(0.0, abs=1e-5)
 
 
-@pytest.mark.xfail(raises=ValueError, strict=True, reason="fewer samples than the chunk of 20")
 @pytest.mark.parametrize("name", ["inpainting", "misplaced_regions"])
 def test_any_number_of_samples_will_do(rng, name):
     test = rng.integers(0, 2, size=[20, *SHAPE]).astype(np.uint8)

@@ -191,7 +191,6 @@ def test_lines_are_means_over_seeds_by_fraction_and_points_are_runs():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
 
 
-@pytest.mark.xfail(strict=True, reason="a width of 3 is taken for the channels of a coloured image")
 def test_grey_images_three_pixels_wide_are_no_coloured_ones(rng):
     found = misplaced(rng, shape=(4, 3))
     picture = circuits.draw_misplaced(found).axes[0].images[0].get_array()

@@ -27,7 +27,7 @@ _MEANING = {
 _REMEDY = {
     BINARY: "`--set data.variant=dynamic` (draws from the intensities) or `--set data.variant=thresholded`",
     UNIT_INTERVAL: "`--set data.variant=grey` (intensity / 255) or `--set data.variant=dequantized`",
-    INTEGERS: "`--set data.variant=discrete`",
+    INTEGERS: "`--set data.variant=levels` (as they are) or `--set data.variant=discrete` (stretched per image)",
     REAL: "rows without NaN and infinities",
 }
 

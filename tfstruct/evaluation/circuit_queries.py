@@ -13,6 +13,7 @@ from tfstruct.inference import likelihood
 from tfstruct.math import mean_and_std_err
 from tfstruct.models.sum_product_vae import SumProductVAE
 
+_CHUNK = 20  # importance samples computed at once
 _ENCODED = 2_000  # validation images whose latents give the directions of a map
 
 
@@ -119,11 +120,14 @@ def inpainting(
         `of_mean_image`, the same for the training set's mean image.
 
     Raises:
-        ValueError: another model, or events that are no images.
+        ValueError: another model, events that are no images, or less than two images to score.
     """
     model = circuit_model(run, replica)
     if len(model.event_shape) not in (2, 3):
         raise ValueError(f"inpainting is for images, found events of shape {model.event_shape}")
+    if min(scored, len(run.data.test)) < 2:
+        raise ValueError(f"at least two images must be scored, found {min(scored, len(run.data.test))}")
+    images = min(images, len(run.data.test))
     rows = np.asarray(run.data.test[: max(images, scored)], np.float32)
     fill = model.pixel_mean.numpy().reshape(model.event_shape)
     scale, key, result = model.observation_scale, random.key(seed), {}
@@ -161,11 +165,12 @@ def inpainting(
 
 def _scorer(model: SumProductVAE, num_samples: int) -> Callable[..., np.ndarray]:
     """Estimates of log p(x_observed), [n], image by image with keys of their own."""
+    chunk = min(_CHUNK, num_samples)
 
     @tf.function(autograph=False)
     def estimate(x: tf.Tensor, observed: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-        terms = lambda chunk: model.importance_terms(x, seed=chunk, num_samples=20, observed=observed)  # noqa: E731
-        return likelihood.estimate(terms, keys, num_samples=num_samples, chunk=20, circuit=model.circuit).log_prob
+        terms = lambda draws: model.importance_terms(x, seed=draws, num_samples=chunk, observed=observed)  # noqa: E731
+        return likelihood.estimate(terms, keys, num_samples=num_samples, chunk=chunk, circuit=model.circuit).log_prob
 
     def score(rows: np.ndarray, observed: np.ndarray, key: tf.Tensor) -> np.ndarray:
         keys, size = random.fold_in(key, tf.range(len(rows))), 50
@@ -201,7 +206,7 @@ def misplaced_regions(
         Only swaps that change the region count.
 
     Raises:
-        ValueError: another model, or one without separate regions.
+        ValueError: another model, one without separate regions, or less than two swaps that change anything.
     """
     model = circuit_model(run, replica)
     if model.circuit is None or not model.graph.is_tiling:
@@ -214,15 +219,18 @@ def misplaced_regions(
         variables = model.leaf_regions[region]
         swapped[place, variables] = flat[generator.integers(len(rows)), variables]
     is_changed = np.any(swapped != flat, axis=1)
+    if is_changed.sum() < 2:
+        raise ValueError(f"less than two of the swaps in {len(rows)} images change anything; take more images")
     flat, swapped, regions = flat[is_changed], swapped[is_changed], regions[is_changed]
+    chunk = min(_CHUNK, num_samples)
 
     @tf.function(autograph=False)
     def densities(x: tf.Tensor, keys: tf.Tensor) -> dict[str, tf.Tensor]:
         leaves = likelihood.estimate(
-            lambda chunk: model.importance_terms(x, seed=chunk, num_samples=20),
+            lambda draws: model.importance_terms(x, seed=draws, num_samples=chunk),
             keys,
             num_samples=num_samples,
-            chunk=20,
+            chunk=chunk,
             circuit=model.circuit,
             by_leaf=True,
         )

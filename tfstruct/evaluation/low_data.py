@@ -50,14 +50,21 @@ def low_data(
         the data set and K.
 
     Raises:
-        ValueError: presets of different data, a fraction outside (0, 1] or one that leaves less than a batch, before
-            anything is trained.
+        ValueError: no presets, presets of different data or with several replicas, or a fraction outside (0, 1] or that
+            leaves no image; before anything is trained.
     """
     configs = {name: presets.get(name, overrides) for name in names}
-    data = {tuple(config.data.to_dict().items()) for config in configs.values()}
-    if len(data) != 1:
-        raise ValueError(f"the presets must have the same data, found {' and '.join(str(dict(part)) for part in data)}")
+    if not configs:
+        raise ValueError("there is no preset to train")
+    data = {name: config.data.to_dict() for name, config in configs.items()}
+    if any(part != data[names[0]] for part in data.values()):
+        raise ValueError(f"the presets must have the same data, found {data}")
+    for name, config in configs.items():
+        if config.training.replicas != 1:
+            raise ValueError(f"{name} has training.replicas={config.training.replicas}; give several seeds instead")
     dataset = load_data(next(iter(configs.values())), data_dir)
+    for config in configs.values():
+        config.data.event_shape = dataset.event_shape  # of a user's file it is known only now
     counts = {}
     for fraction in fractions:
         counts[fraction] = round(fraction * len(dataset.train)) if 0.0 < fraction <= 1.0 else 0
@@ -69,9 +76,10 @@ def low_data(
             for seed in seeds:
                 folder = Path(workdir) / name.replace("/", "-") / f"{fraction:g}" / str(seed)
                 chosen = config_lib.copy(config)
-                chosen.data.train_images = 0 if images == len(dataset.train) else images
+                if images < len(dataset.train):
+                    chosen.data.train_images = images
                 chosen.training.seed = seed
-                found = _trained_and_evaluated(chosen, folder, num_samples, data_dir)
+                found = _trained_and_evaluated(chosen, folder, num_samples, data_dir, dataset.checksum)
                 (replica,) = found["replicas"]
                 points.append(
                     {
@@ -79,12 +87,12 @@ def low_data(
                         "fraction": fraction,
                         "images": images,
                         "seed": seed,
-                        "bound": replica["log_likelihood"],
+                        "bound": replica["log_likelihood"],  # text if it is not finite
                         "std_err": replica["std_err"],
                         "best_step": replica["best_step"],
                     }
                 )
-                say(f"{name}, {images} images, seed {seed}: {replica['log_likelihood']:.1f} nats")
+                say(f"{name}, {images} images, seed {seed}: {float(replica['log_likelihood']):.1f} nats")
     return {
         "data": {"name": dataset.name, "variant": dataset.variant, "checksum": dataset.checksum},
         "num_samples": num_samples,
@@ -93,12 +101,13 @@ def low_data(
 
 
 def _trained_and_evaluated(
-    config: ml_collections.ConfigDict, folder: Path, num_samples: int, data_dir: str | None
+    config: ml_collections.ConfigDict, folder: Path, num_samples: int, data_dir: str | None, checksum: str
 ) -> dict[str, Any]:
     path = folder / f"{report.evaluation_stem(tag=_TAG)}.json"
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["num_samples"] == num_samples and not config_lib.differences(
+        is_same = found["num_samples"] == num_samples and found["data"]["checksum"] == checksum
+        if is_same and not config_lib.differences(
             config, config_lib.from_json((folder / "config.json").read_text(encoding="utf-8"))
         ):
             return found
@@ -114,7 +123,7 @@ def summary(points: Sequence[dict[str, Any]]) -> str:
     for fraction in sorted({point["fraction"] for point in points}, reverse=True):
         cells = []
         for name in names:
-            bounds = [p["bound"] for p in points if p["preset"] == name and p["fraction"] == fraction]
+            bounds = [float(p["bound"]) for p in points if p["preset"] == name and p["fraction"] == fraction]
             cells.append(f"{np.mean(bounds):28.1f}" if bounds else " " * 28)
         lines.append(f"{fraction:8g}  " + "  ".join(cells))
     return "\n".join(lines)

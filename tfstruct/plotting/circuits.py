@@ -90,7 +90,7 @@ def draw_latent_maps(maps: Any, *, grid: tuple[int, int]) -> Figure:
 
 def _colored(images: np.ndarray) -> np.ndarray:
     """Grey or coloured images with NaN for missing pixels as RGB."""
-    if images.shape[-1] != 3:
+    if images.ndim == 3:
         images = np.repeat(images[..., np.newaxis], 3, axis=-1)
     return np.where(np.isnan(images), np.array(_MISSING), images)
 
@@ -156,10 +156,10 @@ def draw_low_data(points: Sequence[Mapping[str, Any]]) -> Figure:
     for number, preset in enumerate(dict.fromkeys(point["preset"] for point in points)):
         own = [point for point in points if point["preset"] == preset]
         fractions = sorted({point["fraction"] for point in own})
-        means = [np.mean([point["bound"] for point in own if point["fraction"] == part]) for part in fractions]
+        means = [np.mean([float(point["bound"]) for point in own if point["fraction"] == part]) for part in fractions]
         color = colormaps["tab10"].colors[number % _PARTITION_COLORS]
         axes.plot(fractions, means, color=color, label=preset)
-        axes.plot([p["fraction"] for p in own], [p["bound"] for p in own], "o", color=color, markersize=4)
+        axes.plot([p["fraction"] for p in own], [float(p["bound"]) for p in own], "o", color=color, markersize=4)
     axes.set_xscale("log")
     axes.set_xlabel("part of the training set")
     axes.set_ylabel("test bound, nats")
