@@ -20,7 +20,11 @@ from tfstruct.training.step import TrainStep
 
 PRESETS = [preset for names in SYSTEMS.values() for preset in names]
 FIRST_PRESETS = [names[0] for names in SYSTEMS.values()]
-EVERY_SYSTEM = pytest.mark.parametrize("preset", PRESETS)
+# Convolutions take seconds to compile, and differ from the other leaves' networks in those alone.
+SLOW = ("conv_spvae/tiny", "conv_vae/tiny")
+EVERY_SYSTEM = pytest.mark.parametrize(
+    "preset", [pytest.param(preset, marks=pytest.mark.slow) if preset in SLOW else preset for preset in PRESETS]
+)
 # Keras' own loop takes seconds to trace and sees nothing of the structure: one preset for each system.
 EVERY_SYSTEM_ONCE = pytest.mark.parametrize("preset", FIRST_PRESETS)
 KEY, SHARED_KEY = random.key(17), random.key(18)
@@ -150,7 +154,8 @@ def test_samples_are_the_same_eagerly_as_a_graph_and_compiled(preset, compiled):
 
 
 @pytest.mark.parametrize(
-    ("preset", "jit"), [(preset, False) for preset in PRESETS] + [(preset, True) for preset in FIRST_PRESETS]
+    ("preset", "jit"),
+    [(preset, False) for preset in PRESETS if preset not in SLOW] + [(preset, True) for preset in FIRST_PRESETS],
 )
 def test_another_batch_size_does_not_retrace_where_it_is_unknown(preset, jit):
     system, x = _rough(_build(preset)), _images()

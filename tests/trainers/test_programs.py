@@ -175,6 +175,7 @@ def test_quickstart_goes_the_whole_way(tmp_path):
         assert image.imread(tmp_path / f"run/pictures/{name}.png")[..., :3].std() > 0.02, name
 
 
+@pytest.mark.slow
 def test_a_model_with_flows_trained_in_two_phases_is_evaluated_exported_and_scored(tmp_path):
     file, rows = tiny.write_rows(tmp_path / "rows.npz"), tiny.binary_rows(np.random.default_rng(1), 9, (12,))
     np.save(tmp_path / "new.npy", rows)

@@ -174,6 +174,8 @@ def test_the_doubly_reparameterised_gradient_is_refused_where_batch_norm_biases_
     assert training.train(tiny.vae_config(file, *path, "model.batch_norm=False"), tmp_path / "run").step == 2
 
 
+# The loop's own test of this is in the default suite.
+@pytest.mark.slow
 def test_one_replica_among_others_is_the_one_alone_under_xla(file, tmp_path):
     options = ("training.compiler=xla", "training.steps=10", "training.validate_every=10", "optimizer.epsilon=1e-3")
     training.train(tiny.vae_config(file, *options, "training.replicas=3"), tmp_path / "three")

@@ -115,18 +115,6 @@ def _card(
     weights_dtype: str,
 ) -> dict[str, Any]:
     data, config = run.data, run.config
-    evaluation_path = run.folder.path / "evaluation.json"
-    metrics = None
-    if evaluation_path.exists():
-        evaluation = json.loads(evaluation_path.read_text(encoding="utf-8"))
-        evaluated = evaluation["replicas"][replica] if replica < len(evaluation["replicas"]) else {}
-        # The run may have gone on since: only the numbers of these weights on these data belong on the card.
-        if (
-            evaluation["data"]["checksum"] == data.checksum
-            and evaluated.get("best_step") == int(run.weights.steps[replica])
-            and evaluated.get("validation_bound") == float(run.weights.bounds[replica])
-        ):
-            metrics = {"data": evaluation["data"], "num_samples": evaluation["num_samples"], **evaluated}
     return {
         "schema_version": SCHEMA_VERSION,
         "system": config.system,
@@ -160,7 +148,7 @@ def _card(
             else None,
             "environment": _read_json(run.folder.path / "environment.json"),
         },
-        "metrics": metrics,
+        "metrics": _metrics(run, replica),
         "signatures": {
             name: {
                 "inputs": _specs({spec.name: spec for spec in tf.nest.flatten(function.structured_input_signature)}),
@@ -172,6 +160,23 @@ def _card(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "license": "Apache-2.0",
     }
+
+
+def _metrics(run: TrainedRun, replica: int) -> dict[str, Any] | None:
+    """What evaluation.json says of the weights that are exported; None if it is of others."""
+    evaluation = _read_json(run.folder.path / "evaluation.json")
+    if evaluation is None:
+        return None
+    evaluated = evaluation["replicas"][replica] if replica < len(evaluation["replicas"]) else {}
+    # The run may have gone on since: only the numbers of these weights on these data belong on the card.
+    is_of_these = (
+        evaluation["data"]["checksum"] == run.data.checksum
+        and evaluated.get("best_step") == int(run.weights.steps[replica])
+        and evaluated.get("validation_bound") == float(run.weights.bounds[replica])
+    )
+    if not is_of_these:
+        return None
+    return {"data": evaluation["data"], "num_samples": evaluation["num_samples"], **evaluated}
 
 
 def _specs(structure: dict[str, tf.TensorSpec]) -> dict[str, dict[str, Any]]:
