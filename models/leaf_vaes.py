@@ -146,6 +146,8 @@ class LeafVAEs:
     ) -> LeafDraw:
         """Draws K latents of every leaf; arguments as in `posterior`, seed as in System."""
         scopes = self.scopes
+        if observed is not None:
+            flat = tf.where(observed, flat, tf.zeros_like(flat))  # in every support, which a missing pixel need not be
         mean, precision = (part[:, tf.newaxis] for part in self.posterior(flat, observed, fill))
         noise = random.sample_normal(seed, num_samples, tf.shape(flat)[0], [self.num_leaves, self.latent_dim])
         noise = tf.transpose(tf.cast(noise, mean.dtype), [2, 0, 1, 3])

@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
-from tfstruct.data.support import INTEGERS
 from tfstruct.distributions.pixels import make_pixels
 from tfstruct.distributions.sum_product_circuit import SumProductCircuit
 from tfstruct.inference.objectives import ImportanceTerms
@@ -87,8 +86,8 @@ class SumProductVAE(System):
     def adapt(self, rows: np.ndarray) -> None:
         """See System: takes the mean of every pixel, which the encoders read in place of a missing one."""
         mean = np.mean(rows, axis=0, dtype=np.float64).reshape(-1)
-        is_levels = rows.dtype.kind in "iu" and (self.support == INTEGERS or self.train_transform != "cast")
-        self.pixel_mean.assign(mean / 255.0 if is_levels else mean)
+        is_intensity = rows.dtype.kind in "iu" and self.train_transform != "cast"
+        self.pixel_mean.assign(mean / (255.0 if is_intensity else self.observation_scale))
 
     @property
     def support(self) -> str:
@@ -131,7 +130,7 @@ class SumProductVAE(System):
         """See System.
 
         Args:
-            x: observations [B, *event_shape]; pixels that are not observed may hold any finite number.
+            x: observations [B, *event_shape]; pixels that are not observed may hold anything.
             seed: key(s).
             num_samples: K.
             training: whether pixels are hidden at random (model.missing_fraction).
@@ -227,7 +226,7 @@ class SumProductVAE(System):
         their weights: exact in the limit of large K, and for leaves without observed pixels for every K.
 
         Args:
-            x: [B, *event_shape]; missing pixels may hold any finite number.
+            x: [B, *event_shape]; missing pixels may hold anything.
             observed: Boolean of that shape.
             seed: a key, or one for each row.
             num_samples: K.
@@ -261,8 +260,9 @@ class SumProductVAE(System):
             `contribution` [B, R]: of each leaf region, the mean of its leaves' log densities by their posterior
             probabilities; `structure` [B]: minus the divergence of the choice of leaves from that of the model. They
             sum to log p(x). Where no pixel is in two leaf regions also `marginal` [B, R]: log p(x_r), and `conditional`
-            [B, R]: log p(x_r | all other pixels). Conditional less marginal, how well a region fits the rest, is on
-            average at most the entropy of the choice of its leaf.
+            [B, R]: log p(x_r | all other pixels), not a number where those are impossible. Conditional less marginal is
+            how well a region fits the rest; over images of the model it is on average at most the entropy of the choice
+            of the region's leaf.
 
         Raises:
             ValueError: a model of one leaf, which has no parts.
@@ -279,12 +279,15 @@ class SumProductVAE(System):
             "structure": circuit.log_prob(leaf_log_prob) - tf.reduce_sum(contribution, axis=-1),
         }
         if self.graph.is_tiling:
-            prior = circuit.leaf_posterior(tf.zeros_like(leaf_log_prob))
-            result["marginal"] = logsumexp(tf.reshape(tf.math.log(prior) + leaf_log_prob, split), axis=-1)
-            # p(x) is affine in the region's densities: p(x without x_r) / p(x) = sum over its leaves of used / density.
-            log_used = tf.math.log(tf.where(used > 0.0, used, tf.ones_like(used)))
-            terms = tf.where(used > 0.0, log_used - leaf_log_prob, tf.constant(-np.inf, used.dtype))
-            result["conditional"] = -logsumexp(tf.reshape(terms, split), axis=-1)
+            # Differences of whole values: the share of a leaf may be too small for a number and yet decide a ratio.
+            is_own = np.repeat(np.eye(len(self.scopes.variables), dtype=bool), self.scopes.num_leaves, axis=1)
+            zeros = tf.zeros_like(leaf_log_prob)
+            alone, rest = (
+                tf.transpose(circuit.log_prob(tf.where(chosen[:, np.newaxis], leaf_log_prob, zeros)))
+                for chosen in (is_own, ~is_own)
+            )
+            result["marginal"] = alone
+            result["conditional"] = circuit.log_prob(leaf_log_prob)[:, tf.newaxis] - rest
         return result
 
 

@@ -224,11 +224,20 @@ def test_a_leaf_that_is_not_a_number_makes_the_estimate_none():
     assert np.all(np.isnan(found.log_prob))
 
 
-def test_impossible_evidence_has_probability_zero():
-    def terms(keys):
-        values = tf.zeros_like(_weights_of(keys).log_likelihood) - np.inf
-        return ImportanceTerms(values, tf.zeros_like(values), tf.zeros_like(values))
+def test_impossible_evidence_has_probability_zero_and_an_impossible_leaf_none_of_its_own():
+    def estimate(impossible):
+        def terms(keys):
+            values = _weights_of(keys).log_likelihood + tf.constant(np.where(impossible, -np.inf, 0.0), tf.float32)
+            return ImportanceTerms(values, tf.zeros_like(values), tf.zeros_like(values))
 
-    keys = random.fold_in(random.key(3), tf.range(2))
-    found = likelihood.estimate(terms, keys, num_samples=4, chunk=2, circuit=_circuit(dtype=tf.float32))
+        keys = random.fold_in(random.key(3), tf.range(2))
+        return likelihood.estimate(terms, keys, num_samples=4, chunk=2, circuit=_circuit(dtype=tf.float32))
+
+    found = estimate([True] * 4)
     assert np.all(np.isneginf(found.log_prob))
+    assert np.all(np.isnan(found.std_err))
+    np.testing.assert_array_equal(found.effective_sample_size, 0.0)
+    found = estimate([False, True, False, False])
+    for value in (found.log_prob, found.std_err, found.rate, found.distortion):
+        assert np.all(np.isfinite(value))
+    assert np.all(found.effective_sample_size > 0.0)

@@ -40,6 +40,26 @@ def test_of_images_half_of_the_masks_are_rectangles_with_uniform_corners():
     np.testing.assert_allclose(np.quantile(rates, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.05)
 
 
+def test_the_kinds_of_masks_and_their_rates_do_not_depend_on_which_rows_lose_pixels():
+    hidden = ~_masks((20, 20), 0.5)
+    hidden = hidden[hidden.any(axis=(1, 2))]
+    rectangles = np.array([_is_rectangle(mask) for mask in hidden])
+    assert abs(rectangles.mean() - 0.47) < 0.06  # a tenth of the rectangles covers nothing
+    rates = hidden[~rectangles].mean(axis=(1, 2))
+    np.testing.assert_allclose(np.quantile(rates, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.06)
+
+
+def test_a_rectangle_hides_the_pixels_whose_middle_it_covers():
+    hidden = ~_masks((20, 20), 1.0)
+    hidden = hidden[[_is_rectangle(mask) or not mask.any() for mask in hidden]]
+    # A middle at u of the side is between two uniform corners with probability 2 u (1 - u); of the row in the middle a
+    # half. 2,000 masks: standard errors of 0.011 in the middle and 0.004 at the edges, where a half pixel makes 0.024.
+    middles = (np.arange(20) + 0.5) / 20
+    for profile in (hidden[:, :, 10].mean(axis=0), hidden[:, 10].mean(axis=0)):
+        np.testing.assert_allclose(profile, middles * (1 - middles), atol=0.045)
+        np.testing.assert_allclose(profile[[0, -1]], middles[[0, -1]] * (1 - middles[[0, -1]]), atol=0.014)
+
+
 def test_all_channels_of_a_pixel_of_a_rectangle_go_together():
     hidden = ~_masks((6, 5, 3), 1.0)
     together = (hidden.any(axis=-1) == hidden.all(axis=-1)).all(axis=(1, 2))

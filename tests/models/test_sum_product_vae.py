@@ -7,7 +7,6 @@ from scipy import stats
 
 from tests.reference import sum_product_vae as small
 from tfstruct import random
-from tfstruct.data import mnist
 from tfstruct.inference import likelihood, objectives
 from tfstruct.models import presets, registry
 
@@ -205,25 +204,54 @@ def test_samples_follow_the_exact_densities(exact):
     assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("missing", [(2, 3), (0,), (0, 1, 2, 3), (1, 2)])
-def test_completions_follow_the_exact_conditional(exact, missing):
-    model, x, _, log_prob = exact
-    draws, row = 20_000, 6
-    observed = np.ones(4, bool)
+def _completions(model, x, log_prob, row, missing, num_samples):
+    """P-value of completions of one image against the exact conditional."""
+    draws, dims = 20_000, model.dims
+    observed = np.ones(dims, bool)
     observed[list(missing)] = False
     keys = random.fold_in(KEY, tf.range(draws))
     rows = np.repeat(x[row : row + 1], draws, axis=0)
-    mask = np.broadcast_to(observed.reshape(2, 2), rows.shape)
-    complete = tf.function(
-        lambda x, mask, keys: model.inpaint(x, mask, seed=keys, num_samples=50), jit_compile=True, autograph=False
-    )
-    drawn = complete(rows, mask, keys)["x"].numpy().reshape(draws, 4)
-    np.testing.assert_array_equal(drawn[:, observed], rows.reshape(draws, 4)[:, observed])
-    flat = x.reshape(16, 4)
+    mask = np.broadcast_to(observed.reshape(model.event_shape), rows.shape)
+    drawn = []
+    for start in range(0, draws, 2_000):
+        part = slice(start, start + 2_000)
+        found = model.inpaint(rows[part], mask[part], seed=keys[part], num_samples=num_samples)["x"]
+        drawn.append(found.numpy().reshape(-1, dims))
+    drawn = np.concatenate(drawn)
+    np.testing.assert_array_equal(drawn[:, observed], rows.reshape(draws, dims)[:, observed])
+    flat = x.reshape(-1, dims)
     possible = np.all(flat[:, observed] == flat[row, observed], axis=1)
     counts = np.array([np.all(drawn == image, axis=1).sum() for image in flat[possible]])
+    assert counts.sum() == draws
     expected = np.exp(log_prob[possible])
-    assert stats.chisquare(counts, draws * expected / expected.sum()).pvalue > 1e-3
+    return stats.chisquare(counts, draws * expected / expected.sum()).pvalue
+
+
+@pytest.mark.parametrize("missing", [(2, 3), (0, 1, 2, 3)])
+def test_completions_follow_the_exact_conditional(exact, missing):
+    model, x, _, log_prob = exact
+    assert _completions(model, x, log_prob, 6, missing, 50) > 1e-3
+
+
+# Leaves that are observed in part choose among their latents by weight.
+@pytest.mark.parametrize(
+    ("event_shape", "options"),
+    [
+        ((2, 2), {"structure": "single", "num_leaves": 3}),
+        ((5,), {"structure": "random", "tree_depth": 2, "tree_repetitions": 2}),
+    ],
+)
+def test_completions_of_leaves_observed_in_part_and_of_unequal_leaves_follow_the_exact_conditional(
+    event_shape, options
+):
+    model = small.system(event_shape=event_shape, **options)
+    x = small.every_image(event_shape)
+    log_prob = small.root(model, small.exact_leaves(model, x))
+    assert np.exp(log_prob).sum() == pytest.approx(1.0, abs=1e-9)
+    assert _completions(model, x, log_prob, 6, (1, 3), 100) > 1e-3
+    drawn = model.sample(20_000, seed=KEY)["x"].numpy().reshape(-1, model.dims)
+    counts = np.array([np.all(drawn == image, axis=1).sum() for image in x.reshape(-1, model.dims)])
+    assert stats.chisquare(counts, 20_000 * np.exp(log_prob) / np.exp(log_prob).sum()).pvalue > 1e-3
 
 
 def test_regions_contribute_what_sums_to_the_density_and_their_conditionals_are_ratios(exact):
@@ -242,6 +270,28 @@ def test_regions_contribute_what_sums_to_the_density_and_their_conditionals_are_
         )
         np.testing.assert_allclose(found["marginal"][:, region], small.root(model, alone), rtol=1e-4, atol=1e-5)
     assert np.all(found["structure"] < 1e-5)
+
+
+@pytest.mark.parametrize("gap", [50.0, 95.0, 300.0])
+def test_conditionals_of_regions_are_right_where_one_leaf_has_no_share_left_in_float32(gap):
+    model = small.system()
+    leaves = np.random.default_rng(2).normal(size=[3, model.num_leaves])
+    leaves[:, 1] -= gap
+    without = leaves.copy()
+    without[:, :2] = 0.0
+    found = model.region_log_prob(tf.constant(leaves, tf.float32))
+    expected = small.root(model, leaves) - small.root(model, without)
+    np.testing.assert_allclose(found["conditional"][:, 0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_impossible_region_has_no_density_given_the_rest():
+    model = small.system()
+    leaves = np.full([1, model.num_leaves], -1.0, np.float32)
+    leaves[0, :2] = -np.inf
+    found = model.region_log_prob(tf.constant(leaves))
+    assert np.isneginf(found["conditional"][0, 0])
+    assert np.isneginf(found["marginal"][0, 0])
+    assert np.all(np.isnan(found["conditional"][0, 1:]))
 
 
 def test_reconstructions_weigh_leaves_by_their_posterior_and_decoding_by_their_prior(exact):
@@ -265,70 +315,3 @@ def test_reconstructions_weigh_leaves_by_their_posterior_and_decoding_by_their_p
             expected[:, variable] += used[:, leaf] / (1.0 + np.exp(-logits[:, 0]))
         found = model.decode(tf.constant(z, tf.float32))["x_mean"] if prior else found
         np.testing.assert_allclose(np.asarray(found).reshape(16, 4), expected, rtol=1e-4, atol=1e-5)
-
-
-# Settings ---------------------------------------------------------------------------------------------------
-
-
-def test_training_hides_pixels_of_the_part_of_the_rows_that_it_should():
-    model = small.system(event_shape=(4, 4), delta=2, missing_fraction=0.5, mask_input=True)
-    x = np.ones([400, 4, 4], np.float32)
-    whole = model.importance_terms(x, seed=KEY, num_samples=1)
-    hidden = model.importance_terms(x, seed=KEY, num_samples=1, training=True)
-    differs = np.any(np.asarray(whole[0] != hidden[0]), axis=(0, 2))
-    # Some masks hide nothing; 400 rows have a standard error of 0.025.
-    assert 0.35 < differs.mean() <= 0.56
-    model = small.system(event_shape=(4, 4), delta=2)
-    np.testing.assert_array_equal(
-        model.importance_terms(x, seed=KEY, num_samples=1, training=True)[0],
-        model.importance_terms(x, seed=KEY, num_samples=1)[0],
-    )
-
-
-def test_adapt_takes_the_mean_that_stands_for_missing_pixels():
-    rows = mnist.read("train")[:50]
-    for variant, name, scale in (("dynamic", "bernoulli", 255.0), ("levels", "binomial", 255.0)):
-        model = registry.build(presets.get("spvae/tiny", [f"data.variant={variant}", f"model.likelihood={name}"]))
-        model.adapt(rows)
-        np.testing.assert_allclose(model.pixel_mean, rows.mean(axis=0).reshape(-1) / scale, rtol=1e-5, atol=1e-6)
-    model = registry.build(presets.get("spvae/tiny", ["data.variant=continuous", "model.likelihood=gaussian"]))
-    model.adapt(rows / np.float32(255))
-    np.testing.assert_allclose(model.pixel_mean, rows.mean(axis=0).reshape(-1) / 255.0, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (("model.structure=grid",), "model.structure must be one of .*found 'grid'"),
-        (("model.leaf_network=cnn",), "model.leaf_network must be one of mlp, conv, found 'cnn'"),
-        (("model.num_leaves=0",), "model.num_leaves must be at least 1, found 0"),
-        (("model.missing_fraction=1.5",), "model.missing_fraction must be in .*found 1.5"),
-        (("model.batch_norm=True",), "model.batch_norm must be False"),
-        (("model.likelihood=poisson",), "likelihood must be one of .*found 'poisson'"),
-        (("model.leaf_network=conv", "model.delta=5"), "rectangles of one size"),
-        (("model.leaf_network=conv", "model.structure=random"), "rectangles of one size"),
-        (("model.leaf_network=conv", "model.delta=7", "model.conv_stride=2"), "divisible by 4, found 7 x 7"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused_by_name(overrides, message):
-    with pytest.raises(ValueError, match=message):
-        registry.build(presets.get("spvae/tiny", overrides))
-
-
-def test_tiles_of_vectors_are_refused():
-    with pytest.raises(ValueError, match="poon_domingos is for images.*structure=random"):
-        small.system(event_shape=(6,))
-    assert small.system(event_shape=(6,), structure="random").sample(3, seed=KEY)["x"].shape == (3, 6)
-
-
-def test_colour_channels_of_a_tile_stay_together_under_convolutions(rng):
-    model = small.system(event_shape=(4, 4, 3), delta=2, leaf_network="conv", mask_input=True, conv_filters=(2, 3))
-    x = rng.integers(0, 2, size=(2, 4, 4, 3)).astype(np.float32)
-    assert model.scopes.image_shape(model.event_shape) == (2, 2, 3)
-    terms = model.importance_terms(x, seed=KEY, num_samples=2)
-    # A leaf reads its own tile and no other.
-    changed = x.copy()
-    changed[:, :2, :2] = 1.0 - changed[:, :2, :2]
-    other = model.importance_terms(changed, seed=KEY, num_samples=2)
-    differs = np.any(np.asarray(terms[0] != other[0]), axis=(0, 1))
-    np.testing.assert_array_equal(differs, np.arange(8) < 2)

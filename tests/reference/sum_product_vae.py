@@ -108,7 +108,7 @@ def exact_leaves(model, x, log_pixel=bernoulli, observed=None):
     result = np.zeros([len(flat), model.num_leaves])
     for leaf in range(model.num_leaves):
         chosen = variables_of(model, leaf)
-        outputs = mlp(model.decoder, leaf, _QUADRATURE[:, np.newaxis])
+        outputs = [output[:, : len(chosen)] for output in mlp(model.decoder, leaf, _QUADRATURE[:, np.newaxis])]
         for row in range(len(flat)):
             values = log_pixel(outputs, flat[row, chosen])
             log_likelihood = np.where(mask[row, chosen], values, 0.0).sum(axis=-1)

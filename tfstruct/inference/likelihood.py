@@ -129,8 +129,8 @@ def estimate(
         used = circuit.leaf_posterior(log_prob)
         variance = tf.reduce_sum(tf.square(used) * variance, axis=-1)
         log_prob = circuit.log_prob(log_prob)
-        size = 1.0 / (variance + 1.0 / num_samples)
         has_weight, is_broken = log_prob > float("-inf"), tf.reduce_any(is_broken, axis=-1)
+        size = tf.where(has_weight, 1.0 / (variance + 1.0 / num_samples), tf.zeros_like(variance))
         rate, distortion = rate_and_distortion(rate, distortion, circuit)
     variance *= num_samples / max(num_samples - 1, 1)
     # A maximum may pass over NaN (it does under XLA): a model that has diverged must not get a finite number.
