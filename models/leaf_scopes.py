@@ -1,5 +1,6 @@
 """Which pixels each leaf of a sum-product VAE models: from whole images to leaves and back."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,19 @@ def make_graph(options: Any, event_shape: tuple[int, ...]) -> RegionGraph:
     """Returns the region graph that a `model` config node names.
 
     Raises:
-        ValueError: an unknown structure, or tiles of an event that is no image.
+        ValueError: an unknown structure, tiles of an event that is no image or as large as it, or trees deeper than
+            their variables allow.
     """
     dims = int(np.prod(event_shape))
     if options.structure == "single":
         return single_region(dims)
     if options.structure == "random":
+        deepest = math.ceil(math.log2(dims)) if dims > 1 else 0
+        if not 1 <= options.tree_depth <= deepest:
+            raise ValueError(
+                f"model.tree_depth must be 1 to {deepest} for {dims} variables, found {options.tree_depth}; "
+                "model.structure=single has no trees"
+            )
         return random_binary_trees(
             dims, depth=options.tree_depth, repetitions=options.tree_repetitions, seed=options.tree_seed
         )
@@ -30,7 +38,13 @@ def make_graph(options: Any, event_shape: tuple[int, ...]) -> RegionGraph:
             f"model.structure=poon_domingos is for images, found data.event_shape={event_shape}; "
             "model.structure=random is for vectors"
         )
-    return poon_domingos(event_shape, options.delta)
+    graph = poon_domingos(event_shape, options.delta)
+    if len(graph.regions) == 1:
+        raise ValueError(
+            f"model.delta must be less than a side of the image, found {options.delta} for {event_shape}; "
+            "model.structure=single is one region"
+        )
+    return graph
 
 
 class LeafScopes:

@@ -242,6 +242,8 @@ class System(keras.Model, abc.ABC):
         if not isinstance(rows, (np.ndarray, tf.Tensor)):
             return
         rows = np.asarray(rows)
+        if rows.shape[1:] != self.event_shape:
+            raise ValueError(f"{what} must have shape [n, *{self.event_shape}], found {list(rows.shape)}")
         if self.train_transform == "cast":
             require_support(rows, self.support if self.support in (BINARY, INTEGERS) else REAL, what)
         elif rows.dtype.kind == "f":

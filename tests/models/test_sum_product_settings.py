@@ -52,6 +52,8 @@ def test_adapt_takes_the_mean_that_stands_for_missing_pixels():
         (("model.structure=grid",), "model.structure must be one of .*found 'grid'"),
         (("model.leaf_network=cnn",), "model.leaf_network must be one of mlp, conv, found 'cnn'"),
         (("model.num_leaves=0",), "model.num_leaves must be at least 1, found 0"),
+        (("model.delta=28",), "model.delta must be less than a side of the image, found 28 .*structure=single"),
+        (("model.structure=random", "model.tree_depth=11"), "model.tree_depth must be 1 to 10 for 784 .*found 11"),
         (("model.missing_fraction=1.5",), "model.missing_fraction must be in .*found 1.5"),
         (("model.batch_norm=True",), "model.batch_norm must be False"),
         (("model.likelihood=poisson",), "likelihood must be one of .*found 'poisson'"),
@@ -106,7 +108,7 @@ def test_encodings_of_one_leaf_stand_beside_one_another(rng):
 
 @pytest.mark.parametrize("value", [-1.0, 300.0, np.nan])
 def test_missing_grey_levels_are_filled_with_the_mean_whatever_they_are(value, rng):
-    model = small.system(likelihood="binomial", delta=2)
+    model = small.system(likelihood="binomial", structure="single")
     x = rng.integers(0, 256, size=(3, 2, 2)).astype(np.float32)
     observed = rng.random(x.shape) < 0.5
     given = np.where(observed, x, value).astype(np.float32)
@@ -117,9 +119,7 @@ def test_missing_grey_levels_are_filled_with_the_mean_whatever_they_are(value, r
         _, root = small.mlp(model.encoder, leaf, inputs)
         root[~observed.reshape(3, 4).any(axis=1)] = 0.0
         log_q = 0.5 * np.log((1.0 + root[:, 0] ** 2) / (2.0 * np.pi)) - 0.5 * noise[:, :, leaf, 0] ** 2
-        expected = log_q if model.num_leaves > 1 else log_q
-        values = found.log_posterior[..., leaf] if model.num_leaves > 1 else found.log_posterior
-        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.log_posterior[..., leaf], log_q, rtol=1e-4, atol=1e-4)
     assert np.all(np.isfinite(found.log_likelihood))
     drawn = model.inpaint(given, observed, seed=KEY, num_samples=3)["x"]
     assert np.all(np.isfinite(drawn))

@@ -31,7 +31,9 @@ def inpainting(rng, images=2, draws=3, shape=(4, 5)):
 
 def misplaced(rng, images=3, shape=(4, 5)):
     image, swapped, misfit = (rng.random([images, *shape]) for _ in range(3))
-    return {"image": image, "swapped": swapped, "map": misfit[..., 0] if len(shape) == 3 else misfit}
+    misfit = misfit[..., 0] if len(shape) == 3 else misfit
+    box = np.array([[1, 2, 3, 5], [0, 0, 2, 2], [2, 1, 4, 4]])
+    return {"image": image, "swapped": swapped, "map": misfit, "box": np.resize(box, (images, 4))}
 
 
 def low_data():
@@ -109,7 +111,9 @@ def test_regions_outside_the_image_are_refused():
 def test_leaves_of_a_region_are_panels_and_regions_lie_between_lines(rng):
     maps = rng.random([3, 12, 20])
     figure = circuits.draw_latent_maps(maps, grid=(2, 4))
-    assert [axes.get_title() for axes in figure.axes] == [f"leaf {n} of 3 of every region" for n in (1, 2, 3)]
+    assert [axes.get_title() for axes in figure.axes] == [
+        f"leaf {n} of 3 of every region, two directions of its latents" for n in (1, 2, 3)
+    ]
     for axes, values in zip(figure.axes, maps, strict=True):
         (image,) = axes.images
         np.testing.assert_array_equal(image.get_array(), values)
@@ -195,3 +199,9 @@ def test_grey_images_three_pixels_wide_are_no_coloured_ones(rng):
     found = misplaced(rng, shape=(4, 3))
     picture = circuits.draw_misplaced(found).axes[0].images[0].get_array()
     assert picture.shape == (4, 9, 3)
+
+
+def test_the_swapped_region_of_every_image_is_framed(rng):
+    figure = circuits.draw_misplaced(misplaced(rng))
+    frames = [(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in figure.axes[1].patches]
+    assert frames == [(1.5, 0.5, 3, 2), (4.5, -0.5, 2, 2), (10.5, 1.5, 3, 2)]

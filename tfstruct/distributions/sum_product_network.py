@@ -116,7 +116,7 @@ class SumProductNetwork(tfd.Distribution):
         x = tf.convert_to_tensor(x, self.dtype)
         values, counts = self._of_regions(x), tf.constant(self._is_variable)[:, tf.newaxis]
         if observed is not None:
-            given = tf.gather(tf.broadcast_to(observed, tf.shape(x)), self._variables, axis=-1)
+            given = tf.gather(_mask(observed, x), self._variables, axis=-1)
             anything = self._leaves.sample(seed=[0, 0])[:, 0]  # in the support, which a missing x need not be
             values = tf.where(given, values, anything)
             counts &= given[..., tf.newaxis, :]
@@ -155,7 +155,9 @@ class SumProductNetwork(tfd.Distribution):
         Returns:
             [...]; NaN where what is given is impossible.
         """
-        both = tf.logical_or(query, given)
+        x = tf.convert_to_tensor(x, self.dtype)
+        query, given = _mask(query, x), _mask(given, x)
+        both = query | given
         return self.marginal_log_prob(x, both) - self.marginal_log_prob(x, given)
 
     # States --------------------------------------------------------------------------------------------------
@@ -188,7 +190,7 @@ class SumProductNetwork(tfd.Distribution):
             [..., D], the observed variables as given.
         """
         x = tf.convert_to_tensor(x, self.dtype)
-        observed = tf.broadcast_to(observed, tf.shape(x))
+        observed = _mask(observed, x)
         evidence = self.leaf_log_prob(x, observed)
         drawn = self._fill(tf.reshape(evidence, [-1, evidence.shape[-1]]), seed)
         return tf.where(observed, x, tf.reshape(drawn, tf.shape(x)))
@@ -205,7 +207,7 @@ class SumProductNetwork(tfd.Distribution):
             observed: Boolean, broadcast to the shape of x.
         """
         x = tf.convert_to_tensor(x, self.dtype)
-        observed = tf.broadcast_to(observed, tf.shape(x))
+        observed = _mask(observed, x)
         modes, values = self._leaves.mode(), self._of_regions(x)[..., tf.newaxis, :]
         given = tf.gather(observed, self._variables, axis=-1)[..., tf.newaxis, :]
         values = tf.where(given, values, modes)
@@ -243,3 +245,18 @@ class SumProductNetwork(tfd.Distribution):
             "leaf_distribution": parameter_properties.BatchedComponentProperties(event_ndims=3),
             "logits": parameter_properties.ParameterProperties(event_ndims=1),
         }
+
+
+def _mask(observed: Any, x: tf.Tensor) -> tf.Tensor:
+    """A mask broadcast to the shape of x; raises ValueError unless it is Boolean and can be."""
+    observed = tf.convert_to_tensor(observed)
+    try:
+        shape = tf.broadcast_static_shape(observed.shape, x.shape)
+    except ValueError:
+        shape = None
+    if observed.dtype != tf.bool or shape is None or shape.rank != x.shape.rank:
+        raise ValueError(
+            f"a mask must be Boolean and broadcast to {x.shape.as_list()}, found {observed.dtype.name} "
+            f"{observed.shape.as_list()}"
+        )
+    return tf.broadcast_to(observed, tf.shape(x))

@@ -1,6 +1,6 @@
 """What the circuit of a trained sum-product VAE answers: latent maps, completions, and which region is out of place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -182,6 +182,13 @@ def _scorer(model: SumProductVAE, num_samples: int) -> Callable[..., np.ndarray]
     return score
 
 
+def _box(variables: Sequence[int], event_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of a region of an image; of a vector it is a row of pixels."""
+    shape = event_shape if len(event_shape) > 1 else (1, *event_shape)
+    rows, columns = np.unravel_index(variables, shape)[:2]
+    return int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1
+
+
 def misplaced_regions(
     run: TrainedRun, *, replica: int = 0, images: int = 500, num_samples: int = 100, seed: int = 0
 ) -> dict[str, Any]:
@@ -199,7 +206,8 @@ def misplaced_regions(
 
     Returns:
         `image` and `swapped` [n, ...] in [0, 1]; `map` [n, ...]: log p(region) - log p(region | rest) of the
-        swapped image at each of its pixels, nats; `region` [n], the one that was swapped; `first` and `first_std_err`:
+        swapped image at each of its pixels, nats; `region` [n], the one that was swapped, and `box` [n, 4] its top,
+        left, bottom and right; `first` and `first_std_err`:
         how often it is the one that fits the rest worst; `first_by_conditional`: how often log p(region | rest) alone
         is the least; `chance`; `information` and its standard error: mean of log p(region | rest) - log p(region) over
         the regions of the images as they were, nats.
@@ -254,11 +262,13 @@ def misplaced_regions(
     for region, variables in enumerate(model.leaf_regions):
         misfit[:, variables] = -fit[:, region : region + 1]
     scale, shape = model.observation_scale, (-1, *model.event_shape)
+    boxes = [_box(variables, model.event_shape) for variables in model.leaf_regions]
     return {
         "image": flat.reshape(shape) / scale,
         "swapped": swapped.reshape(shape) / scale,
         "map": misfit.reshape(shape),
         "region": regions,
+        "box": np.array(boxes)[regions],
         "first": first,
         "first_std_err": first_std_err,
         "first_by_conditional": float((conditional.argmin(axis=1) == regions).mean()),

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 _MISSING = (0.35, 0.45, 0.75)  # the colour of missing pixels, which no grey level has
 _PARTITION_COLORS = 10
@@ -33,7 +34,7 @@ def draw_region_graph(
         raise ValueError(f"the regions have variables outside an image of {height} x {width}")
     widest = max(len(level) for level in levels)
     figure = Figure(figsize=(max(6.0, 0.42 * widest), 1.5 * len(levels)))
-    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.95))
     axes.set_axis_off()
     size, places = 0.8, {}
     for row, level in enumerate(levels):
@@ -58,6 +59,7 @@ def draw_region_graph(
             child_x, child_y = places[child]
             color = colors[number % _PARTITION_COLORS]
             axes.plot([x, child_x], [y - size / 2, child_y + size / 2], color=color, linewidth=0.4, alpha=0.6, zorder=1)
+    axes.set_title(f"{len(regions)} regions, {len(levels[0])} of them leaf regions, {len(partitions)} partitions")
     axes.set_xlim(0.0, widest)
     axes.set_ylim(-0.7, 3.5 * (len(levels) - 1) + 0.7)
     axes.set_aspect("equal")
@@ -83,7 +85,7 @@ def draw_latent_maps(maps: Any, *, grid: tuple[int, int]) -> Figure:
             axes.axvline(line * width / grid[1], color=_MISSING, linewidth=1.0)
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_title(f"leaf {place + 1} of {count} of every region")
+        axes.set_title(f"leaf {place + 1} of {count} of every region, two directions of its latents", fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -122,7 +124,7 @@ def draw_inpainting(found: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def draw_misplaced(found: Mapping[str, Any], *, columns: int = 10) -> Figure:
-    """Draws what `circuit_queries.misplaced_regions` gives: images, swapped images, maps of the regions' misfit."""
+    """Draws what `circuit_queries.misplaced_regions` gives: images, swapped images with the region framed, misfits."""
     count = min(columns, len(found["image"]))
     misfit = np.asarray(found["map"][:count])
     if misfit.ndim == 4:
@@ -133,6 +135,10 @@ def draw_misplaced(found: Mapping[str, Any], *, columns: int = 10) -> Figure:
         pictures = _colored(np.clip(np.asarray(found[name][:count]), 0.0, 1.0))
         axis.imshow(np.concatenate(list(pictures), axis=1), interpolation="nearest")
         axis.set_ylabel({"image": "image", "swapped": "one region\nswapped"}[name], fontsize=8)
+    width = found["swapped"].shape[2]
+    for place, (top, left, bottom, right) in enumerate(np.asarray(found["box"][:count])):
+        corner = place * width + left - 0.5, top - 0.5
+        rows[1].add_patch(Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=_MISSING, linewidth=1.2))
     low, high = np.quantile(misfit, [0.02, 0.98])
     shown = rows[2].imshow(
         np.concatenate(list(misfit), axis=1), cmap="magma", vmin=low, vmax=high, interpolation="nearest"
