@@ -68,7 +68,7 @@ def test_tests_are_not_installed(wheel):
 def test_every_program_is_a_console_script_with_a_run_function(wheel):
     scripts = dict(line.split(" = ") for line in info(wheel, "entry_points.txt").splitlines() if " = " in line)
     programs = {path.stem for path in (CHECKOUT / "trainers").glob("*.py")} - {"__init__", "entry"}
-    assert scripts == {f"tfstruct-{name}": f"tfstruct.trainers.{name}:run" for name in programs}
+    assert scripts == {f"tfstruct-{name.replace('_', '-')}": f"tfstruct.trainers.{name}:run" for name in programs}
     for name in programs:
         tree = ast.parse((CHECKOUT / f"trainers/{name}.py").read_text())
         assert "run" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

@@ -60,7 +60,8 @@ def every_row():
     return states(4).reshape(-1, *SHAPE).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["density", "halves"])
+# Every export compares the same scores of the density's; tracing them again takes half a minute.
+@pytest.mark.parametrize("name", [pytest.param("density", marks=pytest.mark.slow), "halves"])
 def test_scores_are_those_of_the_python_model_with_the_settings_of_the_export(name, request):
     run, system, model = request.getfixturevalue(name)
     served = ServedSystem(
