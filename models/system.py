@@ -215,7 +215,7 @@ class System(keras.Model, abc.ABC):
         that are binarised anew at every visit; zeros and ones stay what they are.
 
         Raises:
-            ValueError: values that the likelihood does not allow, or a config that trains in two phases.
+            ValueError: rows of another shape, values that the likelihood does not allow, or a config that trains in two phases.
         """
         settings.check_single_phase(self.config)
         self._check_rows(x, "the rows given to fit")
@@ -229,7 +229,7 @@ class System(keras.Model, abc.ABC):
         """Keras `evaluate` of the bound in evaluation form; rows as in `fit`, but floats are taken as final values.
 
         Raises:
-            ValueError: values that the likelihood does not allow.
+            ValueError: rows of another shape, or values that the likelihood does not allow.
         """
         self._check_rows(x, "the rows given to evaluate")
         return super().evaluate(x, *args, **kwargs)

@@ -338,6 +338,22 @@ def test_events_of_another_size_are_refused_by_name(size):
             method(np.zeros([5, size], np.float32))
 
 
+@pytest.mark.parametrize(
+    ("mask", "found"), [(np.ones(3), r"float64 \[3\]"), (np.ones(2, bool), r"bool \[2\]"), (1, r"int32 \[\]")]
+)
+def test_masks_of_another_type_or_shape_are_refused_by_name(mask, found):
+    network = SumProductNetwork(single_region(3), tfd.Normal(tf.zeros([1, 2, 3]), 1.0), tf.zeros([2]))
+    x = np.zeros([4, 3], np.float32)
+    for method in (
+        lambda: network.marginal_log_prob(x, mask),
+        lambda: network.conditional_log_prob(x, mask, True),
+        lambda: network.conditional_sample(x, mask, seed=[0, 1]),
+        lambda: network.most_probable_explanation(x, mask),
+    ):
+        with pytest.raises(ValueError, match=r"Boolean and broadcast to \[4, 3\], found " + found):
+            method()
+
+
 # The layer ---------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Keras `fit` and `evaluate` of a Graph VAE with real-valued observations."""
+"""Keras `fit` and `evaluate`: real-valued observations of a Graph VAE, and rows of another shape."""
 
 import keras
 import numpy as np
@@ -48,3 +48,12 @@ def test_fit_reports_the_mean_over_the_epoch_and_not_the_last_batch(rng):
     mean = system.fit(rows, batch_size=32, shuffle=False, verbose=0).history["loss"][0]
     assert losses[1] - losses[0] > 1000
     assert mean == pytest.approx(np.mean(losses), abs=10)
+
+
+def test_rows_of_another_shape_are_refused():
+    system = registry.build(presets.get("spvae/tiny"))
+    system.compile(run_eagerly=True)
+    rows = np.zeros([8, 784], np.float32)
+    for method in (system.fit, system.evaluate):
+        with pytest.raises(ValueError, match=r"must have shape \[n, \*\(28, 28\)\], found \[8, 784\]"):
+            method(rows, verbose=0)
