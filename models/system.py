@@ -215,7 +215,8 @@ class System(keras.Model, abc.ABC):
         that are binarised anew at every visit; zeros and ones stay what they are.
 
         Raises:
-            ValueError: rows of another shape, values that the likelihood does not allow, or a config that trains in two phases.
+            ValueError: rows of another shape, values that the likelihood does not allow, or a config that trains in two
+                phases.
         """
         settings.check_single_phase(self.config)
         self._check_rows(x, "the rows given to fit")
