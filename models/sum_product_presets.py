@@ -100,17 +100,22 @@ _DATA = {
         "cifar10",
         32,
         "CIFAR-10 in grey (45,000 and 5,000 training and validation images in file order, the paper draws 40,000 and "
-        "10,000)",
+        "10,000; its script as published lacks the grey step)",
     ),
     "svhn": _Data(
         "svhn_cropped",
         32,
-        "SVHN in grey (validation: the last 10,000 training images, the paper's are of the extra set)",
+        "SVHN in grey (63,257 training images and the last 10,000 as validation; the paper trains on all 73,257 and "
+        "validates on the extra set)",
     ),
 }
 _KINDS = {
     "continuous": ("gaussian", "stretched per image, with noise of 1/255 once; a density, no bits/dim"),
-    "discrete": ("binomial", "stretched per image and rounded to 0..255 (the paper's SVHN is not rounded)"),
+    "discrete": (
+        "binomial",
+        "stretched per image and rounded to 0..255 (the paper's SVHN is not rounded, and its Binomial's probability is "
+        "clamped to [1e-7, 1 - 1e-7])",
+    ),
 }
 # Latents and hidden (or dense) units behind tables 1 and 2.
 _SIZES = {

@@ -239,11 +239,8 @@ class SumProductVAE(System):
         latent_key, tree_key, choice_key, pixel_key = random.split(keys, 4)
         draw = self.leaves.draw(flat, latent_key, num_samples, self._fill, mask)
         log_weights = draw.log_weights
-        shares = tf.exp(log_weights - logsumexp(log_weights, axis=1, keepdims=True))
-        unit = tf.transpose(random.uniform(choice_key, [self.num_leaves]))[:, tf.newaxis]
-        cumulative = tf.cumsum(shares, axis=1)
-        reached = cumulative >= unit * cumulative[:, -1:]
-        chosen = tf.argmax(tf.cast(reached, tf.int32), axis=1, output_type=tf.int32)
+        unit = tf.transpose(random.uniform(choice_key, [self.num_leaves]))
+        chosen = random.choose(unit, log_weights, axis=1)
         z = tf.reduce_sum(tf.one_hot(chosen, num_samples, axis=1)[..., tf.newaxis] * draw.z, axis=1)
         circuit, leaves = self.circuit, None
         if circuit is not None:

@@ -255,3 +255,13 @@ def test_keys_of_different_uses_are_never_the_same():
     streams = [random.fold_in(random.fold_in(random.key(0), purpose), np.arange(2000)) for purpose in purposes]
     words = np.concatenate([stream.numpy() for stream in streams] + [random.fold_in(random.key(0), np.arange(9))])
     assert len(np.unique(words, axis=0)) == len(words)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_choice_is_where_the_cumulative_probability_reaches_the_uniform_number(axis):
+    probabilities = np.array([0.0, 0.25, 0.0, 0.5, 0.25, 0.0])
+    uniforms = np.array([1e-7, 0.24, 0.26, 0.74, 0.76, 1.0 - 1e-7], np.float32)
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(probabilities).astype(np.float32) + 90.0  # any constant, beyond what exp can hold
+    stacked = np.moveaxis(np.tile(log_weights, [len(uniforms), 1]), -1, 0 if axis == 0 else 1)
+    np.testing.assert_array_equal(random.choose(uniforms, tf.constant(stacked), axis), [1, 1, 3, 3, 4, 4])

@@ -133,6 +133,23 @@ def logistic(key: Key, shape: Sequence[int], dtype: tf.DType = tf.float32) -> tf
     return tf.math.log(unit) - tf.math.log1p(-unit)
 
 
+def choose(uniform: ArrayLike, log_weights: tf.Tensor, axis: int = -1) -> tf.Tensor:
+    """Draws indices along an axis with probabilities proportional to exp(log_weights), int32.
+
+    Args:
+        uniform: numbers in the open interval (0, 1), of the shape of `log_weights` without the axis.
+        log_weights: any reals, -inf for what is never chosen. Where all are, the choice is arbitrary.
+        axis: of the alternatives.
+    """
+    largest = tf.reduce_max(log_weights, axis=axis, keepdims=True)
+    largest = tf.where(tf.math.is_finite(largest), largest, tf.zeros_like(largest))
+    cumulative = tf.cumsum(tf.exp(log_weights - largest), axis=axis)
+    total = tf.reduce_max(cumulative, axis=axis, keepdims=True)
+    # The uniform number is above 0: a first alternative without weight is never chosen.
+    reached = cumulative >= tf.expand_dims(uniform, axis) * total
+    return tf.argmax(tf.cast(reached, tf.int32), axis=axis, output_type=tf.int32)
+
+
 def sample_keys(key: Key, num_samples: int, first: ArrayLike = 0) -> tf.Tensor:
     """Returns keys [num_samples, ..., 2] of importance samples first, first + 1, ... of the streams `key`."""
     key = tf.convert_to_tensor(key, tf.uint32)

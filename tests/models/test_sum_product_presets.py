@@ -55,6 +55,22 @@ def test_presets_build_with_leaves_on_a_grid_of_four_by_four(family, row):
     assert model.graph.counts(num_leaves=2, num_sums=2).leaf_regions in (1, 16)
 
 
+# What differs from the paper's preparation is read where the preset is chosen.
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ("mnist_discrete", ("last 10,000", "drawn", "rounded", "clamped")),
+        ("cifar10_continuous", ("45,000", "40,000", "grey", "noise of 1/255")),
+        ("svhn_discrete", ("63,257", "73,257", "extra set", "is not rounded", "clamped")),
+        ("svhn_continuous_published", ("17,384", "11th", "extra set")),
+    ],
+)
+def test_descriptions_name_what_differs_from_the_paper(row, named):
+    for family in FAMILIES:
+        description = presets.describe(f"{family}/{row}").description
+        assert all(text in description for text in named), description
+
+
 def test_convolutions_over_whole_images_are_left_to_the_graph_on_a_cpu():
     for preset, compiler in (("conv_vae", "graph"), ("conv_spvae", "xla"), ("dense_vae", "xla"), ("spvae", "xla")):
         assert settings.resolve_compiler(presets.get(f"{preset}/tiny")) == compiler

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from tfstruct import random
 from tfstruct.data.support import BINARY, INTEGERS, UNIT_INTERVAL
 from tfstruct.math import logsumexp
 
@@ -113,7 +114,7 @@ class BinomialPixels:
     def sample(self, outputs: Sequence[tf.Tensor], uniforms: Sequence[tf.Tensor]) -> tf.Tensor:
         levels = tf.range(_LEVELS, dtype=outputs[0].dtype)
         table = self.log_prob([outputs[0][..., tf.newaxis]], levels)
-        return tf.cast(_draw(table, uniforms[0]), outputs[0].dtype)
+        return tf.cast(random.choose(uniforms[0], table), outputs[0].dtype)
 
 
 class CategoricalPixels:
@@ -134,7 +135,7 @@ class CategoricalPixels:
         return tf.reduce_sum(tf.exp(self._log_table(outputs)) * levels, axis=-1)
 
     def sample(self, outputs: Sequence[tf.Tensor], uniforms: Sequence[tf.Tensor]) -> tf.Tensor:
-        return tf.cast(_draw(self._log_table(outputs), uniforms[0]), outputs[0].dtype)
+        return tf.cast(random.choose(uniforms[0], self._log_table(outputs)), outputs[0].dtype)
 
 
 class LogisticMixturePixels:
@@ -184,7 +185,7 @@ class LogisticMixturePixels:
 
     def sample(self, outputs: Sequence[tf.Tensor], uniforms: Sequence[tf.Tensor]) -> tf.Tensor:
         log_weights, means, scales = self._parameters(outputs)
-        chosen = tf.one_hot(_draw(log_weights, uniforms[0]), self.num_components, dtype=means.dtype)
+        chosen = tf.one_hot(random.choose(uniforms[0], log_weights), self.num_components, dtype=means.dtype)
         mean, scale = (tf.reduce_sum(chosen * values, axis=-1) for values in (means, scales))
         drawn = mean + scale * (tf.math.log(uniforms[1]) - tf.math.log1p(-uniforms[1]))
         return tf.clip_by_value(tf.round(_TOP * drawn), 0.0, _TOP)
@@ -194,13 +195,6 @@ def _split_pixels(outputs: tf.Tensor, size: int) -> tf.Tensor:
     """[..., S * size] -> [..., S, size]."""
     pixels = outputs.shape[-1] // size
     return tf.reshape(outputs, tf.concat([tf.shape(outputs)[:-1], [pixels, size]], axis=0))
-
-
-def _draw(log_table: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-    """Index drawn from log probabilities [..., C] by uniform numbers [...] in (0, 1), int32."""
-    cumulative = tf.cumsum(tf.exp(log_table), axis=-1)
-    reached = cumulative >= uniform[..., tf.newaxis] * cumulative[..., -1:]
-    return tf.argmax(tf.cast(reached, tf.int32), axis=-1, output_type=tf.int32)
 
 
 def make_pixels(name: str, *, precision_floor: float, num_components: int) -> Pixels:

@@ -233,12 +233,7 @@ class SumProductCircuit:
         units = tf.split(unit[: sum(num_regions)], num_regions) if num_regions else []
 
         def choose(level: int, region_scores: tf.Tensor) -> tf.Tensor:
-            largest = tf.reduce_max(region_scores, axis=1, keepdims=True)
-            largest = tf.where(tf.math.is_finite(largest), largest, tf.zeros_like(largest))
-            cumulative = tf.cumsum(tf.exp(region_scores - largest), axis=1)
-            # The uniform number is above 0: a first product without weight is never chosen.
-            reached = cumulative >= units[level][:, tf.newaxis] * cumulative[:, -1:]
-            return tf.argmax(tf.cast(reached, tf.int32), axis=1, output_type=tf.int32)
+            return random.choose(units[level], region_scores, axis=1)
 
         return self._descend(scores, choose, num_rows, shape)
 
