@@ -3,6 +3,7 @@
 import numpy as np
 
 from tests.reference import networks
+from tests.reference.sum_product import Circuit
 from tfstruct.models import presets, registry
 
 SHAPE = (2, 2)
@@ -118,27 +119,6 @@ def exact_leaves(model, x, log_pixel=bernoulli, observed=None):
 
 def root(model, leaves):
     """Log p(x) of leaf values [B, L], by recursion over regions in float64."""
-    layout, graph = model.sum_product.layout, model.graph
-    if model.num_leaves == 1:
-        return leaves[:, 0]
-    logits, start = np.asarray(model.sum_product.logits, np.float64), 0
-    if not graph.internal_regions:
-        return np.log(np.exp(leaves) @ (np.exp(logits) / np.exp(logits).sum()))
-    per_region = layout.num_leaves
-    values = {
-        region: [leaves[:, place * per_region + leaf] for leaf in range(per_region)]
-        for place, region in enumerate(graph.leaf_regions)
-    }
-    for level in graph.levels[1:]:
-        for region in level:
-            products = []
-            for children in graph.partitions_of(region):
-                for one in values[children[0]]:
-                    products += [one + two for two in values[children[1]]]
-            values[region] = []
-            for _ in range(graph.num_nodes(region, per_region, layout.num_sums)):
-                weights = logits[start : start + len(products)]
-                start += len(products)
-                weights = weights - np.log(np.sum(np.exp(weights)))
-                values[region].append(np.log(np.sum(np.exp(np.stack(products, -1) + weights), axis=-1)))
-    return values[graph.root][0]
+    layout, logits = model.sum_product.layout, model.sum_product.logits
+    circuit = Circuit(model.graph, [] if logits is None else logits, layout.num_leaves, layout.num_sums)
+    return np.array([circuit.log_prob(row) for row in np.asarray(leaves, np.float64)])
