@@ -20,6 +20,7 @@ def base() -> ml_collections.ConfigDict:
                 "file": "",
                 "event_shape": (28, 28),
                 "train_images": 0,  # the first so many training rows; 0: all
+                "use_validation": False,  # train on the validation rows as well, once all choices are made
             },
             "model": {
                 "conditional": False,  # predict the lower half of an image from the upper one
@@ -55,6 +56,7 @@ def base() -> ml_collections.ConfigDict:
                 "epsilon": 1e-3,
                 "clip_norm": 0.0,
                 "weight_decay": 1e-4,
+                "ema_momentum": 0.0,  # of the weights that are evaluated; 0: the latest ones
             },
             "schedules": {
                 "learning_rate_factor": course(
@@ -66,6 +68,7 @@ def base() -> ml_collections.ConfigDict:
                 "seed": 0,
                 "replicas": 1,  # seeds seed, seed + 1, ... trained at once
                 "steps": 1_000_000,
+                "initial_weights": "",  # folder of a run whose best weights to start from
                 "structure_fraction": 0.0,  # there is no structure to learn
                 "batch_size": 100,
                 "steps_per_call": 500,

@@ -21,12 +21,13 @@ from tfstruct import random
 from tfstruct.distributions import adjacency as adjacency_lib
 from tfstruct.distributions.gated_gaussian_network import GatedGaussianNetwork
 from tfstruct.distributions.gaussian import LOG_TWO_PI, GaussianParameters, fuse, gaussian_log_prob
-from tfstruct.inference.objectives import ImportanceTerms
+from tfstruct.inference.objectives import ImportanceTerms, free_bits_penalty
 from tfstruct.layers.edge_gates import EdgeGates
 from tfstruct.layers.flow import InverseAutoregressiveFlow
 from tfstruct.layers.grouped import flatten_last_two
 from tfstruct.layers.likelihood import make_likelihood
 from tfstruct.layers.mlp import MLP, BlockOptions, BottomUp, TopDown
+from tfstruct.models import settings
 from tfstruct.models.system import System, seeded_initializers
 
 
@@ -72,11 +73,7 @@ class GraphVAE(System):
     def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
         super().__init__(config, **kwargs)
         options = self.config.model
-        if options.num_latents < 1 or options.num_nodes < 1 or options.num_latents % options.num_nodes:
-            raise ValueError(
-                "model.num_latents must be a positive multiple of model.num_nodes, found "
-                f"num_latents={options.num_latents}, num_nodes={options.num_nodes}"
-            )
+        settings.check_graph_vae(self.config)
         self.num_latents, self.num_nodes = options.num_latents, options.num_nodes
         self.node_dim = options.num_latents // options.num_nodes
         if len(options.adjacency):
@@ -85,6 +82,7 @@ class GraphVAE(System):
         else:
             self.adjacency = adjacency_lib.from_structure(options.structure, self.num_nodes)
         self.scheduled = ("gate_temperature",)
+        self.free_bits = self.config.objective.free_bits
         dims = int(np.prod(self.event_shape))
         encoder_options = BlockOptions.from_config(options, options.encoder_activation)
         block_options = BlockOptions.from_config(options, options.activation)
@@ -106,6 +104,7 @@ class GraphVAE(System):
             options.bottom_up_units,
             block_options,
             context_dim=flow.context_dim if flow.steps else 0,
+            log_variance_bound=options.log_variance_bound,
             name="bottom_up",
         )
         self.flows = [
@@ -122,8 +121,9 @@ class GraphVAE(System):
             name="gates",
         )
         self.children = tuple(int(node) for node in np.flatnonzero(self.adjacency.any(axis=1)))
+        bound, units = options.log_variance_bound, options.top_down_units
         make_top_down = lambda nodes, name: TopDown(  # noqa: E731
-            self.adjacency, nodes, self.node_dim, options.top_down_units, block_options, name=name
+            self.adjacency, nodes, self.node_dim, units, block_options, log_variance_bound=bound, name=name
         )
         # The posterior visits nodes one after another; given z, the prior's networks run all at once.
         self.posterior_top_down = [make_top_down([node], f"posterior_top_down_{node}") for node in self.children]
@@ -237,7 +237,7 @@ class GraphVAE(System):
     def _posterior_log_prob_path(
         self, z: tf.Tensor, base: tf.Tensor, bottom_up: tuple[tf.Tensor, ...], gates: tf.Tensor, training: bool
     ) -> tf.Tensor:
-        """Log q(z | x) with every parameter of q stopped: its gradient goes through z alone, parents included.
+        """Log q(z_i | x, parents), [..., N], with every parameter of q stopped: its gradient goes through z alone.
 
         A flow's part is made linear in z: its gradient is the score of the Gaussian pushed through the flow, which
         takes no inverse, for the draw before the flow is at hand.
@@ -247,19 +247,19 @@ class GraphVAE(System):
         variables = [variable for net in (*self.posterior_top_down, *self.flows) for variable in net.variables]
         mapping = [(variable, tf.stop_gradient(tf.convert_to_tensor(variable))) for variable in variables]
         values, bases = tf.unstack(z, axis=-2), tf.unstack(tf.stop_gradient(base), axis=-2)
-        total = 0.0
+        log_probs = []
         # The scope also keeps this second pass from updating the moving averages once more.
         with keras.StatelessScope(state_mapping=mapping):
             for node, (value, base) in enumerate(zip(values, bases, strict=True)):
                 (loc, log_variance), _ = self._posterior_node(node, bottom_up, gates, values, training)
                 if not self.flows:
-                    total += tf.reduce_sum(gaussian_log_prob(value, loc, log_variance), axis=-1)
+                    log_probs.append(tf.reduce_sum(gaussian_log_prob(value, loc, log_variance), axis=-1))
                     continue
                 score, context = (loc - base) * tf.exp(-log_variance), self._flow_context(node, bottom_up)
                 _, log_slopes, score = self.flows[node].push_score(base, score, context)
                 linear = tf.stop_gradient(score) * (value - tf.stop_gradient(value)) - tf.stop_gradient(log_slopes)
-                total += tf.reduce_sum(gaussian_log_prob(base, loc, log_variance) + linear, axis=-1)
-        return total
+                log_probs.append(tf.reduce_sum(gaussian_log_prob(base, loc, log_variance) + linear, axis=-1))
+        return tf.stack(log_probs, axis=-1)
 
     # The contract --------------------------------------------------------------------------------------------
 
@@ -284,15 +284,20 @@ class GraphVAE(System):
         noise = tf.cast(noise, flat.dtype)
         draw = self._draw(bottom_up, gates, noise, training)
         z = draw.z
-        log_prior = self._shared_or_own_prior(gates, draw.top_down, training).log_prob(z)
+        log_prior = self._shared_or_own_prior(gates, draw.top_down, training).node_log_prob(z)
         features = self.decoder(flatten_last_two(z), training=training)
+        log_posterior, path, penalty = draw.log_posterior, None, None
+        if path_derivative:
+            path = self._posterior_log_prob_path(z, draw.base, bottom_up, gates, training)
+        if training and self.free_bits:
+            rates = (log_posterior if path is None else path) - log_prior
+            penalty = free_bits_penalty(rates, self.free_bits * self.node_dim)
         return ImportanceTerms(
             log_likelihood=self.likelihood.log_prob(features, flat),
-            log_prior=log_prior,
-            log_posterior=tf.reduce_sum(draw.log_posterior, axis=-1),
-            log_posterior_path=self._posterior_log_prob_path(z, draw.base, bottom_up, gates, training)
-            if path_derivative
-            else None,
+            log_prior=tf.reduce_sum(log_prior, axis=-1),
+            log_posterior=tf.reduce_sum(log_posterior, axis=-1),
+            log_posterior_path=None if path is None else tf.reduce_sum(path, axis=-1),
+            penalty=penalty,
         )
 
     def _shared_or_own_prior(

@@ -80,6 +80,7 @@ def base() -> ml_collections.ConfigDict:
                 "file": "",
                 "event_shape": (28, 28),  # () takes that of a user file
                 "train_images": 0,  # the first so many training rows; 0: all
+                "use_validation": False,  # train on the validation rows as well, once all choices are made
             },
             "model": {
                 "num_latents": 80,
@@ -97,6 +98,7 @@ def base() -> ml_collections.ConfigDict:
                 "batch_norm_momentum": 0.99,
                 "batch_norm_epsilon": 1e-5,
                 "batch_norm_synchronized": False,  # set by the trainer under a strategy of several devices
+                "layer_norm": False,  # in place of batch normalisation
                 "share_top_down": False,
                 "straight_through": False,
                 # An inverse autoregressive flow after each node's posterior; no steps: none.
@@ -109,8 +111,15 @@ def base() -> ml_collections.ConfigDict:
                 },
                 "likelihood": "bernoulli",
                 "log_variance_floor": -7.0,
+                "log_variance_bound": 0.0,  # of latents: smooth bound on log variances; 0: they are cut at +-15
             },
-            "objective": {"name": "elbo", "num_samples": 1, "gradient": "plain"},
+            "objective": {
+                "name": "elbo",
+                "num_samples": 1,
+                "gradient": "plain",
+                "free_bits": 0.0,
+                "allow_biased_gradient": False,
+            },
             "optimizer": {
                 "name": "adam",
                 "learning_rate": 3e-4,
@@ -119,10 +128,12 @@ def base() -> ml_collections.ConfigDict:
                 "epsilon": 1e-8,
                 "clip_norm": 0.0,
                 "weight_decay": 0.0,  # on a system's own choice of weights
+                "ema_momentum": 0.0,  # of the weights that are evaluated; 0: the latest ones
             },
             "schedules": {
                 "learning_rate_factor": course(1.0),
-                "kl_weight": course(1.0),
+                # Without it most latents collapse: 15 of 80 were active. From 0 posteriors may run away meanwhile.
+                "kl_weight": course(0.1, (0.3, 1.0)),
                 # The paper anneals 0.999 per epoch: 1 to 0.135 over its 2,000 epochs.
                 "gate_temperature": course(1.0, (1.0, 0.135), interpolation="geometric"),
             },
@@ -130,6 +141,7 @@ def base() -> ml_collections.ConfigDict:
                 "seed": 0,
                 "replicas": 1,  # seeds seed, seed + 1, ... trained at once
                 "steps": 780_000,  # 2,000 epochs of 50,000 images
+                "initial_weights": "",  # folder of a run whose best weights to start from
                 # Part of the steps after which the gates are fixed and all other weights start anew; 0: one phase.
                 "structure_fraction": 0.0,
                 "batch_size": 128,
@@ -149,17 +161,33 @@ def base() -> ml_collections.ConfigDict:
     )
 
 
+# Settings that configs of older versions lack, at values that mean what was done then; `model.flow` and those of
+# _LATER_OF_GRAPHS only where the system is the Graph VAE.
+_LATER = {
+    "data.train_images": 0,
+    "data.use_validation": False,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.ema_momentum": 0.0,
+    "training.initial_weights": "",
+    "training.structure_fraction": 0.0,
+}
+_LATER_OF_GRAPHS = {
+    "model.layer_norm": False,
+    "model.log_variance_bound": 0.0,
+    "objective.free_bits": 0.0,
+    "objective.allow_biased_gradient": False,
+}
+
+
 def with_defaults(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Adds in place what a config written by an older version lacks, at values that mean what was done then."""
-    defaults = base()
-    if config.system == "graph_vae" and "flow" not in config.model:
-        config.model.flow = defaults.model.flow
-    if "weight_decay" not in config.optimizer:
-        config.optimizer.weight_decay = defaults.optimizer.weight_decay
-    if "train_images" not in config.data:
-        config.data.train_images = defaults.data.train_images
-    if "structure_fraction" not in config.training:
-        config.training.structure_fraction = defaults.training.structure_fraction
+    later = _LATER
+    if config.system == "graph_vae":
+        later = _LATER | _LATER_OF_GRAPHS | {"model.flow": base().model.flow}
+    for name, value in later.items():
+        group, last = name.split(".")
+        if last not in config[group]:
+            config[group][last] = value
     return config
 
 
@@ -223,6 +251,7 @@ def _omniglot(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _cifar10(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data.update(name="cifar10", variant="dequantized", event_shape=(32, 32, 3))
     config.model.likelihood = "gaussian"
+    config.schedules.gate_temperature = course(1.0, (1.0, 0.0497), interpolation="geometric")  # .999 an epoch, 3,000
     config.training.steps = 1_050_000
     return config
 

@@ -28,11 +28,18 @@ def check_gradient(config: Any) -> None:
         return
     if objective.gradient == "auto":
         raise ValueError(f"objective.gradient must be plain or path for {config.system}, found 'auto'")
-    if objective.name == "iwae" and objective.gradient == "path" and config.model.batch_norm:
+    if has_biased_gradient(config) and not objective.allow_biased_gradient:
         raise ValueError(
             "objective.name=iwae with objective.gradient=path is biased under batch normalisation; "
-            "set model.batch_norm=False, or objective.gradient=plain"
+            "set model.batch_norm=False (model.layer_norm=True normalises otherwise), or objective.gradient=plain, or "
+            "objective.allow_biased_gradient=True to train by it all the same, which every evaluation then flags"
         )
+
+
+def has_biased_gradient(config: Any) -> bool:
+    """Whether the doubly reparameterised gradient of a config is biased by batch normalisation."""
+    objective = config.objective
+    return objective.name == "iwae" and objective.gradient == "path" and bool(config.model.batch_norm)
 
 
 def check_annealing(settings: Mapping[str, Any], name: str) -> None:
@@ -40,6 +47,21 @@ def check_annealing(settings: Mapping[str, Any], name: str) -> None:
     for key, least in (("prior_temperatures", 1), ("prior_chains", 2), ("posterior_temperatures", 1)):
         if not settings.get(key, least) >= least:
             raise ValueError(f"{name}.{key} must be at least {least}, found {settings[key]}")
+
+
+def check_graph_vae(config: Any) -> None:
+    """Raises ValueError for sizes and training settings of a Graph VAE that cannot be."""
+    options = config.model
+    if options.num_latents < 1 or options.num_nodes < 1 or options.num_latents % options.num_nodes:
+        raise ValueError(
+            "model.num_latents must be a positive multiple of model.num_nodes, found "
+            f"num_latents={options.num_latents}, num_nodes={options.num_nodes}"
+        )
+    if options.log_variance_bound < 0.0:
+        raise ValueError(f"model.log_variance_bound must be at least 0 (none), found {options.log_variance_bound}")
+    free = config.objective.free_bits
+    if free < 0.0 or (free and config.objective.name != "elbo"):
+        raise ValueError(f"objective.free_bits must be at least 0 and goes with objective.name=elbo, found {free} nats")
 
 
 def check_single_phase(config: Any) -> None:

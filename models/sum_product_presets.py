@@ -28,6 +28,7 @@ def base() -> ml_collections.ConfigDict:
                 "file": "",
                 "event_shape": (28, 28),
                 "train_images": 0,  # the first so many training rows; 0: all
+                "use_validation": False,  # train on the validation rows as well, once all choices are made
             },
             "model": {
                 "structure": "poon_domingos",  # rectangles of an image; random: trees over vectors; single: one region
@@ -59,6 +60,7 @@ def base() -> ml_collections.ConfigDict:
                 "epsilon": 1e-8,
                 "clip_norm": 0.0,
                 "weight_decay": 0.0,
+                "ema_momentum": 0.0,  # of the weights that are evaluated; 0: the latest ones
             },
             "schedules": {
                 "learning_rate_factor": course(1.0, (0.5, 1.0), (1.0, 0.05), interpolation="geometric"),
@@ -68,6 +70,7 @@ def base() -> ml_collections.ConfigDict:
                 "seed": 0,
                 "replicas": 1,  # seeds seed, seed + 1, ... trained at once
                 "steps": 20_000,
+                "initial_weights": "",  # folder of a run whose best weights to start from
                 "structure_fraction": 0.0,  # there is no structure to learn
                 "batch_size": 128,
                 "steps_per_call": 500,

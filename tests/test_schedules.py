@@ -12,7 +12,7 @@ def _values(schedule, steps, run):
     return np.array([run(schedule, tf.constant(step)) for step in steps])
 
 
-@pytest.mark.parametrize("interpolation", ["linear", "geometric", "constant"])
+@pytest.mark.parametrize("interpolation", ["linear", "geometric", "cosine", "constant"])
 @pytest.mark.parametrize("total_steps", [10, 1000, 780_000])
 def test_knots_are_met(interpolation, total_steps, run):
     schedule = Schedule(FRACTIONS, VALUES, interpolation, total_steps)
@@ -31,6 +31,13 @@ def test_geometric_takes_the_geometric_mean_at_the_middle_of_a_segment(run):
     np.testing.assert_allclose(_values(schedule, [150, 500, 850], run), expected, rtol=2e-6)
 
 
+def test_cosine_is_flat_at_the_knots_and_follows_half_a_period_between(run):
+    schedule = Schedule((0.0, 0.5), (1.0, 0.2), "cosine", 1000)
+    steps = np.array([0, 5, 125, 250, 375, 500, 700])
+    expected = 0.6 + 0.4 * np.cos(np.pi * np.minimum(steps / 500, 1.0))
+    np.testing.assert_allclose(_values(schedule, steps, run), expected, rtol=1e-5)
+
+
 def test_constant_keeps_the_value_of_the_knot_before(run):
     schedule = Schedule(FRACTIONS, VALUES, "constant", 1000)
     steps = [0, 299, 300, 301, 699, 700, 999, 1000]
@@ -47,7 +54,7 @@ def test_constant_changes_exactly_at_the_step_of_the_knot(total_steps, run):
         np.testing.assert_array_equal(_values(schedule, [knot - 1, knot], run), [1.0, 2.0], err_msg=str(knot))
 
 
-@pytest.mark.parametrize("interpolation", ["linear", "geometric", "constant"])
+@pytest.mark.parametrize("interpolation", ["linear", "geometric", "cosine", "constant"])
 def test_the_last_value_stays(interpolation, run):
     schedule = Schedule((0.0, 0.5), (1.0, 3.0), interpolation, 100)
     np.testing.assert_allclose(_values(schedule, [51, 100, 250], run), 3.0, rtol=1e-6)
@@ -74,7 +81,7 @@ def test_from_config_reads_the_three_fields():
         (((0.1, 1.0), (1.0, 2.0), "linear", 10), "rise from 0"),
         (((0.0, 0.5, 0.5), (1.0, 2.0, 3.0), "linear", 10), "rise from 0"),
         (((0.0, 1.5), (1.0, 2.0), "linear", 10), "at most 1"),
-        (((0.0, 1.0), (1.0, 2.0), "cosine", 10), "linear, geometric, constant, found 'cosine'"),
+        (((0.0, 1.0), (1.0, 2.0), "sine", 10), "linear, geometric, cosine, constant, found 'sine'"),
         (((0.0, 1.0), (1.0, 0.0), "geometric", 10), "positive values"),
         (((0.0,), (1.0,), "linear", 0), "total_steps must be at least 1, found 0"),
     ],

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-INTERPOLATIONS = ("linear", "geometric", "constant")
+INTERPOLATIONS = ("linear", "geometric", "cosine", "constant")
 
 
 def course(value: float, *later: tuple[float, float], interpolation: str = "linear") -> dict[str, Any]:
@@ -26,8 +26,8 @@ class Schedule:
     Attributes:
         fractions: increasing, the first 0, the last at most 1.
         values: the value at each knot; before the first and after the last knot it stays what it is there.
-        interpolation: between knots `linear`, `geometric` (linear in the logarithm) or `constant` (the value of
-            the knot before).
+        interpolation: between knots `linear`, `geometric` (linear in the logarithm), `cosine` (half a period, flat at
+            both knots) or `constant` (the value of the knot before).
         total_steps: number of steps that the fraction 1 stands for.
     """
 
@@ -72,5 +72,7 @@ class Schedule:
                 weight = tf.cast(tf.cast(step, tf.int64) >= math.ceil(round(end * self.total_steps, 6)), tf.float32)
             else:
                 weight = tf.clip_by_value((progress - start) / (end - start), 0.0, 1.0)
+            if self.interpolation == "cosine":
+                weight = 0.5 - 0.5 * tf.cos(math.pi * weight)
             result += weight * (values[index + 1] - values[index])
         return tf.exp(result) if self.interpolation == "geometric" else result

@@ -66,6 +66,11 @@ LAYERS = {
         None,
         lambda layer, batch: layer(tf.ones([batch, 3])),
     ),
+    grouped.LayerNormalization: (
+        lambda: grouped.LayerNormalization([2, 3], epsilon=1e-5),
+        None,
+        lambda layer, batch: layer(tf.ones([batch, 2, 3]) * tf.range(3.0)),
+    ),
     boltzmann.BoltzmannPrior: (
         lambda: boltzmann.BoltzmannPrior((3, 2), 4),
         None,

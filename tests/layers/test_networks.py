@@ -185,3 +185,70 @@ def test_flatten_and_split_are_inverse_and_keep_the_order(rng, run):
     flat = run(grouped.flatten_last_two, tf.constant(x))
     np.testing.assert_array_equal(flat, x.reshape(5, 6))
     np.testing.assert_array_equal(run(lambda flat: grouped.split_last(flat, 2), flat), x)
+
+
+# Layer normalisation and bounded variances --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features", [(4,), (3, 4)])
+def test_layer_normalisation_takes_mean_and_variance_of_each_group_of_each_row(features, rng, run):
+    layer = grouped.LayerNormalization(features, epsilon=1e-2, name="net")
+    layer.build()
+    networks.randomize(layer, rng)
+    x = rng.normal(size=[2, 5, *features])
+    weights, expected = networks.named_weights(layer), np.empty_like(x)
+    for index in np.ndindex(x.shape[:-1]):
+        row = x[index]
+        scaled = (row - row.mean()) / np.sqrt(np.mean((row - row.mean()) ** 2) + 1e-2)
+        group = index[2:]
+        expected[index] = weights["gamma"][group] * scaled + weights["beta"][group]
+    np.testing.assert_allclose(run(layer, tf.constant(x)), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_networks_with_layer_normalisation_normalise_in_place_of_a_bias_and_know_no_batch(rng):
+    options = BlockOptions("tanh", batch_norm=False, layer_norm=True, epsilon=1e-2)
+    for layer, inputs in (
+        (MLP((4, 3), 2, options, name="net"), rng.normal(size=[5, 6])),
+        (BottomUp(3, 2, 4, options, name="net"), rng.normal(size=[5, 6])),
+        (TopDown(ADJACENCY, (1,), 2, 4, options, name="net"), [rng.normal(size=[5, 2])]),
+    ):
+        layer.build((None, 6))
+        networks.randomize(layer, rng)
+        paths = networks.named_weights(layer)
+        assert any(path.endswith("gamma") for path in paths)
+        assert not any("moving" in path for path in paths)
+        hidden_biases = [path for path in paths if path.endswith("bias") and path.startswith(("dense", "bias"))]
+        assert hidden_biases == []
+        whole = tf.nest.flatten(layer(inputs, training=True))
+        part = tf.nest.flatten(layer(tf.nest.map_structure(lambda rows: rows[:2], inputs), training=True))
+        for found, expected in zip(part, whole, strict=True):
+            np.testing.assert_allclose(found, expected[:2], rtol=1e-10)
+        twice = tf.nest.flatten(layer(tf.nest.map_structure(lambda rows: rows, inputs)))
+        np.testing.assert_array_equal(twice[0], whole[0])
+
+
+@pytest.mark.parametrize("kind", ["bottom_up", "top_down"])
+def test_bounded_log_variances_are_a_tanh_and_keep_a_slope(kind, rng):
+    options, bound = BlockOptions("tanh", batch_norm=False), 3.0
+    if kind == "bottom_up":
+        make = lambda value: BottomUp(2, 2, 4, options, log_variance_bound=value, name="net")  # noqa: E731
+    else:
+        make = lambda value: TopDown(ADJACENCY, (1,), 2, 4, options, log_variance_bound=value, name="net")  # noqa: E731
+    free, bounded = make(0.0), make(bound)
+    for layer in (free, bounded):
+        layer.build((None, 6))
+    networks.randomize(free, rng)
+    bounded.set_weights(free.get_weights())
+    x = rng.normal(size=[5, 6]) if kind == "bottom_up" else [rng.normal(size=[5, 2])]
+    for factor in (1.0, 4.0):
+        weights = [factor * weight for weight in free.get_weights()]
+        free.set_weights(weights)
+        bounded.set_weights(weights)
+        loc, log_variance = free(x)
+        found_loc, found = bounded(x)
+        np.testing.assert_array_equal(found_loc, loc)
+        inside = np.abs(log_variance) < free.heads.log_variance_limit
+        expected = bound * np.tanh(log_variance.numpy() / bound)
+        np.testing.assert_allclose(found.numpy()[inside], expected[inside], rtol=1e-10)
+        assert np.abs(found).max() <= bound
+    assert np.abs(log_variance).max() > bound

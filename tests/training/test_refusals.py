@@ -46,6 +46,31 @@ BAD_SETTINGS = {
     "a negative fraction": (("training.structure_fraction=-0.5",), "none", "structure_fraction .* found -0.5"),
     "a first phase of all steps": (("training.structure_fraction=1.0",), "none", "structure_fraction .* found 1.0"),
     "a first phase of no step": (("training.structure_fraction=0.2",), "none", "of the 2 steps, found 0.2"),
+    "an average that never moves": (("optimizer.ema_momentum=1.0",), "none", "ema_momentum must be below 1, found 1.0"),
+    "a negative average": (("optimizer.ema_momentum=-0.1",), "none", "ema_momentum must be at least 0, found -0.1"),
+    "patience on rows that are trained on": (
+        ("training.patience=3", "data.use_validation=True"),
+        "none",
+        "patience=3 stops by validation rows, which data.use_validation=True trains on",
+    ),
+    "fewer rows and more rows": (
+        ("data.train_images=5", "data.use_validation=True"),
+        "none",
+        "train_images=5 does not go with data.use_validation",
+    ),
+    "two normalisations": (("model.layer_norm=True",), "none", "layer_norm=True .* set model.batch_norm=False"),
+    "a negative bound of variances": (
+        ("model.log_variance_bound=-1.0",),
+        "none",
+        "log_variance_bound must be at least 0 .*, found -1.0",
+    ),
+    "free bits of a weighted bound": (
+        ("objective.free_bits=0.1", "objective.name=iwae"),
+        "none",
+        "free_bits .* goes with objective.name=elbo, found 0.1",
+    ),
+    "negative free bits": (("objective.free_bits=-0.1",), "none", "free_bits must be at least 0 .*, found -0.1"),
+    "free bits on several devices": (("objective.free_bits=0.1",), "mirrored", "free_bits=0.1 takes the mean rate"),
     "an endless first phase": (("training.structure_fraction=1e999",), "none", "structure_fraction .* found inf"),
 }
 

@@ -99,6 +99,7 @@ def load(
     data_dir: str | os.PathLike | None = None,
     data_file: str | os.PathLike | None = None,
     event_shape: Sequence[int] | None = None,
+    use_validation: bool = False,
 ) -> Dataset:
     """Loads a data set, the same rows for the same arguments every time; never uses the network.
 
@@ -110,6 +111,8 @@ def load(
         data_file: an .npy or .npz file, for the name `file` and no other; see `tfstruct.data.files`.
         event_shape: gives rows this shape, in row-major order; default the shape they have. Rows of a file
             get it before the variant is applied, those of a named set afterwards.
+        use_validation: whether the validation rows are training rows as well, after those of the training split; they
+            stay what they are as validation rows.
 
     Raises:
         ValueError: for an unknown name or variant (listing near names and all names), for a variant the set
@@ -123,12 +126,13 @@ def load(
         data = files.read(data_file)
         # Before the variant, which has to know the images of flat rows.
         splits = {split: _with_event(rows, event_shape) for split, rows in data.splits.items()}
-        data = dataclasses.replace(data, splits=splits)
+        data = dataclasses.replace(data, splits=_joined(splits) if use_validation else splits)
         rendering = files.render(data, variant)
         description = f"User file {os.path.basename(data_file)}, {data.origin}"
     else:
         source = _SOURCES[name]
-        rendering = _render(name, variant, source.read(data_dir))
+        splits = source.read(data_dir)
+        rendering = _render(name, variant, _joined(splits) if use_validation else splits)
         for split, rows in rendering.splits.items():
             rendering.splits[split] = _with_event(rows, event_shape)
         description = source.description
@@ -141,7 +145,7 @@ def load(
         support=rendering.support,
         bits_per_dim_offset=rendering.bits_per_dim_offset,
         checksum=checksum(rows),
-        description=f"{description}; {_VARIANT_PHRASES[variant]}.",
+        description=f"{description}; {_VARIANT_PHRASES[variant]}{_JOINED_PHRASE * use_validation}.",
     )
 
 
@@ -161,6 +165,11 @@ def hold_out(rows: np.ndarray, count: int) -> dict[str, np.ndarray]:
     if len(rows) <= count:
         raise ValueError(f"cannot hold out {count:,} of {len(rows):,} training rows for validation")
     return {"train": rows[:-count], "validation": rows[-count:]}
+
+
+def _joined(splits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Adds the validation rows to the training rows."""
+    return {**splits, "train": np.concatenate([splits["train"], splits["validation"]])}
 
 
 def _render(name: str, variant: str, splits: Mapping[str, np.ndarray]) -> variants.Rendering:
@@ -275,6 +284,7 @@ _SOURCES = {
     ),
 }
 
+_JOINED_PHRASE = "; the validation rows are training rows as well"
 _VARIANT_PHRASES = {
     "dynamic": "training rows binarised at every visit, validation and test once by a fixed key",
     "static": "binarised once for all",

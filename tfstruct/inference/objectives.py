@@ -30,6 +30,7 @@ class ImportanceTerms(NamedTuple):
         chains: sampler states of the rows of the batch after this draw, by name, each [K, B, ...]; None for a system
             without persistent chains.
         circuit: what leaf log densities [B, L] go through to log p(x); None without leaves.
+        penalty: scalar, nats, added to the losses times the KL weight and no part of the bound (`free_bits_penalty`).
     """
 
     log_likelihood: tf.Tensor
@@ -38,6 +39,7 @@ class ImportanceTerms(NamedTuple):
     log_posterior_path: tf.Tensor | None = None
     chains: Mapping[str, tf.Tensor] | None = None
     circuit: SumProductCircuit | None = None
+    penalty: tf.Tensor | None = None
 
 
 class Objective(NamedTuple):
@@ -92,7 +94,7 @@ def elbo(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bo
         Kingma & Welling, ICLR 2014; Roeder, Wu & Duvenaud, Sticking the Landing, NeurIPS 2017; SPVAE, theorem 1.
     """
     if terms.circuit is None:
-        loss = -tf.reduce_mean(log_weights(terms, kl_weight, path=path))
+        loss = _penalised(-tf.reduce_mean(log_weights(terms, kl_weight, path=path)), terms, kl_weight)
         return _objective(terms, tf.reduce_mean(log_weights(terms), axis=0), loss, loss)
     leaves = tf.reduce_mean(log_weights(terms, kl_weight), axis=0)
     loss = -tf.reduce_mean(terms.circuit.log_prob(leaves))
@@ -132,6 +134,26 @@ def iwae(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bo
     factor = kl_weight * tf.square(normalised) + (1.0 - kl_weight) * normalised
     posterior_loss = -_weighted_mean(factor, log_weights(terms, kl_weight, path=True))
     return _objective(terms, bound, generative_loss, posterior_loss)
+
+
+def free_bits_penalty(rates: tf.Tensor, free: float) -> tf.Tensor:
+    """Sum over groups of max(0, free - rate), by which free bits differ from the whole rate; scalar, nats.
+
+    Together with the rate itself a group costs max(free, rate): below `free` its posterior pays nothing for telling
+    more about x.
+
+    Args:
+        rates: log q - log p of every group of latents, [K, B, G]; its mean over samples and batch is the group's rate.
+        free: nats of every group.
+
+    References:
+        Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, NIPS 2016, section C.8.
+    """
+    return tf.reduce_sum(tf.nn.relu(free - tf.reduce_mean(rates, axis=[0, 1])))
+
+
+def _penalised(loss: tf.Tensor, terms: ImportanceTerms, kl_weight: tf.Tensor | float) -> tf.Tensor:
+    return loss if terms.penalty is None else loss + kl_weight * terms.penalty
 
 
 def _weighted_mean(factor: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

@@ -94,6 +94,35 @@ class Normalization(keras.layers.Layer):
         return tf.reshape(self.normalization(flat, training=training), tf.shape(inputs))
 
 
+class LayerNormalization(keras.layers.Layer):
+    """Layer normalisation over the last axis, with a scale and an offset for every feature of every group.
+
+    [..., *features] -> the same shape; Keras' layer would share the scale among the groups.
+
+    Args:
+        features: shape of the features, the last axis normalised.
+        epsilon: added to the variance.
+
+    References:
+        Ba, Kiros & Hinton, Layer Normalization, 2016.
+    """
+
+    def __init__(self, features: Sequence[int], *, epsilon: float, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.features, self.epsilon = tuple(features), epsilon
+
+    def build(self, input_shape: object = None) -> None:
+        self.gamma = self.add_weight(name="gamma", shape=self.features, initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=self.features, initializer="zeros")
+        self.built = True
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        del training  # the same at all times
+        centred = inputs - tf.reduce_mean(inputs, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+        return centred * tf.math.rsqrt(variance + self.epsilon) * self.gamma + self.beta
+
+
 def flatten_last_two(inputs: tf.Tensor) -> tf.Tensor:
     """[..., G, F] -> [..., G * F]."""
     groups, features = inputs.shape[-2:]

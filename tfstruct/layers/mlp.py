@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfstruct.layers.grouped import (
     GroupedDense,
+    LayerNormalization,
     Normalization,
     ragged_matmul,
     split_last,
@@ -21,6 +22,7 @@ class BlockOptions(NamedTuple):
     Attributes:
         activation: name of a Keras activation.
         batch_norm: whether batch normalisation stands between the matrix product and the activation.
+        layer_norm: whether layer normalisation stands there.
         momentum: of the moving averages used at evaluation.
         epsilon: added to the variance.
         synchronized: whether batch statistics are taken over all devices of a strategy.
@@ -31,20 +33,36 @@ class BlockOptions(NamedTuple):
     momentum: float = 0.99
     epsilon: float = 1e-5
     synchronized: bool = False
+    layer_norm: bool = False
 
     @classmethod
     def from_config(cls, config: Any, activation: str) -> "BlockOptions":
-        """Reads batch_norm, batch_norm_momentum, batch_norm_epsilon and batch_norm_synchronized from a config node."""
+        """Reads batch_norm, its momentum, epsilon and synchronized, and layer_norm (default False) from a config node.
+
+        Raises:
+            ValueError: both normalisations at once.
+        """
+        layer_norm = config.get("layer_norm", False)
+        if layer_norm and config.batch_norm:
+            raise ValueError("model.layer_norm=True takes the place of batch normalisation: set model.batch_norm=False")
         return cls(
             activation,
             config.batch_norm,
             config.batch_norm_momentum,
             config.batch_norm_epsilon,
             config.batch_norm_synchronized,
+            layer_norm,
         )
 
-    def normalization(self, features: Sequence[int], name: str) -> Normalization | None:
-        """Returns a batch normalisation of features of that shape, or None without batch_norm."""
+    @property
+    def use_bias(self) -> bool:
+        """Whether matrix products have a bias; a normalisation has one of its own."""
+        return not (self.batch_norm or self.layer_norm)
+
+    def normalization(self, features: Sequence[int], name: str) -> keras.layers.Layer | None:
+        """Returns a normalisation of features of that shape, or None."""
+        if self.layer_norm:
+            return LayerNormalization(features, epsilon=self.epsilon, name=name)
         if not self.batch_norm:
             return None
         return Normalization(
@@ -57,7 +75,7 @@ class BlockOptions(NamedTuple):
 
 
 class MLP(keras.layers.Layer):
-    """Dense blocks (product, batch normalisation, activation) and a last linear layer.
+    """Dense blocks (product, normalisation, activation) and a last linear layer.
 
     [..., I] -> [..., output_units]. Hidden layers have no bias when they are normalised: the normalisation
     takes a constant away, so that bias would be a parameter without effect. With output_units None there is no last
@@ -80,12 +98,12 @@ class MLP(keras.layers.Layer):
             self.dense.append(
                 keras.layers.Dense(
                     units,
-                    use_bias=not options.batch_norm,
+                    use_bias=options.use_bias,
                     kernel_initializer=kernel_initializer,
                     name=f"dense_{index}",
                 )
             )
-            if options.batch_norm:
+            if not options.use_bias:
                 self.normalizations.append(options.normalization([units], f"normalization_{index}"))
         self.activation = keras.activations.get(options.activation)
         self.output_layer = None
@@ -118,13 +136,15 @@ class NodeHeads(keras.layers.Layer):
     """Hidden features of nodes to Gaussian parameters: two linear maps (H -> D, then D -> loc and D -> log variance).
 
     [..., G, H] -> loc, log_variance, each [..., G, D] (Graph VAE, appendix A.2.1). Log variances are limited
-    to +-`log_variance_limit`, beyond which float32 precisions overflow in the fusion.
+    to +-`log_variance_limit`, beyond which float32 precisions overflow in the fusion. With `log_variance_bound` b they
+    are b tanh(v / b) instead, which has a slope everywhere: a variance that ran away finds back.
     """
 
     log_variance_limit = 15.0
 
-    def __init__(self, groups: int, node_dim: int, **kwargs) -> None:
+    def __init__(self, groups: int, node_dim: int, *, log_variance_bound: float = 0.0, **kwargs) -> None:
         super().__init__(**kwargs)
+        self.log_variance_bound = log_variance_bound
         self.projection = GroupedDense(groups, node_dim, name="projection")
         self.parameters_layer = GroupedDense(groups, 2 * node_dim, name="parameters")
 
@@ -134,6 +154,9 @@ class NodeHeads(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         loc, log_variance = tf.split(self.parameters_layer(self.projection(inputs)), 2, axis=-1)
+        bound = self.log_variance_bound
+        if bound:
+            return loc, bound * tf.tanh(log_variance / bound)
         return loc, tf.clip_by_value(log_variance, -self.log_variance_limit, self.log_variance_limit)
 
 
@@ -152,15 +175,16 @@ class BottomUp(keras.layers.Layer):
         options: BlockOptions,
         *,
         context_dim: int = 0,
+        log_variance_bound: float = 0.0,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.num_nodes = num_nodes
         # The nodes read the same features, so their first layers are one matrix product.
-        self.dense = keras.layers.Dense(num_nodes * hidden_units, use_bias=not options.batch_norm, name="dense")
+        self.dense = keras.layers.Dense(num_nodes * hidden_units, use_bias=options.use_bias, name="dense")
         self.normalization = options.normalization([num_nodes, hidden_units], "normalization")
         self.activation = keras.activations.get(options.activation)
-        self.heads = NodeHeads(num_nodes, node_dim, name="heads")
+        self.heads = NodeHeads(num_nodes, node_dim, log_variance_bound=log_variance_bound, name="heads")
         self.context_head = GroupedDense(num_nodes, context_dim, name="context") if context_dim else None
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -193,6 +217,7 @@ class TopDown(keras.layers.Layer):
         node_dim: D.
         hidden_units: H.
         options: how the hidden layer is made.
+        log_variance_bound: see NodeHeads.
     """
 
     def __init__(
@@ -202,16 +227,18 @@ class TopDown(keras.layers.Layer):
         node_dim: int,
         hidden_units: int,
         options: BlockOptions,
+        *,
+        log_variance_bound: float = 0.0,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.nodes = tuple(nodes)
         self.parents = [tuple(int(parent) for parent in np.flatnonzero(adjacency[node])) for node in self.nodes]
         self.node_dim, self.hidden_units = node_dim, hidden_units
-        self.use_bias = not options.batch_norm
+        self.use_bias = options.use_bias
         self.normalization = options.normalization([len(self.nodes), hidden_units], "normalization")
         self.activation = keras.activations.get(options.activation)
-        self.heads = NodeHeads(len(self.nodes), node_dim, name="heads")
+        self.heads = NodeHeads(len(self.nodes), node_dim, log_variance_bound=log_variance_bound, name="heads")
 
     def build(self, input_shape: object = None) -> None:
         self.kernels = [

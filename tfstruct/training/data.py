@@ -22,6 +22,7 @@ def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) ->
         data_dir=data_dir,
         data_file=options.file or None,
         event_shape=(tuple(options.event_shape) or None) if is_file else None,
+        use_validation=options.use_validation,
     )
     if is_file:
         options.event_shape = data.event_shape
@@ -43,6 +44,8 @@ def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) ->
             f"the likelihood {likelihood} is for data of support {' or '.join(allowed)}; {label} has {data.support}"
         )
     first = options.train_images
+    if first and options.use_validation:
+        raise ValueError(f"data.train_images={first} does not go with data.use_validation=True, which adds rows")
     if not 0 <= first <= len(data.train):
         raise ValueError(f"data.train_images must be 0 (all) to {len(data.train)}, found {first}")
     return dataclasses.replace(data, train=data.train[:first]) if first else data

@@ -1,4 +1,4 @@
-"""Adam on one flat vector of parameters."""
+"""Adam and moving averages on one flat vector of parameters."""
 
 from typing import NamedTuple
 
@@ -52,3 +52,20 @@ class Adam(NamedTuple):
         second = second_moment / (1.0 - tf.pow(self.beta_2, count))
         parameters = parameters - learning_rate * first / (tf.sqrt(second) + self.epsilon)
         return parameters, first_moment, second_moment, norm
+
+
+def moving_average(average: tf.Tensor, values: tf.Tensor, momentum: float, step: tf.Tensor) -> tf.Tensor:
+    """Returns momentum * average + (1 - momentum) * values, with the momentum raised to its value over first steps.
+
+    The momentum is min(momentum, (1 + step) / (10 + step)), as in TensorFlow's ExponentialMovingAverage with
+    `num_updates`, so that the weights of the beginning are soon forgotten.
+
+    Args:
+        average: so far, [P].
+        values: after this update, [P].
+        momentum: in (0, 1).
+        step: number of updates made before this one.
+    """
+    count = tf.cast(step, average.dtype)
+    momentum = tf.minimum(momentum, (1.0 + count) / (10.0 + count))
+    return average + (1.0 - momentum) * (values - average)

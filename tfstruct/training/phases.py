@@ -73,4 +73,5 @@ def fixed_structure(state: TrainState, initial: TrainState, functional: Function
     for variable, harden in functional.model.learned_structure:
         place = functional.parameters.place(variable)
         parameters[:, place] = harden(np.asarray(state.parameters[:, place]))
-    return initial._replace(parameters=parameters, key=state.key)
+    averages = initial.averages | ({"parameters": parameters} if initial.averages else {})
+    return initial._replace(parameters=parameters, key=state.key, averages=averages)

@@ -19,10 +19,11 @@ from tfstruct.training import settings
 from tfstruct.training.checkpoint import Checkpoint, PathLike, WorkdirLock
 from tfstruct.training.data import load_data
 from tfstruct.training.distribute import MirroredLoop, make_strategy
+from tfstruct.training.initial import make_initial_state, start_from
 from tfstruct.training.logging import RunLog
 from tfstruct.training.loop import TrainLoop, device_state, host_state
 from tfstruct.training.phases import fixed_structure
-from tfstruct.training.state import TrainState, initial_state, stack_states
+from tfstruct.training.state import TrainState, from_arrays, to_arrays
 from tfstruct.training.step import TrainStep, over_replicas
 from tfstruct.training.stop_signal import StopSignal
 from tfstruct.training.workdir import Workdir
@@ -56,8 +57,9 @@ class Best(NamedTuple):
     @classmethod
     def before_validation(cls, state: TrainState) -> "Best":
         """The weights of a stacked state of NumPy arrays, for want of better ones."""
-        zeros = np.zeros([len(state.parameters)], np.int64)
-        return cls(state.parameters, state.statistics, zeros, np.full(zeros.shape, -np.inf), zeros, zeros != 0)
+        parameters, statistics = state.evaluated
+        zeros = np.zeros([len(parameters)], np.int64)
+        return cls(parameters, statistics, zeros, np.full(zeros.shape, -np.inf), zeros, zeros != 0)
 
 
 class RunResult(NamedTuple):
@@ -118,12 +120,10 @@ def train(
         compiler = "graph"
     seeds = [config.training.seed + place for place in range(config.training.replicas)]
     models = [registry.build(build_config, seed=seed) for seed in seeds]
-    if chosen is not None and models[0].initial_chains(1, random.key(0)):
+    reason = None if chosen is None else _reason_for_one_device(config, models[0])
+    if reason is not None:
         if strategy != "auto":
-            raise ValueError(
-                f"{config.preset} keeps samplers for every training row, which stay on one device: --strategy=none, "
-                f"found {strategy!r}"
-            )
+            raise ValueError(f"{reason}: --strategy=none, found {strategy!r}")
         chosen = None
     if config.training.structure_fraction and not models[0].learned_structure:
         raise ValueError(
@@ -140,6 +140,15 @@ def train(
             data={"checksum": data.checksum, "description": data.description},
         )
         return prepared.run()
+
+
+def _reason_for_one_device(config: ml_collections.ConfigDict, model: System) -> str | None:
+    """Says why a training cannot be divided among devices; None if it can."""
+    if model.initial_chains(1, random.key(0)):
+        return f"{config.preset} keeps samplers for every training row, which stay on one device"
+    if config.objective.get("free_bits"):
+        return f"objective.free_bits={config.objective.free_bits} takes the mean rate of the whole batch"
+    return None
 
 
 class _Run:
@@ -183,12 +192,9 @@ class _Run:
             compiler=settings.resolve_compiler(config),
             terms_options=models[0].terms_options(options.get("validation_annealing", {})),
         )
-        states = []
-        for model, seed in zip(models, seeds, strict=True):
-            functional = type(self.functional)(model)
-            model.adapt(data.train)
-            states.append(initial_state(functional, random.key(seed), len(data.train)))
-        self.initial = stack_states(states)
+        self.initial = make_initial_state(config, models, seeds, data)
+        if options.initial_weights and not folder.checkpoints.steps():
+            self.initial = start_from(self.initial, self.functional, options.initial_weights)
         self.state: TrainState = self.initial
         self.best = Best.before_validation(self.state)
         self.fixed_uncertainties: np.ndarray | None = None  # see TrainedWeights
@@ -198,9 +204,7 @@ class _Run:
 
     def save(self) -> None:
         state = host_state(device_state(self.state))
-        arrays = {f"state/{name}": value for name, value in state._asdict().items() if name != "chains"}
-        arrays |= {f"chains/{name}": value for name, value in state.chains.items()}
-        arrays |= {f"best/{name}": value for name, value in self.best._asdict().items()}
+        arrays = to_arrays(state) | {f"best/{name}": value for name, value in self.best._asdict().items()}
         if self.fixed_uncertainties is not None:
             arrays["fixed_uncertainties"] = self.fixed_uncertainties
         layout = {
@@ -236,9 +240,7 @@ class _Run:
                 f"found {self.data_checksum[:12]}...; choose another --workdir for other data"
             )
         arrays = checkpoint.arrays
-        chains = {name.removeprefix("chains/"): arrays[name] for name in arrays if name.startswith("chains/")}
-        names = [name for name in TrainState._fields if name != "chains"]
-        self.state = TrainState(**{name: arrays[f"state/{name}"] for name in names}, chains=chains)
+        self.state = from_arrays(arrays)
         self.best = Best(**{name: arrays[f"best/{name}"] for name in Best._fields})
         self.fixed_uncertainties = arrays.get("fixed_uncertainties")
         self.step = checkpoint.step
@@ -345,7 +347,7 @@ class _Run:
         """Scores the validation images when it is time to, or must be, and keeps each replica's best weights."""
         if self.step % self.options.validate_every and not must:
             return None
-        current_parameters, current_statistics = self.state.parameters.numpy(), self.state.statistics.numpy()
+        current_parameters, current_statistics = (values.numpy() for values in self.state.evaluated)
         annealing = self.options.get("validation_annealing", {})
         for place, parameters in enumerate(current_parameters):
             current_statistics[place], _ = prepared_statistics(
@@ -357,6 +359,8 @@ class _Run:
         ]
         bounds = np.array([summary.log_likelihood for summary in summaries])
         improved = (bounds > self.best.bounds) & ~self.best.stopped
+        if self.config.data.use_validation:
+            improved[:] = True  # the validation rows are trained on and choose nothing: the last weights count
         choose = improved[:, np.newaxis]
         waits = np.where(improved, 0, self.best.waits + 1)
         stopped = self.best.stopped

@@ -36,6 +36,7 @@ _AT_LEAST_ZERO = (
     "optimizer.learning_rate",
     "optimizer.clip_norm",
     "optimizer.weight_decay",
+    "optimizer.ema_momentum",
 )
 _CHOICES = {
     "optimizer.name": ("adam",),
@@ -61,6 +62,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, choices in _CHOICES.items():
         if _value(config, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, found {_value(config, name)!r}")
+    if config.optimizer.ema_momentum >= 1.0:
+        raise ValueError(f"optimizer.ema_momentum must be below 1, found {config.optimizer.ema_momentum}")
+    if config.data.use_validation and config.training.patience:
+        raise ValueError(
+            f"training.patience={config.training.patience} stops by validation rows, which data.use_validation=True "
+            "trains on; set training.patience=0"
+        )
     for name in ("training.validation_annealing", "evaluation", "export"):
         node, _, last = name.rpartition(".")
         check_annealing((config[node] if node else config).get(last, {}), name)

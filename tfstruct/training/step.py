@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.functional import Functional
 from tfstruct.inference import gibbs
 from tfstruct.models.system import System, group_gradients, prepare_batch
-from tfstruct.training.optimizer import Adam
+from tfstruct.training.optimizer import Adam, moving_average
 from tfstruct.training.phases import Phases
 from tfstruct.training.state import TrainState
 
@@ -65,6 +66,12 @@ class TrainStep:
                 for variable in self.functional.parameters.variables
             ]
         ).numpy()
+        self.ema_momentum = float(options.ema_momentum)
+        # Statistics of batch normalisation belong to the weights and are averaged with them; others, such as the states
+        # of samplers, have no meaningful average.
+        statistics = self.functional.statistics
+        is_averaged = [path.rpartition("/")[2] in ("moving_mean", "moving_variance") for path in statistics.paths]
+        self._is_averaged_statistic = np.repeat(np.array(is_averaged, bool), statistics.sizes)
         posterior = {id(variable) for variable in model.posterior_variables}
         self.posterior_places = [
             place for place, variable in enumerate(self.functional.parameters.variables) if id(variable) in posterior
@@ -145,17 +152,32 @@ class TrainStep:
             # Chosen before they are put back: choosing between whole sets of chains would copy them at every step.
             old = gibbs.gather(state.chains[name], row_ids)
             kept_chains[name] = gibbs.scatter(state.chains[name], row_ids, choose(tf.cast(states, old.dtype), old))
+        averages = self._average(state, self.phases.local_step(step), parameters, statistics)
         state = state._replace(
             parameters=choose(parameters, state.parameters),
             first_moment=choose(first, state.first_moment),
             second_moment=choose(second, state.second_moment),
             statistics=choose(statistics, state.statistics),
             chains=kept_chains,
+            averages={name: choose(values, state.averages[name]) for name, values in averages.items()},
         )
         metrics = {**metrics, "gradient_norm": norm}
         metrics = {name: tf.where(is_finite, value, tf.zeros_like(value)) for name, value in metrics.items()}
         metrics["skipped"] = 1.0 - tf.cast(is_finite, tf.float32)
         return state, metrics
+
+    def _average(
+        self, state: TrainState, local_step: tf.Tensor, parameters: tf.Tensor, statistics: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The moving averages after an update; empty where none are kept."""
+        if not state.averages:
+            return {}
+        averages = {
+            name: moving_average(state.averages[name], values, self.ema_momentum, local_step)
+            for name, values in (("parameters", parameters), ("statistics", statistics))
+        }
+        averages["statistics"] = tf.where(self._is_averaged_statistic, averages["statistics"], statistics)
+        return averages
 
     def __call__(
         self, state: TrainState, step: tf.Tensor, rows: tf.Tensor, row_ids: tf.Tensor | None = None

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tfstruct import config as config_lib
 from tfstruct.models import presets
 from tfstruct.training.checkpoint import Checkpoints, PathLike, replacing, write_json
+from tfstruct.training.state import from_arrays
 
 CONFIG_NAME = "config.json"
 RESUME_MODES = ("auto", "never", "must")
@@ -31,6 +32,7 @@ class TrainedWeights(NamedTuple):
         bounds: that bound, nats, [R]; -inf where nothing was validated.
         trained_steps: steps done when this was written.
         data_checksum: of the data set that was trained on.
+        layout: names and shapes of the weights in `parameters` and `statistics`, by those names.
         fixed_uncertainties: how far each replica's least decided gate was from 0 or 1 when the structure was fixed,
             [R]; None where it has not been.
     """
@@ -41,6 +43,7 @@ class TrainedWeights(NamedTuple):
     bounds: np.ndarray
     trained_steps: int
     data_checksum: str
+    layout: dict[str, list]
     fixed_uncertainties: np.ndarray | None = None
 
 
@@ -127,13 +130,15 @@ class Workdir:
         arrays = checkpoint.arrays
         is_validated = np.isfinite(arrays["best/bounds"])
         choose = is_validated[:, np.newaxis]
+        parameters, statistics = from_arrays(arrays).evaluated
         return TrainedWeights(
-            np.where(choose, arrays["best/parameters"], arrays["state/parameters"]),
-            np.where(choose, arrays["best/statistics"], arrays["state/statistics"]),
+            np.where(choose, arrays["best/parameters"], parameters),
+            np.where(choose, arrays["best/statistics"], statistics),
             np.where(is_validated, arrays["best/steps"], checkpoint.step),
             arrays["best/bounds"],
             checkpoint.step,
             checkpoint.metadata["data_checksum"],
+            checkpoint.metadata["layout"],
             arrays.get("fixed_uncertainties"),
         )
 

@@ -1,0 +1,71 @@
+"""The state in which a run starts: fresh weights, or those that another run has trained."""
+
+import ml_collections
+import numpy as np
+
+from tfstruct import random
+from tfstruct.data import datasets
+from tfstruct.functional import Functional
+from tfstruct.models.system import System
+from tfstruct.training.checkpoint import PathLike
+from tfstruct.training.state import TrainState, initial_state, stack_states
+from tfstruct.training.workdir import Workdir
+
+
+def make_initial_state(
+    config: ml_collections.ConfigDict, models: list[System], seeds: list[int], data: datasets.Dataset
+) -> TrainState:
+    """Returns the stacked state [R, ...] of new replicas, one for each model and seed."""
+    is_averaged = config.optimizer.ema_momentum > 0.0
+    states = []
+    for model, seed in zip(models, seeds, strict=True):
+        model.adapt(data.train)
+        states.append(initial_state(Functional(model), random.key(seed), len(data.train), is_averaged=is_averaged))
+    return stack_states(states)
+
+
+def start_from(state: TrainState, functional: Functional, workdir: PathLike) -> TrainState:
+    """Returns an initial state with the best weights of another run in place of fresh ones.
+
+    Statistics that the other run lays out differently (more chains of a prior, say) stay as they are, and so do the
+    optimizer's moments and the samplers of the training rows.
+
+    Args:
+        state: stacked, [R, ...].
+        functional: of the model.
+        workdir: folder of the other run, of R replicas or of one.
+
+    Raises:
+        FileNotFoundError: no run, or one without a checkpoint.
+        ValueError: a run of other weights, or of another number of replicas.
+    """
+    weights, num_replicas = Workdir(workdir).weights(), len(state.parameters)
+    if len(weights.parameters) not in (1, num_replicas):
+        raise ValueError(
+            f"training.initial_weights={workdir} has {len(weights.parameters)} replicas, which start a run of as many, "
+            f"found training.replicas={num_replicas}"
+        )
+    layout = functional.parameters.describe()
+    if weights.layout["parameters"] != layout:
+        theirs = {path: shape for path, shape in weights.layout["parameters"]}
+        different = [f"{path} {shape} / {theirs.get(path)}" for path, shape in layout if theirs.get(path) != shape]
+        raise ValueError(
+            f"training.initial_weights={workdir} has other weights than this model (here / there): "
+            f"{'; '.join(different[:5]) or 'more of them there'}"
+        )
+    parameters = np.broadcast_to(weights.parameters, state.parameters.shape).copy()
+    statistics = state.statistics.copy()
+    stored = dict(zip(*_slices(weights.layout["statistics"]), strict=True))
+    for variable in functional.statistics.variables:
+        key = (variable.path, tuple(variable.shape))
+        if key in stored:
+            statistics[:, functional.statistics.place(variable)] = weights.statistics[:, stored[key]]
+    averages = {"parameters": parameters, "statistics": statistics} if state.averages else {}
+    return state._replace(parameters=parameters, statistics=statistics, averages=averages)
+
+
+def _slices(layout: list) -> tuple[list[tuple], list[slice]]:
+    """Path and shape of each stored weight, and where it lies in the vector."""
+    keys = [(path, tuple(shape)) for path, shape in layout]
+    ends = np.cumsum([int(np.prod(shape)) for _, shape in keys], dtype=int)
+    return keys, [slice(end - int(np.prod(shape)), end) for end, (_, shape) in zip(ends, keys, strict=True)]
