@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 BESIDE = {"tfstruct.models": "models", "tfstruct.trainers": "trainers"}
 PROGRAMS = (
-    *("train", "evaluate", "compare", "analyse", "explore", "low_data"),
+    *("train", "evaluate", "compare", "reproduce", "analyse", "explore", "low_data"),
     *("export", "score", "sample", "quickstart", "benchmark"),
 )
 

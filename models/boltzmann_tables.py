@@ -1,6 +1,8 @@
 """Tables of the DVAE## paper (ICML 2020)."""
 
-from tfstruct.models.tables import Difference, Evaluation, Published, Row, Table, register
+from collections.abc import Iterator
+
+from tfstruct.models.table_parts import Difference, Evaluation, Published, Row, Table
 
 _PAPER = "Vahdat, Andriyash & Macready, Undirected Graphical Models as Approximate Posteriors, ICML 2020"
 _PAPER_STEPS = 1_000_000
@@ -158,19 +160,18 @@ def _by_samples(name: str, title: str, source: str, *, is_conditional: bool) -> 
     return Table(name, title, f"{_PAPER}, {source}", tuple(rows), differences=tuple(differences))
 
 
-for _table in (
-    _table_1(),
-    _by_samples(
+def all_tables() -> Iterator[Table]:
+    """Yields every table."""
+    yield _table_1()
+    yield _by_samples(
         "boltzmann_vae/table2",
         "RBM and directed posteriors, importance-weighted bound of K samples",
         "table 2",
         is_conditional=False,
-    ),
-    _by_samples(
+    )
+    yield _by_samples(
         "boltzmann_vae/table3",
         "Structured prediction, log p(lower half | upper half)",
         "table 3 (100 + 100 latents)",
         is_conditional=True,
-    ),
-):
-    register(_table)
+    )

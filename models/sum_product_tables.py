@@ -1,6 +1,8 @@
 """Tables and figures of the SPVAE paper (ICML 2019), and models of 8-bit images beside them."""
 
-from tfstruct.models.tables import Difference, Evaluation, Published, Row, Table, register
+from collections.abc import Iterator
+
+from tfstruct.models.table_parts import Difference, Evaluation, Published, Row, Table
 
 _PAPER = "Tan & Peharz, Hierarchical Decompositional Mixtures of Variational Autoencoders, ICML 2019"
 _SVHN_MISSING = "SVHN is in TFDS but not with this project; tfds build svhn_cropped, then this row runs"
@@ -118,5 +120,7 @@ _LEVELS = Table(
     ("bits_per_dim", "log_likelihood"),
 )
 
-for _table in (_table_1(), _grid(), _figure_2(), _LEVELS):
-    register(_table)
+
+def all_tables() -> Iterator[Table]:
+    """Yields every table."""
+    yield from (_table_1(), _grid(), _figure_2(), _LEVELS)

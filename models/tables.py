@@ -1,149 +1,10 @@
-"""The tables of the papers as data: what to train, how to evaluate it, and what the paper reports."""
+"""The tables of the papers by name."""
 
-import dataclasses
-import difflib
-from collections.abc import Mapping
-from typing import NamedTuple
+from tfstruct.models import boltzmann_tables, graph_vae_tables, sum_product_tables
+from tfstruct.models.table_parts import Table, known_name
 
-import ml_collections
-
-from tfstruct.models import presets
-
-#: metrics of an evaluation that a table may show: heading, decimal places
-METRICS = {
-    "log_likelihood": ("log-likelihood, nats", 2),
-    "elbo": ("ELBO, nats", 2),
-    "rate": ("rate, nats", 1),
-    "bits_per_dim": ("bits/dim", 3),
-}
-
-
-class Published(NamedTuple):
-    """A number of a paper.
-
-    Attributes:
-        value: in the units of the metric; log-likelihoods are not negated.
-        std: standard deviation over the paper's runs; None where it gives none.
-    """
-
-    value: float
-    std: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """How the runs of a row are scored.
-
-    Attributes:
-        num_samples: importance samples K.
-        images: number of test images, from the front; 0 for all.
-        data: `name/variant` of other data than those of training; empty for the same.
-        split: `validation` or `test`.
-        overrides: `evaluation.key=value`.
-    """
-
-    num_samples: int
-    images: int = 0
-    data: str = ""
-    split: str = "test"
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def tag(self) -> str:
-        """Tells evaluations of one run apart in the names of their files."""
-        parts = [f"k{self.num_samples}", f"n{self.images}" if self.images else "", self.data.replace("/", "_")]
-        values = [
-            override.replace("evaluation.", "").replace("=", "-").replace(".", "_") for override in self.overrides
-        ]
-        return "_".join(part for part in [*parts, *values] if part)
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One model of a table: a preset, trained for every seed.
-
-    Attributes:
-        name: unique in the table; letters, digits, `_`, `-` and `.`.
-        title: the cell that names it.
-        preset: what is trained.
-        evaluation: how it is scored.
-        group: heading under which the row stands, such as the data set.
-        overrides: `key=value` changes of the preset.
-        seeds: of the runs.
-        published: what the paper reports, by metric.
-        paper_steps: training steps of the paper's run; None where the paper does not say.
-        start_from: name of the row whose run of the same seed this one starts from.
-        missing: why the row cannot be run with the data that TFDS and this package provide; empty where it can.
-    """
-
-    name: str
-    title: str
-    preset: str
-    evaluation: Evaluation
-    group: str = ""
-    overrides: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0, 1, 2)
-    published: Mapping[str, Published] = dataclasses.field(default_factory=dict)
-    paper_steps: int | None = None
-    start_from: str = ""
-    missing: str = ""
-
-    def config(self) -> ml_collections.ConfigDict:
-        """The config of a run, without its seed."""
-        return presets.get(self.preset, self.overrides)
-
-
-class Difference(NamedTuple):
-    """A comparison of two rows over seeds and images, and the claim that it decides.
-
-    Attributes:
-        first: name of a row.
-        other: name of a row that is scored on the same images.
-        claim: the paper's claim that the first is better, in a sentence; empty for a mere difference.
-    """
-
-    first: str
-    other: str
-    claim: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table or figure of a paper, or an ablation.
-
-    Attributes:
-        name: `<system>/<table>`.
-        title: what it shows.
-        source: the paper and its table, and what its protocol leaves open.
-        rows: the models.
-        metrics: keys of METRICS, in the order of the columns.
-        differences: comparisons of rows.
-
-    Raises:
-        ValueError: two rows of one name, or a difference or a start of rows that are not there.
-    """
-
-    name: str
-    title: str
-    source: str
-    rows: tuple[Row, ...]
-    metrics: tuple[str, ...] = ("log_likelihood", "elbo")
-    differences: tuple[Difference, ...] = ()
-
-    def __post_init__(self) -> None:
-        names = [row.name for row in self.rows]
-        if len(set(names)) < len(names):
-            raise ValueError(f"{self.name} has two rows of one name, found {names}")
-        named = [name for difference in self.differences for name in difference[:2]]
-        for name in (*named, *(row.start_from for row in self.rows if row.start_from)):
-            if name not in names:
-                raise ValueError(f"{self.name} has no row {name!r}")
-
-    def row(self, name: str) -> Row:
-        """Returns a row; raises ValueError with the near names for an unknown one."""
-        return next(row for row in self.rows if row.name == _known(name, [row.name for row in self.rows], "row"))
-
-
+#: a table of seconds that only tests fill; it stands in no document
+TESTS = "graph_vae/tests"
 _TABLES: dict[str, Table] = {}
 
 
@@ -161,12 +22,9 @@ def names() -> list[str]:
 
 def get(name: str) -> Table:
     """Returns a table; raises ValueError with the near names for an unknown one."""
-    return _TABLES[_known(name, names(), "table")]
+    return _TABLES[known_name(name, names(), "table")]
 
 
-def _known(name: str, known: list[str], kind: str) -> str:
-    if name in known:
-        return name
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "."
-    raise ValueError(f"unknown {kind} {name!r}{hint} There are {', '.join(known)}")
+for _module in (graph_vae_tables, boltzmann_tables, sum_product_tables):
+    for _table in _module.all_tables():
+        register(_table)

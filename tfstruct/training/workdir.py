@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
+import tfstruct
 from tfstruct import config as config_lib
 from tfstruct.models import presets
 from tfstruct.training.checkpoint import Checkpoints, PathLike, replacing, write_json
@@ -143,6 +145,20 @@ class Workdir:
         )
 
 
+def _commit() -> str | None:
+    """The commit of the checkout that runs, `-dirty` with changes on top; None of an installed package."""
+    root = Path(tfstruct.__file__).resolve().parents[1]
+    if not ((root / ".git").exists() and (root / "setup.py").exists()):
+        return None  # a repository above would be the user's own
+    try:
+        run = lambda *command: subprocess.run(  # noqa: E731
+            ["git", "-C", str(root), *command], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+        return run("rev-parse", "HEAD") + ("-dirty" if run("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def environment() -> dict[str, Any]:
     """Returns what is needed to say where a number came from."""
     packages = ("tfstruct", "tensorflow", "keras", "tensorflow-probability", "numpy")
@@ -159,6 +175,7 @@ def environment() -> dict[str, Any]:
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": platform.machine(),

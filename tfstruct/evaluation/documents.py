@@ -1,0 +1,211 @@
+"""Results as Markdown: tables for documents, and which of the papers' claims hold."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfstruct.evaluation.results import Results, read
+from tfstruct.models import tables as tables_lib
+from tfstruct.models.table_parts import METRICS, Row, Table
+from tfstruct.training.checkpoint import PathLike, replacing
+
+_MARKER = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- end of results -->\n)", re.DOTALL)
+
+
+def table_to_markdown(table: Table, results: Results, *, is_brief: bool = False) -> str:
+    """Returns a table with every row beside the paper's numbers, and how its numbers came about.
+
+    Args:
+        table: the table.
+        results: its results.
+        is_brief: leave out rows that were not run, and notes.
+    """
+    metrics = [metric for metric in table.metrics if _is_used(metric, table, results)]
+    heading = ["model", *(METRICS[metric][0] for metric in metrics), "seeds", "steps", "the paper"]
+    blocks = []
+    for group in dict.fromkeys(row.group for row in table.rows):
+        rows = [row for row in table.rows if row.group == group and (results.seeds(row.name) or not is_brief)]
+        if not rows:
+            continue
+        lines = [_line(heading), _line(["---"] * len(heading))]
+        lines += [_line(_cells(row, results.document["rows"].get(row.name), metrics)) for row in rows]
+        blocks.append("\n".join([*([f"**{group}**", ""] if group else []), *lines]))
+    if not blocks:
+        blocks = ["Not run yet."]
+    if not is_brief:
+        blocks += _notes(table, results)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _is_used(metric: str, table: Table, results: Results) -> bool:
+    entries = results.document["rows"].values()
+    is_measured = any(metric in entry["summary"] for entry in entries)
+    return any(metric in row.published for row in table.rows) or (is_measured and metric != "bits_per_dim")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(row: Row, entry: Mapping[str, Any] | None, metrics: Sequence[str]) -> list[str]:
+    published = ", ".join(
+        f"{METRICS[metric][0].partition(',')[0]} {_number(number.value, metric)}"
+        + (f" +- {_number(number.std, metric)}" if number.std is not None else "")
+        for metric, number in row.published.items()
+    )
+    steps = row.config().training.steps
+    length = f"{steps:,}" + (f" of {row.paper_steps:,}" if row.paper_steps else "")
+    if entry is None:
+        return [row.title, *["not run"] * len(metrics), "-", length, published or "-"]
+    cells = [row.title + (" (flagged)" if entry["flags"] else "")]
+    for metric in metrics:
+        summary = entry["summary"].get(metric)
+        cells.append("-" if summary is None else _measured(summary, metric))
+    return [*cells, str(len(entry["seeds"])), length, published or "-"]
+
+
+def _measured(summary: Mapping[str, Any], metric: str) -> str:
+    text = _number(summary["mean"], metric)
+    if summary["std_over_seeds"] is not None:
+        text += f" +- {_number(summary['std_over_seeds'], metric)}"
+    error = summary.get("std_err_over_images")
+    return text + (f" ({_number(error, metric)})" if error is not None else "")
+
+
+def _number(value: float | str, metric: str) -> str:
+    return f"{float(value):.{METRICS[metric][1]}f}"
+
+
+def _notes(table: Table, results: Results) -> list[str]:
+    rows = results.document["rows"]
+    notes = [f"Source: {table.source}."]
+    scored = sorted({_scored(entry) for row in rows.values() for entry in row["seeds"].values()})
+    if rows:
+        hours = sum(_hours(entry) for row in rows.values() for entry in row["seeds"].values())
+        devices = sorted({_device(entry["training"]) for row in rows.values() for entry in row["seeds"].values()})
+        notes.append(
+            "+- is the standard deviation over seeds; in brackets, the standard error over images. "
+            f"Scored: {'; '.join(scored)}. Trained in {hours:.1f} hours on {', '.join(devices)}."
+        )
+    notes.append(f"    tfstruct-reproduce --table={table.name}")
+    flagged = [f"* {row['title']}: {flag}" for row in rows.values() for flag in row["flags"]]
+    if flagged:
+        notes.append("\n".join(["Flagged:", "", *dict.fromkeys(flagged)]))
+    missing = dict.fromkeys(row.missing for row in table.rows if row.missing and row.name not in rows)
+    notes += [f"Not run for want of data: {reason}." for reason in missing]
+    return notes
+
+
+def _scored(entry: Mapping[str, Any]) -> str:
+    evaluation = entry["evaluation"]
+    data = evaluation["data"]
+    return (
+        f"{data['name']}/{data['variant']} {data['split']}, {data['images']:,} images, K={evaluation['num_samples']:,}"
+    )
+
+
+def _hours(entry: Mapping[str, Any]) -> float:
+    training = entry["training"]
+    return training["seconds"] / training["replicas"] / 3600.0
+
+
+def _device(training: Mapping[str, Any]) -> str:
+    return " and ".join(training["gpus"]) if training["gpus"] else "CPU cores"
+
+
+def findings(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
+    """Returns, as Markdown, whether each claim of the papers holds over seeds."""
+    lines = [
+        "# Findings",
+        "",
+        "Written by `tfstruct-reproduce --write_docs` from the files beside it. A claim holds, or its opposite does,",
+        "where the 95 % confidence interval of the difference over seeds (Welch) excludes 0. Differences are in nats,",
+        "the first model less the other; the standard error over images is that of paired images.",
+        "",
+    ]
+    for table in tables:
+        own = [entry for entry in results[table.name].document["differences"] if entry["claim"]]
+        if not own:
+            continue
+        lines += [f"## {table.title} (`{table.name}`)", ""]
+        lines += ["| claim | difference | interval over seeds | s.e. over images | seeds | answer |"]
+        lines += [_line(["---"] * 6)]
+        for entry in own:
+            low_high = entry["interval"]
+            interval = "-" if low_high is None else f"{float(low_high[0]):.2f} to {float(low_high[1]):.2f}"
+            error = entry["std_err_over_images"]
+            cells = [
+                entry["claim"],
+                f"{float(entry['log_likelihood']):+.2f}",
+                interval,
+                "-" if error is None else f"{float(error):.2f}",
+                " and ".join(map(str, entry["num_seeds"])),
+                answer(entry),
+            ]
+            lines.append(_line(cells))
+        lines.append("")
+    if len(lines) == 6:
+        lines += ["No claim has been tested yet.", ""]
+    return "\n".join(lines)
+
+
+def answer(difference: Mapping[str, Any]) -> str:
+    """Whether the claim that the first row is better holds: `yes`, `no, the opposite`, `not shown` or `one seed`."""
+    if difference["interval"] is None:
+        return "one seed: not decided"
+    low, high = map(float, difference["interval"])
+    if low > 0.0:
+        return "yes"
+    return "no, the opposite" if high < 0.0 else "not shown"
+
+
+def filled(text: str, render: Callable[[str], str]) -> str:
+    """Returns a document with the text between its markers `<!-- results: NAME -->` and `<!-- end of results -->` new.
+
+    Args:
+        text: the document.
+        render: gives the text for a name.
+    """
+    return _MARKER.sub(lambda match: f"{match[1]}\n{render(match['name'])}\n{match[3]}", text)
+
+
+def all_results(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
+    """Returns the page with every table."""
+    parts = [
+        "# Results",
+        "",
+        "Written by `tfstruct-reproduce --write_docs`; numbers come from the files in `results/`.",
+        "",
+    ]
+    for table in tables:
+        parts += [f"## {table.title}", "", table_to_markdown(table, results[table.name])]
+    return "\n".join(parts)
+
+
+def write_all(results_folder: PathLike, folder: PathLike) -> list[Path]:
+    """Writes FINDINGS.md beside the results, and docs/results.md and the tables in README.md under a folder.
+
+    Raises:
+        ValueError: a README that marks a table which does not exist.
+    """
+    named = [tables_lib.get(name) for name in tables_lib.names() if name != tables_lib.TESTS]
+    results = {table.name: read(results_folder, table) for table in named}
+    paths = [
+        write_text(Path(results_folder) / "FINDINGS.md", findings(named, results)),
+        write_text(Path(folder) / "docs" / "results.md", all_results(named, results)),
+    ]
+    readme = Path(folder) / "README.md"
+    if readme.exists():
+        render = lambda name: table_to_markdown(tables_lib.get(name), results[name], is_brief=True)  # noqa: E731
+        paths.append(write_text(readme, filled(readme.read_text(encoding="utf-8"), render)))
+    return paths
+
+
+def write_text(path: PathLike, text: str) -> Path:
+    """Writes a document, whole or not at all, unless it says that already."""
+    path = Path(path)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        with replacing(path) as file:
+            file.write(text.encode())
+    return path

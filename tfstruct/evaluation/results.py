@@ -1,0 +1,231 @@
+"""Results of a table: every number with where it comes from, in files that are written and never typed.
+
+`<table>.json` holds for every row and seed the evaluation, what it cost and where it was computed, and the paired
+differences; `<table>.npz` holds the log-likelihood of every image, from which all of it can be computed again. Entries
+of runs that are no longer at hand stay in the files as long as the row means the same.
+"""
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+
+from tfstruct import config as config_lib
+from tfstruct.evaluation.report import evaluation_stem
+from tfstruct.math import mean_and_std_err
+from tfstruct.models import presets
+from tfstruct.models.table_parts import METRICS, Evaluation, Row, Table
+from tfstruct.training.checkpoint import replacing, write_json
+from tfstruct.training.logging import read_rows
+
+SCHEMA_VERSION = 1
+_CONFIDENCE = 0.95
+_OF_A_RUN = {"training.seed", "training.replicas", "training.initial_weights"}  # in which the runs of a row differ
+
+
+class Results(NamedTuple):
+    """The results of a table.
+
+    Attributes:
+        document: the contents of the JSON file.
+        scores: log-likelihood of every image, nats, float32 [n], by `<row>/<seed>`.
+    """
+
+    document: dict[str, Any]
+    scores: dict[str, np.ndarray]
+
+    def seeds(self, row: str) -> dict[str, dict[str, Any]]:
+        """Entries of a row by seed; empty for a row that was not run."""
+        return self.document["rows"].get(row, {}).get("seeds", {})
+
+
+def is_current(row: Row, entry: Mapping[str, Any]) -> bool:
+    """Whether results of a row mean what the row means now, but for settings that the config then did not have."""
+    if entry["evaluation"] != _plain(row.evaluation) or entry["start_from"] != row.start_from:
+        return False
+    then = presets.with_defaults(config_lib.from_json(json.dumps(entry["config"])))
+    known = set(config_lib.keys(then)) - _OF_A_RUN
+    return not any(line.partition(":")[0] in known for line in config_lib.differences(then, row.config()))
+
+
+def _plain(evaluation: Evaluation) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(evaluation)))
+
+
+def paths(folder: str | Path, table: Table) -> tuple[Path, Path]:
+    """The JSON file and the scores of a table."""
+    stem = Path(folder) / table.name
+    return stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.npz")
+
+
+def read(folder: str | Path, table: Table) -> Results:
+    """Reads the results of a table; entries of rows that are now defined otherwise are left out with a warning.
+
+    Raises:
+        ValueError: files that do not belong together.
+    """
+    path, scores_path = paths(folder, table)
+    empty = {"schema_version": SCHEMA_VERSION, "table": table.name, "rows": {}, "differences": []}
+    if not path.exists():
+        return Results(empty, {})
+    document = json.loads(path.read_text(encoding="utf-8"))
+    with np.load(scores_path) as archive:
+        scores = dict(archive)
+    expected = {f"{row}/{seed}" for row, entry in document["rows"].items() for seed in entry["seeds"]}
+    if expected != set(scores):
+        raise ValueError(f"{path} and {scores_path.name} hold different runs: {sorted(expected ^ set(scores))}")
+    known = {row.name: row for row in table.rows}
+    for name, entry in list(document["rows"].items()):
+        if name not in known or not is_current(known[name], entry):
+            warnings.warn(f"{path}: row {name} is defined otherwise now; its old results are left out", stacklevel=2)
+            for seed in document["rows"].pop(name)["seeds"]:
+                del scores[f"{name}/{seed}"]
+    return Results(document, scores)
+
+
+def read_run(row: Row, workdir: Path) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+    """The entries and scores, by seed, of a run that was trained and evaluated."""
+    stem = evaluation_stem(row.evaluation.split, row.evaluation.tag)
+    report = json.loads((workdir / f"{stem}.json").read_text(encoding="utf-8"))
+    environment = json.loads((workdir / "environment.json").read_text(encoding="utf-8"))
+    with np.load(workdir / f"{stem}_log_prob.npz") as archive:
+        log_prob = archive["log_prob"].astype(np.float32)
+    config_digest = hashlib.sha256((workdir / "config.json").read_bytes()).hexdigest()
+    training = {
+        "steps": report["trained_steps"],
+        "seconds": read_rows(workdir / "metrics.jsonl")[-1]["seconds"],
+        "replicas": len(report["replicas"]),
+        "config_sha256": config_digest,
+        **_provenance(environment),
+        "data": environment["data"],
+    }
+    entries, scores = {}, {}
+    for replica, values in zip(report["replicas"], log_prob, strict=True):
+        seed = str(replica["seed"])
+        entries[seed] = {
+            **replica,
+            "training": training,
+            "evaluation": {
+                "num_samples": report["num_samples"],
+                "data": report["data"],
+                "target": report["target"],
+                "settings": report["settings"],
+                "seconds": report["seconds"],
+                **_provenance(report["environment"] | {"command": report["command"]}),
+            },
+        }
+        scores[seed] = values
+    return entries, scores
+
+
+def _provenance(environment: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("command", "commit", "time", "platform", "cpu_count", "gpus", "python", "versions")
+    return {name: environment.get(name) for name in names}
+
+
+def merge(table: Table, results: Results, runs: Sequence[tuple[Row, Path]]) -> Results:
+    """Adds the runs that are at hand and computes what depends on several of them."""
+    rows, scores = dict(results.document["rows"]), dict(results.scores)
+    for row, workdir in runs:
+        entries, found = read_run(row, workdir)
+        old = rows.get(row.name, {}).get("seeds", {})
+        rows[row.name] = {"seeds": {**old, **entries}}
+        scores |= {f"{row.name}/{seed}": values for seed, values in found.items()}
+    ordered = {}
+    for row in table.rows:
+        if row.name in rows:
+            seeds = dict(sorted(rows[row.name]["seeds"].items(), key=lambda item: int(item[0])))
+            ordered[row.name] = _row_document(row, seeds, scores)
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "table": table.name,
+        "title": table.title,
+        "source": table.source,
+        "rows": ordered,
+        "differences": differences(table, ordered, scores),
+    }
+    return Results(document, dict(sorted(scores.items())))
+
+
+def _row_document(row: Row, seeds: dict[str, dict[str, Any]], scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    summary = {}
+    for metric in METRICS:
+        values = [float(entry[metric]) for entry in seeds.values() if entry.get(metric) is not None]
+        if len(values) == len(seeds):
+            summary[metric] = {
+                "mean": _number(np.mean(values)),
+                "std_over_seeds": _number(np.std(values, ddof=1)) if len(values) > 1 else None,
+            }
+    images = np.mean([scores[f"{row.name}/{seed}"].astype(np.float64) for seed in seeds], axis=0)
+    summary["log_likelihood"]["std_err_over_images"] = _number(mean_and_std_err(images)[1]) if len(images) > 1 else None
+    return {
+        "title": row.title,
+        "group": row.group,
+        "preset": row.preset,
+        "overrides": list(row.overrides),
+        "start_from": row.start_from,
+        "steps": row.config().training.steps,
+        "paper_steps": row.paper_steps,
+        "published": {name: number._asdict() for name, number in row.published.items()},
+        "evaluation": _plain(row.evaluation),
+        "config": json.loads(config_lib.to_json(row.config())),
+        "summary": summary,
+        "flags": sorted({flag for entry in seeds.values() for flag in entry["flags"]}),
+        "seeds": seeds,
+    }
+
+
+def differences(
+    table: Table, rows: Mapping[str, Mapping[str, Any]], scores: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """First row minus the other for every difference of a table whose two rows were run.
+
+    Seeds are two independent samples (Welch's interval of 95 % from two seeds on), images are paired.
+    """
+    found = []
+    for first, other, claim in table.differences:
+        if first not in rows or other not in rows:
+            continue
+        one, two = (
+            [scores[f"{name}/{seed}"].astype(np.float64) for seed in rows[name]["seeds"]] for name in (first, other)
+        )
+        means = [np.array([values.mean() for values in group]) for group in (one, two)]
+        paired = np.mean(one, axis=0) - np.mean(two, axis=0)
+        entry = {
+            "first": first,
+            "other": other,
+            "claim": claim,
+            "num_seeds": [len(one), len(two)],
+            "log_likelihood": _number(means[0].mean() - means[1].mean()),
+            "std_err_over_images": _number(mean_and_std_err(paired)[1]) if len(paired) > 1 else None,
+            "std_err_over_seeds": None,
+            "interval": None,
+        }
+        if min(entry["num_seeds"]) > 1:
+            variances = [group.var(ddof=1) / len(group) for group in means]
+            entry["std_err_over_seeds"] = _number(np.sqrt(sum(variances)))
+            interval = scipy.stats.ttest_ind(*means, equal_var=False).confidence_interval(_CONFIDENCE)
+            entry["interval"] = [_number(interval.low), _number(interval.high)]
+        found.append(entry)
+    return found
+
+
+def _number(value: Any) -> float | str:
+    """Strict JSON has no infinities: they are written as text."""
+    value = float(value)
+    return value if np.isfinite(value) else str(value)
+
+
+def write(folder: str | Path, table: Table, results: Results) -> Path:
+    """Writes both files of a table; returns the JSON file."""
+    path, scores_path = paths(folder, table)
+    with replacing(scores_path) as file:
+        np.savez_compressed(file, **results.scores)
+    write_json(path, results.document)
+    return path
