@@ -105,24 +105,27 @@ def start_folder(table: Table, unit: Unit) -> Path | None:
     return unit.workdir.parent.parent / run_folder(table, source) / unit.workdir.name
 
 
-def train_command(table: Table, unit: Unit, data_dir: str | None) -> list[str]:
-    """The arguments of `tfstruct-train` for a unit."""
+def command(program: str, table: Table, unit: Unit, data_dir: str | None) -> list[str]:
+    """The command line of a unit's training (`train`) or evaluation (`evaluate`)."""
+    arguments = _train_arguments(table, unit) if program == "train" else _evaluate_arguments(unit)
+    data = [f"--data_dir={data_dir}"] if data_dir else []
+    return [sys.executable, "-m", f"tfstruct.trainers.{program}", *arguments, *data]
+
+
+def _train_arguments(table: Table, unit: Unit) -> list[str]:
     command = [f"--preset={unit.row.preset}", f"--workdir={unit.workdir}", f"--seed={unit.seeds[0]}"]
     command += [f"--replicas={len(unit.seeds)}"] if len(unit.seeds) > 1 else []
     command += [f"--set={override}" for override in unit.row.overrides]
     source = start_folder(table, unit)
-    command += [f"--set=training.initial_weights={source}"] if source else []
-    return command + ([f"--data_dir={data_dir}"] if data_dir else [])
+    return command + ([f"--set=training.initial_weights={source}"] if source else [])
 
 
-def evaluate_command(unit: Unit, data_dir: str | None) -> list[str]:
-    """The arguments of `tfstruct-evaluate` for a unit."""
+def _evaluate_arguments(unit: Unit) -> list[str]:
     evaluation = unit.row.evaluation
     command = [f"--workdir={unit.workdir}", f"--split={evaluation.split}", f"--tag={evaluation.tag}", "--nopictures"]
     command += [f"--num_samples={evaluation.num_samples}", f"--images={evaluation.images}"]
     command += [f"--data={evaluation.data}"] if evaluation.data else []
-    command += [f"--set={override}" for override in evaluation.overrides]
-    return command + ([f"--data_dir={data_dir}"] if data_dir else [])
+    return command + [f"--set={override}" for override in evaluation.overrides]
 
 
 class _Job(NamedTuple):
@@ -224,17 +227,13 @@ class Runner:
 
     def _start(self, unit: Unit, taken: set[int]) -> _Job:
         program = "evaluate" if unit.is_trained else "train"
-        if program == "train":
-            arguments = train_command(self.table, unit, self.data_dir)
-        else:
-            arguments = evaluate_command(unit, self.data_dir)
         place = next(place for place in range(self.jobs) if place not in taken)
         unit.workdir.parent.mkdir(parents=True, exist_ok=True)
         log_path = unit.workdir.with_name(f"{unit.workdir.name}.{program}.log")
         self.say(f"{unit.label}: {program} from step {unit.step} of {unit.row.config().training.steps}, log {log_path}")
         with open(log_path, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", f"tfstruct.trainers.{program}", *arguments],
+                command(program, self.table, unit, self.data_dir),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

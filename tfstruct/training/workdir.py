@@ -14,7 +14,6 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-import tfstruct
 from tfstruct import config as config_lib
 from tfstruct.models import presets
 from tfstruct.training.checkpoint import Checkpoints, PathLike, replacing, write_json
@@ -147,7 +146,7 @@ class Workdir:
 
 def _commit() -> str | None:
     """The commit of the checkout that runs, `-dirty` with changes on top; None of an installed package."""
-    root = Path(tfstruct.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not ((root / ".git").exists() and (root / "setup.py").exists()):
         return None  # a repository above would be the user's own
     try:

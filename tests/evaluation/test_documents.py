@@ -1,0 +1,74 @@
+import pytest
+
+from tests.evaluation.made_up_runs import TABLE
+from tests.evaluation.test_results import fill
+from tfstruct.evaluation import documents
+from tfstruct.evaluation import results as results_lib
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("filled")
+    return fill(folder / "results", folder / "runs")
+
+
+def test_a_table_shows_every_row_beside_the_papers_numbers(filled):
+    text = documents.table_to_markdown(TABLE, filled)
+    lines = text.splitlines()
+    assert lines[0] == "**A**"
+    assert lines[2] == "| model | log-likelihood, nats | ELBO, nats | seeds | steps | the paper |"
+    mean = filled.document["rows"]["graph"]["summary"]["log_likelihood"]["mean"]
+    (graph,) = [line for line in lines if line.startswith("| Graph VAE |")]
+    assert graph.startswith(f"| Graph VAE | {mean:.2f} +- 0.2")
+    assert graph.endswith("| 3 | 100 | - |")
+    (tuned,) = [line for line in lines if line.startswith("| fine-tuned (flagged)")]
+    assert tuned.endswith("| 3 | 50 of 2,000 | log-likelihood -80.50 +- 0.25 |")
+    assert "| unrun | not run | not run | - | 200 | ELBO -99.00 |" in lines
+    assert "mnist/dynamic test, 40 images, K=5. Trained in 6.0 hours on CPU cores." in text
+    assert "tfstruct-reproduce --table=graph_vae/made_up" in text
+    assert "* fine-tuned: loose" in lines
+    assert "Not run for want of data: no network." in text
+
+
+def test_a_brief_table_has_the_rows_that_were_run(filled):
+    text = documents.table_to_markdown(TABLE, filled, is_brief=True)
+    assert "Graph VAE" in text
+    assert "unrun" not in text
+    assert "**B**" not in text
+
+
+def test_a_table_without_results_says_so():
+    nothing = results_lib.Results({"rows": {}, "differences": []}, {})
+    assert documents.table_to_markdown(TABLE, nothing, is_brief=True) == "Not run yet.\n"
+
+
+@pytest.mark.parametrize(
+    ("interval", "answer"),
+    [
+        ([0.1, 2.0], "yes"),
+        ([-2.0, -0.1], "no, the opposite"),
+        ([-0.1, 2.0], "not shown"),
+        (None, "one seed: not decided"),
+    ],
+)
+def test_a_claim_is_answered_by_its_interval(interval, answer):
+    assert documents.answer({"interval": interval}) == answer
+
+
+def test_findings_answer_the_claims_and_no_other_difference(filled):
+    text = documents.findings([TABLE], {TABLE.name: filled})
+    (line,) = [line for line in text.splitlines() if line.startswith("| Tuning helps.")]
+    low, high = filled.document["differences"][0]["interval"]
+    assert f"| {low:.2f} to {high:.2f} |" in line
+    assert line.endswith("| 3 and 3 | yes |")
+    assert text.count("3 and 3") == 1
+
+
+def test_marked_parts_of_a_document_are_written_anew_and_nothing_else():
+    text = "a\n<!-- results: x/y -->\nold\n<!-- end of results -->\nb\n<!-- results: z -->\n<!-- end of results -->\n"
+    found = documents.filled(text, lambda name: f"new {name}")
+    assert found == (
+        "a\n<!-- results: x/y -->\n\nnew x/y\n<!-- end of results -->\nb\n<!-- results: z -->\n\nnew z\n"
+        "<!-- end of results -->\n"
+    )
+    assert documents.filled(found, lambda name: f"new {name}") == found

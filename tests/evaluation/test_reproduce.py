@@ -1,0 +1,194 @@
+"""Filling a table, with a program of milliseconds in place of training and evaluation."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tests.evaluation import made_up_runs
+from tests.evaluation.made_up_runs import TABLE
+from tests.trainers import tiny
+from tfstruct.evaluation import reproduce
+from tfstruct.evaluation import results as results_lib
+from tfstruct.models import tables
+
+
+@pytest.fixture
+def runner(monkeypatch, tmp_path):
+    """Makes runners of stand-in programs; what they say is in `said`."""
+    monkeypatch.setattr(reproduce, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(
+        reproduce,
+        "command",
+        lambda program, table, unit, data_dir: made_up_runs.stand_in(
+            program, unit, reproduce.start_folder(table, unit)
+        ),
+    )
+
+    def make(**options):
+        made = reproduce.Runner(TABLE, tmp_path / "results", say=said.append, **options)
+        return made
+
+    said = []
+    make.said = said
+    return make
+
+
+def todo(tmp_path, **options):
+    return reproduce.units(TABLE, tmp_path / "runs", rows=options.pop("rows", ("graph", "open")), **options)
+
+
+def starts(unit):
+    """Step and number of processors at every start of a unit's training."""
+    return [tuple(map(int, line.split())) for line in (unit.workdir / "starts").read_text().splitlines()]
+
+
+def test_units_go_seed_by_seed_and_leave_out_what_has_no_data(tmp_path):
+    found = reproduce.units(TABLE, tmp_path)
+    assert [(unit.row.name, unit.seeds) for unit in found[:4]] == [
+        ("graph", (0,)),
+        ("open", (0,)),
+        ("other", (0,)),
+        ("graph", (1,)),
+    ]
+    assert {unit.row.name for unit in found} == {"graph", "open", "other"}
+    assert {unit.row.name for unit in reproduce.units(TABLE, tmp_path, rows=["absent"])} == {"absent"}
+    (together, *_) = reproduce.units(TABLE, tmp_path, rows=["graph"], per_run=8)
+    assert (together.seeds, together.workdir.name) == ((0, 1, 2), "seed_0-2")
+    with pytest.raises(ValueError, match=r"must follow one another, found \(0, 2\)"):
+        reproduce.units(TABLE, tmp_path, seeds=(0, 2), per_run=2)
+    with pytest.raises(ValueError, match="unknown row 'grph'; did you mean graph?"):
+        reproduce.units(TABLE, tmp_path, rows=["grph"])
+
+
+def test_commands_name_preset_seed_settings_and_the_run_to_start_from(tmp_path):
+    unit = reproduce.units(TABLE, tmp_path, rows=["open"], seeds=(5,))[0]
+    command = reproduce.command("train", TABLE, unit, "/data")
+    source = tmp_path / "graph_vae-tiny,training.steps=100" / "seed_5"
+    assert command[1:] == [
+        "-m",
+        "tfstruct.trainers.train",
+        "--preset=graph_vae/tiny",
+        f"--workdir={unit.workdir}",
+        "--seed=5",
+        "--set=training.steps=50",
+        "--set=model.decoder_units=(8, 8)",
+        f"--set=training.initial_weights={source}",
+        "--data_dir=/data",
+    ]
+    command = reproduce.command("evaluate", TABLE, unit, None)
+    assert command[2:] == [
+        "tfstruct.trainers.evaluate",
+        f"--workdir={unit.workdir}",
+        "--split=test",
+        "--tag=k5_n40",
+        "--nopictures",
+        "--num_samples=5",
+        "--images=40",
+    ]
+
+
+def test_a_table_is_filled_in_order_of_dependence_with_one_processor_a_job(runner, tmp_path):
+    units = todo(tmp_path, seeds=(0, 1))
+    first = runner(jobs=2)
+    assert first.run(units)
+    assert first.failed == {}
+    results = results_lib.read(tmp_path / "results", TABLE)
+    assert {name: list(results.seeds(name)) for name in ("graph", "open")} == {"graph": ["0", "1"], "open": ["0", "1"]}
+    assert [step for unit in units for step, _ in starts(unit)] == [0, 0, 0, 0]
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {count for unit in units for _, count in starts(unit)} <= {share, share + len(os.sched_getaffinity(0)) % 2}
+    before = [path.read_bytes() for path in results_lib.paths(tmp_path / "results", TABLE)]
+    assert runner().run(units)
+    assert [path.read_bytes() for path in results_lib.paths(tmp_path / "results", TABLE)] == before
+    assert all(len(starts(unit)) == 1 for unit in units)
+
+
+def test_stopped_at_the_deadline_it_goes_on_to_the_same_files(runner, tmp_path):
+    units = todo(tmp_path, seeds=(0,))
+    is_first = True
+    while not (made := runner(deadline=time.monotonic() + 0.5)).run(units):
+        assert made.failed == {}
+        assert is_first or units[0].workdir.exists()
+        is_first = False
+    taken = [step for unit in units for step, _ in starts(unit)]
+    assert len(taken) > 2  # it was interrupted
+    assert max(taken) > 0  # and went on from where it had been
+    interrupted = [path.read_bytes() for path in results_lib.paths(tmp_path / "results", TABLE)]
+    whole = tmp_path / "whole"
+    assert reproduce.Runner(TABLE, whole, say=runner.said.append).run(
+        reproduce.units(TABLE, whole / "runs", rows=("graph", "open"), seeds=(0,))
+    )
+    assert [path.read_bytes() for path in results_lib.paths(whole, TABLE)] == interrupted
+
+
+def test_a_request_to_stop_ends_the_processes_and_keeps_their_steps(runner, tmp_path):
+    unit = todo(tmp_path, rows=("graph",), seeds=(0,))[0]
+    made = runner()
+
+    def stop_once_started():
+        while not (unit.workdir / "starts").exists():
+            time.sleep(0.01)
+        made.stop(signal.SIGTERM, None)
+
+    threading.Thread(target=stop_once_started).start()
+    assert not made.run([unit])
+    assert 0 < int((unit.workdir / "steps").read_text()) < 100
+    assert any("stopping" in line for line in runner.said)
+
+
+def test_a_failed_run_is_named_and_does_not_stop_the_others(runner, tmp_path):
+    units = todo(tmp_path, seeds=(0,))
+    units += reproduce.units(TABLE, tmp_path / "elsewhere", rows=["graph"], seeds=(1,))
+    units[0].workdir.parent.mkdir(parents=True)
+    (units[0].workdir.parent / "fail").touch()
+    made = runner()
+    assert not made.run(units)
+    assert made.failed == {"graph seed 0": "no more memory", "open seed 0": "waits for a run that failed"}
+    assert list(results_lib.read(tmp_path / "results", TABLE).seeds("graph")) == ["1"]
+    assert any("FAILED" in line and "no more memory" in line for line in runner.said)
+
+
+def test_results_of_another_machine_are_not_computed_again(runner, tmp_path):
+    units = todo(tmp_path, rows=("graph",), seeds=(0,))
+    assert runner().run(units)
+    elsewhere = reproduce.units(TABLE, tmp_path / "empty", rows=["graph"], seeds=(0,))
+    assert runner().run(elsewhere)
+    assert not (tmp_path / "empty").exists()
+
+
+def test_the_list_says_what_is_done_under_way_and_missing(runner, tmp_path):
+    units = todo(tmp_path, seeds=(0, 1))
+    runner().run(units[:1])
+    units[2].workdir.mkdir(parents=True)
+    lines = list(reproduce.status(units, results_lib.read(tmp_path / "results", TABLE)))
+    assert lines == ["graph  0 done; 1 step 0 of 100", "open   0 missing; 1 missing"]
+
+
+def test_no_jobs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="jobs must be at least 1, found 0"):
+        reproduce.Runner(TABLE, tmp_path, jobs=0)
+
+
+@pytest.mark.slow
+def test_the_real_programs_interrupted_and_resumed_give_the_same_numbers(tmp_path):
+    arguments = ["--table=graph_vae/tests", "--seeds=0", "--jobs=2"]
+    summaries, scores = [], []
+    for name, hours in (("whole", ()), ("parts", ("--hours=0.002",))):
+        folders = [f"--workdir={tmp_path / name}", f"--results={tmp_path / name}"]
+        codes = []
+        while not codes or codes[-1] == 3:
+            done = tiny.run_program("reproduce", *arguments, *folders, *(hours if len(codes) < 3 else ()))
+            codes.append(done.returncode)
+        assert codes[-1] == 0, done.stderr
+        assert "| log-likelihood -150.00 +- 0.50 |" in done.stdout
+        found = results_lib.read(tmp_path / name, tables.get(tables.TESTS))
+        summaries.append([row["summary"] for row in found.document["rows"].values()])
+        scores.append(found.scores)
+    assert len(codes) > 1
+    assert summaries[0] == summaries[1]
+    for key, values in scores[0].items():
+        np.testing.assert_array_equal(scores[1][key], values)

@@ -1,0 +1,126 @@
+import dataclasses
+import json
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from tests.evaluation import made_up_runs
+from tests.evaluation.made_up_runs import TABLE, scores
+from tfstruct.evaluation import results as results_lib
+from tfstruct.evaluation.reproduce import units
+from tfstruct.models.table_parts import Evaluation
+
+
+def fill(folder, workdir, seeds=(0, 1, 2), names=("graph", "open"), per_run=1):
+    """Results of made-up runs; returns them as read back."""
+    done = [unit for unit in units(TABLE, workdir, rows=names, seeds=seeds, per_run=per_run)]
+    for unit in done:
+        made_up_runs.write_training(unit.row, unit.workdir, unit.seeds)
+        made_up_runs.write_evaluation(unit.row, unit.workdir, unit.seeds, flags=["loose"] * (unit.row.name == "open"))
+    old = results_lib.read(folder, TABLE)
+    merged = results_lib.merge(TABLE, old, [(unit.row, unit.workdir) for unit in done])
+    results_lib.write(folder, TABLE, merged)
+    return results_lib.read(folder, TABLE)
+
+
+def test_every_number_comes_from_the_scores_of_images(tmp_path):
+    found = fill(tmp_path / "results", tmp_path / "runs")
+    for name in ("graph", "open"):
+        values = np.stack([scores(name, seed) for seed in range(3)]).astype(np.float64)
+        summary = found.document["rows"][name]["summary"]["log_likelihood"]
+        assert summary["mean"] == pytest.approx(values.mean(), rel=1e-12)
+        assert summary["std_over_seeds"] == pytest.approx(values.mean(axis=1).std(ddof=1), rel=1e-9)
+        over_images = values.mean(axis=0)
+        expected = over_images.std(ddof=1) / np.sqrt(len(over_images))
+        assert summary["std_err_over_images"] == pytest.approx(expected, rel=1e-9)
+        for seed in range(3):
+            np.testing.assert_array_equal(found.scores[f"{name}/{seed}"], scores(name, seed))
+
+
+def test_differences_pair_images_and_take_seeds_as_independent(tmp_path):
+    first, reverse = fill(tmp_path / "results", tmp_path / "runs").document["differences"]
+    one, two = (np.stack([scores(name, seed) for seed in range(3)]).astype(np.float64) for name in ("open", "graph"))
+    assert (first["first"], first["other"], first["num_seeds"]) == ("open", "graph", [3, 3])
+    assert first["log_likelihood"] == pytest.approx(one.mean() - two.mean(), rel=1e-9)
+    paired = one.mean(axis=0) - two.mean(axis=0)
+    assert first["std_err_over_images"] == pytest.approx(paired.std(ddof=1) / np.sqrt(40), rel=1e-9)
+    assert first["std_err_over_images"] < 0.1 < one.mean(axis=0).std(ddof=1) / np.sqrt(40)  # pairing matters here
+    means = one.mean(axis=1), two.mean(axis=1)
+    variances = [values.var(ddof=1) / 3 for values in means]
+    assert first["std_err_over_seeds"] == pytest.approx(np.sqrt(sum(variances)), rel=1e-9)
+    degrees = sum(variances) ** 2 / sum(value**2 / 2 for value in variances)  # Welch-Satterthwaite
+    half = scipy.stats.t.ppf(0.975, degrees) * np.sqrt(sum(variances))
+    expected = [first["log_likelihood"] - half, first["log_likelihood"] + half]
+    np.testing.assert_allclose(first["interval"], expected, rtol=1e-9)
+    assert reverse["log_likelihood"] == -first["log_likelihood"]
+
+
+def test_single_seeds_have_no_interval(tmp_path):
+    difference = fill(tmp_path / "results", tmp_path / "runs", seeds=(4,)).document["differences"][0]
+    assert difference["interval"] is difference["std_err_over_seeds"] is None
+    assert difference["std_err_over_images"] > 0
+
+
+def test_provenance_stands_beside_every_number(tmp_path):
+    entry = fill(tmp_path / "results", tmp_path / "runs").seeds("open")["1"]
+    assert entry["training"]["commit"] == entry["evaluation"]["commit"] == "abc"
+    assert entry["training"]["seconds"] == 3_600.0
+    assert entry["training"]["data"]["checksum"] == entry["evaluation"]["data"]["checksum"] == "c" * 64
+    assert len(entry["training"]["config_sha256"]) == 64
+    assert (entry["evaluation"]["num_samples"], entry["evaluation"]["data"]["images"]) == (5, 40)
+
+
+def test_results_of_runs_that_are_gone_stay_and_order_does_not_matter(tmp_path):
+    whole = fill(tmp_path / "a", tmp_path / "runs")
+    fill(tmp_path / "b", tmp_path / "runs", seeds=(2,), names=("open",))
+    fill(tmp_path / "b", tmp_path / "elsewhere", seeds=(1, 0), names=("open",))
+    found = fill(tmp_path / "b", tmp_path / "third", names=("graph",))
+    assert found.document == whole.document
+    for path, other in zip(
+        results_lib.paths(tmp_path / "a", TABLE), results_lib.paths(tmp_path / "b", TABLE), strict=True
+    ):
+        assert path.read_bytes() == other.read_bytes()
+
+
+def test_replicas_of_one_run_are_seeds(tmp_path):
+    alone, together = fill(tmp_path / "a", tmp_path / "a"), fill(tmp_path / "b", tmp_path / "b", per_run=3)
+    assert together.document["rows"]["graph"]["summary"] == alone.document["rows"]["graph"]["summary"]
+    assert together.seeds("graph")["2"]["training"]["replicas"] == 3
+
+
+def redefine(table, name, **changes):
+    rows = tuple(dataclasses.replace(row, **changes) if row.name == name else row for row in table.rows)
+    return dataclasses.replace(table, rows=rows)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"overrides": ("training.steps=101",)}, {"evaluation": Evaluation(6, 40)}, {"preset": "fc_vae/tiny"}]
+)
+def test_results_of_a_row_that_means_something_else_now_are_left_out_aloud(tmp_path, changes):
+    fill(tmp_path / "results", tmp_path / "runs")
+    with pytest.warns(UserWarning, match="row graph is defined otherwise now"):
+        found = results_lib.read(tmp_path / "results", redefine(TABLE, "graph", **changes))
+    assert list(found.document["rows"]) == ["open"]
+    assert {name.partition("/")[0] for name in found.scores} == {"open"}
+
+
+def test_settings_that_came_later_do_not_make_results_old(tmp_path):
+    fill(tmp_path / "results", tmp_path / "runs")
+    path, _ = results_lib.paths(tmp_path / "results", TABLE)
+    document = json.loads(path.read_text())
+    for entry in document["rows"].values():
+        del entry["config"]["optimizer"]["ema_momentum"]
+    path.write_text(json.dumps(document))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(results_lib.read(tmp_path / "results", TABLE).document["rows"]) == {"graph", "open"}
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    fill(tmp_path / "results", tmp_path / "runs")
+    path, scores_path = results_lib.paths(tmp_path / "results", TABLE)
+    np.savez(scores_path, **{"graph/0": np.zeros(3)})
+    with pytest.raises(ValueError, match="made_up.json and made_up.npz hold different runs: .*'graph/1'"):
+        results_lib.read(tmp_path / "results", TABLE)
