@@ -1,0 +1,49 @@
+"""The committed results are what their scores say, and the documents are what the results say."""
+
+import pathlib
+import warnings
+
+import numpy as np
+import pytest
+
+from tfstruct.evaluation import documents
+from tfstruct.evaluation import results as results_lib
+from tfstruct.models import tables
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = CHECKOUT / "results"
+FILLED = [name for name in tables.names() if (RESULTS / f"{name}.json").exists()]
+
+
+def read(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return results_lib.read(RESULTS, tables.get(name))
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_results_follow_from_the_scores_of_images(name):
+    found = read(name)
+    assert results_lib.merge(tables.get(name), found, []).document == found.document
+    for row, entry in found.document["rows"].items():
+        for seed, run in entry["seeds"].items():
+            scores = found.scores[f"{row}/{seed}"]
+            assert len(scores) == run["evaluation"]["data"]["images"]
+            assert run["log_likelihood"] == pytest.approx(scores.mean(dtype=np.float64), rel=1e-6)
+
+
+def test_every_file_of_results_belongs_to_a_table():
+    stems = {str(path.relative_to(RESULTS).with_suffix("")) for path in RESULTS.rglob("*") if path.is_file()}
+    assert stems <= {*FILLED, "FINDINGS"}
+
+
+def test_documents_are_written_from_the_results(tmp_path):
+    (tmp_path / "README.md").write_bytes((CHECKOUT / "README.md").read_bytes())
+    named = [tables.get(name) for name in tables.names() if name != tables.TESTS]
+    results = {table.name: read(table.name) for table in named}
+    assert documents.findings(named, results) == (RESULTS / "FINDINGS.md").read_text(encoding="utf-8")
+    assert documents.all_results(named, results) == (CHECKOUT / "docs/results.md").read_text(encoding="utf-8")
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    render = lambda name: documents.table_to_markdown(tables.get(name), results[name], is_brief=True)  # noqa: E731
+    assert documents.filled(readme, render) == readme
+    assert readme.count("<!-- results:") == 5
