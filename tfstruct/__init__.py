@@ -1,18 +1,18 @@
 """tfstruct: structured latent-variable models in TensorFlow.
 
-`tfstruct.load` opens an exported model and needs TensorFlow alone; the models and trainers that made it live
+`tfstruct.load` opens an exported model, one of `tfstruct.list_models()` or a folder, and needs TensorFlow alone; the models and trainers that made it live
 in `tfstruct.models` and `tfstruct.trainers` and are imported only when asked for.
 """
 
 from typing import Any
 
-__all__ = ["LoadedModel", "__version__", "load"]
+__all__ = ["LoadedModel", "__version__", "list_models", "load"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Imports TensorFlow at the first use of `load`, not with the package."""
-    if name in ("LoadedModel", "load"):
+    if name in ("LoadedModel", "list_models", "load"):
         from tfstruct.serving import client
 
         return getattr(client, name)

@@ -124,3 +124,11 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     np.savez(scores_path, **{"graph/0": np.zeros(3)})
     with pytest.raises(ValueError, match="made_up.json and made_up.npz hold different runs: .*'graph/1'"):
         results_lib.read(tmp_path / "results", TABLE)
+
+
+def test_a_run_of_another_config_is_refused_by_name(tmp_path):
+    (unit,) = units(TABLE, tmp_path, rows=["graph"], seeds=(0,))
+    made_up_runs.write_training(TABLE.row("open"), unit.workdir)
+    made_up_runs.write_evaluation(unit.row, unit.workdir)
+    with pytest.raises(ValueError, match=r"seed_0 is no run of the row graph; .*\n.*training.steps: 50 / 100"):
+        results_lib.read_run(unit.row, unit.workdir)

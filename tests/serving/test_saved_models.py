@@ -38,6 +38,22 @@ def test_a_committed_bundle_scores_test_images_as_its_card_says(folder):
     assert -5 * error - 2 < scores.mean() - card["metrics"]["log_likelihood"] < 5 * error
 
 
+def test_models_are_listed_by_name_wherever_they_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {f"{folder.parents[1].name}/{folder.parent.name}" for folder in BUNDLES}
+    assert tfstruct.list_models() == sorted(names)
+    for folder in ("own/model/1", "own/model/2", "own/other/latest"):
+        (tmp_path / "saved_models" / folder).mkdir(parents=True)
+        (tmp_path / "saved_models" / folder / "card.json").touch()
+    assert set(tfstruct.list_models()) == {*names, "own/model"}
+    with pytest.raises(FileNotFoundError, match=r"no exported model 'graph_vea/mnist'; did you mean graph_vae/mnist"):
+        tfstruct.load("graph_vea/mnist")
+    with pytest.raises(
+        FileNotFoundError, match="no exported model 'zzz'; there are .*own/model.*Looked for a card.json"
+    ):
+        tfstruct.load("zzz")
+
+
 def test_a_named_model_of_the_checkout_is_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert tfstruct.load("graph_vae/mnist").card["preset"] == "graph_vae/mnist"

@@ -49,9 +49,14 @@ def is_current(row: Row, entry: Mapping[str, Any]) -> bool:
     """Whether results of a row mean what the row means now, but for settings that the config then did not have."""
     if entry["evaluation"] != _plain(row.evaluation) or entry["start_from"] != row.start_from:
         return False
-    then = presets.with_defaults(config_lib.from_json(json.dumps(entry["config"])))
+    return not _differences(row, json.dumps(entry["config"]))
+
+
+def _differences(row: Row, text: str) -> list[str]:
+    """In what a stored config differs from that of a row, one line for each setting that it has."""
+    then = presets.with_defaults(config_lib.from_json(text))
     known = set(config_lib.keys(then)) - _OF_A_RUN
-    return not any(line.partition(":")[0] in known for line in config_lib.differences(then, row.config()))
+    return [line for line in config_lib.differences(then, row.config()) if line.partition(":")[0] in known]
 
 
 def _plain(evaluation: Evaluation) -> dict[str, Any]:
@@ -90,7 +95,15 @@ def read(folder: str | Path, table: Table) -> Results:
 
 
 def read_run(row: Row, workdir: Path) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """The entries and scores, by seed, of a run that was trained and evaluated."""
+    """The entries and scores, by seed, of a run that was trained and evaluated.
+
+    Raises:
+        ValueError: a run of another config than the row's.
+    """
+    different = _differences(row, (workdir / "config.json").read_text(encoding="utf-8"))
+    if different:
+        listing = "\n  ".join(different)
+        raise ValueError(f"{workdir} is no run of the row {row.name}; there / in the row:\n  {listing}")
     stem = evaluation_stem(row.evaluation.split, row.evaluation.tag)
     report = json.loads((workdir / f"{stem}.json").read_text(encoding="utf-8"))
     environment = json.loads((workdir / "environment.json").read_text(encoding="utf-8"))

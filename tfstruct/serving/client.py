@@ -1,5 +1,6 @@
 """Using an exported model with TensorFlow alone: no Keras, no TensorFlow Probability, no model code."""
 
+import difflib
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ def load(name: str | os.PathLike[str], *, version: int | None = None) -> "Loaded
         version: of several numbered versions; default the largest.
 
     Raises:
-        FileNotFoundError: nothing there; the message lists where it looked.
+        FileNotFoundError: nothing there; the message lists the near names (see `list_models`) and where it looked.
         DamagedBundleError: a file is not what was exported.
         ValueError: the folder's files are not a model of this library.
     """
@@ -64,7 +65,15 @@ def find(name: str | os.PathLike[str], *, version: int | None = None) -> Path:
         if numbers:
             return place / str(numbers[-1] if version is None else version)
     looked = ", ".join(str(place) for place in places)
-    raise FileNotFoundError(f"no exported model {str(name)!r}; looked for a {CARD_NAME} in {looked}")
+    near = difflib.get_close_matches(str(name), list_models(), n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(list_models()) or 'none'}."
+    raise FileNotFoundError(f"no exported model {str(name)!r}{hint} Looked for a {CARD_NAME} in {looked}")
+
+
+def list_models() -> list[str]:
+    """Returns the names, `<system>/<preset>`, of the exported models that `load` finds by name, sorted."""
+    cards = [card for root in roots() for card in root.glob(f"*/*/*/{CARD_NAME}") if card.parent.name.isdecimal()]
+    return sorted({f"{card.parents[2].name}/{card.parents[1].name}" for card in cards})
 
 
 def bundle_files(folder: Path) -> list[Path]:
