@@ -1,7 +1,7 @@
 """tfstruct: structured latent-variable models in TensorFlow.
 
-`tfstruct.load` opens an exported model, one of `tfstruct.list_models()` or a folder, and needs TensorFlow alone; the models and trainers that made it live
-in `tfstruct.models` and `tfstruct.trainers` and are imported only when asked for.
+`tfstruct.load` opens an exported model, one of `tfstruct.list_models()` or a folder, and needs TensorFlow alone; the
+models and trainers that made it live in `tfstruct.models` and `tfstruct.trainers` and are imported only when asked for.
 """
 
 from typing import Any

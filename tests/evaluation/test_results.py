@@ -130,5 +130,5 @@ def test_a_run_of_another_config_is_refused_by_name(tmp_path):
     (unit,) = units(TABLE, tmp_path, rows=["graph"], seeds=(0,))
     made_up_runs.write_training(TABLE.row("open"), unit.workdir)
     made_up_runs.write_evaluation(unit.row, unit.workdir)
-    with pytest.raises(ValueError, match=r"seed_0 is no run of the row graph; .*\n.*training.steps: 50 / 100"):
+    with pytest.raises(ValueError, match=r"(?s)seed_0 is no run of the row graph; .*training.steps: 50 / 100"):
         results_lib.read_run(unit.row, unit.workdir)
