@@ -168,7 +168,7 @@ class DirectedPosterior:
         held = self.head.logits_of(tf.stop_gradient(features), zeta, stopped=True)
         sides = zeta[..., : self.num_1], zeta[..., self.num_1 :]
         if self.name == "power":
-            log_prob = lambda logits: tf.reduce_sum(self.relaxation(logits).log_prob(zeta), axis=-1)  # noqa: E731
+            log_prob = lambda logits: tf.reduce_sum(self.relaxation(logits).log_density(zeta), axis=-1)  # noqa: E731
         else:
             log_prob = lambda logits: bernoulli_log_prob(logits, zeta)  # noqa: E731
         relaxation = self.relaxation(logits)
