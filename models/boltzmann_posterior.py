@@ -66,8 +66,8 @@ class MachinePosterior:
     mean-field bound, which is on average too small: the training bound that is shown is too low and its gradient,
     which takes the parameters of log q as fixed, does not see it.
 
-    Evaluation draws z by annealed importance sampling, from the machine's fields, and uses the weights: `log_posterior` is such that log weights
-    are unbiased for p(x) whatever the number of temperatures.
+    Evaluation draws z by annealed importance sampling, from the machine's fields, and uses the weights: `log_posterior`
+    is such that log weights are unbiased for p(x) whatever the number of temperatures.
 
     References:
         DVAE##, sections 3.2 and 4.1, algorithm 1.

@@ -156,7 +156,7 @@ def test_ten_thousand_temperatures_err_by_at_most_a_hundredth_of_a_nat_in_float3
     assert np.all(found.std_err < 0.005)
 
 
-# Bug seen: the logarithm of a mean of many numbers near 1, rounded to 1e-7, was added at every temperature: -0.0028 here.
+# Bug seen: the logarithm of a mean of many numbers near 1 was added at every temperature, rounded to 1e-7: here -0.003.
 def test_the_error_of_populations_does_not_grow_with_the_number_of_temperatures(rng):
     machine = twin.random_machine(rng, 3, 2, scale=0.7)
     options = {"num_temperatures": 100_000, "num_chains": 64, "num_populations": 4, "base": "uniform", "seed": KEY}

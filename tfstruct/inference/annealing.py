@@ -8,10 +8,12 @@ The path runs over inverse temperatures t / T, t = 0 .. T, from a factorial base
 
 A path can miss modes, and then neither the estimate nor its error shows it. From `biases` that happens where couplings
 dominate: with fields h and couplings J of spins the biases are 2 (h - row sums of J), and a machine without fields,
-whose modes come in pairs z and 1 - z of equal weight, starts at all zeros or at all ones. `uniform` and `fields` start in
-the middle. `tfstruct.evaluation.annealing_check` compares two bases. Side 2 is summed out of every density on the path, which costs nothing more than the matrix
-product that Gibbs sampling needs anyway and lowers the variance of the weights. All chains move together, as matrix
-products, in one loop that XLA does not unroll.
+whose modes come in pairs z and 1 - z of equal weight, starts at all zeros or at all ones. `uniform` and `fields` start
+in the middle. `tfstruct.evaluation.annealing_check` compares two bases.
+
+Side 2 is summed out of every density on the path, which costs nothing more than the matrix product that Gibbs sampling
+needs anyway and lowers the variance of the weights. All chains move together, as matrix products, in one loop that XLA
+does not unroll.
 """
 
 from collections.abc import Sequence
@@ -74,6 +76,7 @@ class _Path:
         if base not in BASES:
             raise ValueError(f"base must be one of {', '.join(BASES)}, found {base!r}")
         self.dtype, self.num_units, self.coupling = rbm.dtype, rbm.num_units, rbm.coupling
+
         # Every chain has its copy of the biases: with a broadcast beside the random numbers, XLA's code for them on a
         # CPU takes five times as long.
         def for_chains(biases: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:

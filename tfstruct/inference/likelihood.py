@@ -63,9 +63,9 @@ def estimate(
         chunk: samples computed at once; memory grows with it and not with K.
         self_normalised: for weighted draws of q(z | x_1), log weights log_prior - log_posterior up to a constant, the
             weighted mean of p(x_2 | z). With equal weights its logarithm is below log p(x_2 | x_1) on average; with
-            unequal ones it is that of a ratio of two means, consistent as K grows but above or below log p(x_2 | x_1) where
-            `effective_draws` is small. `std_err` is then by the delta method, and collapses to 0 where one draw has all the
-            weight. `elbo` is the weighted mean of log p(x_2 | z), `rate` is 0.
+            unequal ones it is that of a ratio of two means, consistent as K grows but above or below log p(x_2 | x_1)
+            where `effective_draws` is small. `std_err` is then by the delta method, and collapses to 0 where one draw
+            has all the weight. `elbo` is the weighted mean of log p(x_2 | z), `rate` is 0.
         circuit: of terms with leaves, [C, B, L]: the leaves' estimates go through it. The weights of different leaves
             must be independent given x. The effective sample size is then that of one weight whose relative variance
             is the estimate's, and may be below 1.
