@@ -20,7 +20,7 @@ def other(tmp_path):
 
 def test_other_data_are_scored_into_files_of_their_own(run, result, other):
     before = (run.folder.path / "evaluation.json").read_bytes()
-    found = report.evaluate(run, data=other, num_samples=3)
+    found = report.evaluate(run, data=other)
     assert (run.folder.path / "evaluation.json").read_bytes() == before
     written = json.loads((run.folder.path / "evaluation_file_none.json").read_text())
     assert written["data"] == found["data"]
@@ -33,7 +33,7 @@ def test_other_data_are_scored_into_files_of_their_own(run, result, other):
         assert np.abs(archive["log_prob"] - own).max() > 0.1
     workdirs = [run.folder.path]
     groups = [comparison.read_group("own", workdirs), comparison.read_group("other", workdirs, tag="file_none")]
-    with pytest.raises(ValueError, match=r"own and other do not compare: checksum .*num_samples"):
+    with pytest.raises(ValueError, match="own and other do not compare: checksum "):
         comparison.compare(groups)
 
 
