@@ -66,8 +66,8 @@ class MachinePosterior:
     mean-field bound, which is on average too small: the training bound that is shown is too low and its gradient,
     which takes the parameters of log q as fixed, does not see it.
 
-    Evaluation draws z by annealed importance sampling and uses the weights: `log_posterior` is such that log weights
-    are unbiased for p(x) whatever the number of temperatures.
+    Evaluation draws z by annealed importance sampling, from the machine's fields, and uses the weights: `log_posterior`
+    is such that log weights are unbiased for p(x) whatever the number of temperatures.
 
     References:
         DVAE##, sections 3.2 and 4.1, algorithm 1.
@@ -168,7 +168,7 @@ class DirectedPosterior:
         held = self.head.logits_of(tf.stop_gradient(features), zeta, stopped=True)
         sides = zeta[..., : self.num_1], zeta[..., self.num_1 :]
         if self.name == "power":
-            log_prob = lambda logits: tf.reduce_sum(self.relaxation(logits).log_prob(zeta), axis=-1)  # noqa: E731
+            log_prob = lambda logits: tf.reduce_sum(self.relaxation(logits).log_density(zeta), axis=-1)  # noqa: E731
         else:
             log_prob = lambda logits: bernoulli_log_prob(logits, zeta)  # noqa: E731
         relaxation = self.relaxation(logits)

@@ -248,7 +248,8 @@ class BoltzmannVAE(System):
             return {}
         num_temperatures, num_chains = settings["prior_temperatures"], settings["prior_chains"]
         machine = self.prior.machine()
-        key = random.fold_in(random.key(seed), random.EVALUATION)
+        # Not the purpose EVALUATION: row r of the held-out set has that key folded with r.
+        key = random.fold_in(random.key(seed), random.PRIOR_ANNEALING)
         log_partition, std_err, upper, upper_std_err, chains = self._estimate_partition(
             machine.bias_1,
             machine.bias_2,

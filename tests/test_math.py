@@ -89,3 +89,21 @@ def test_the_standard_error_is_that_of_the_mean():
     assert mean == 3.0
     assert error == pytest.approx(np.sqrt(7.0 / 3.0), rel=1e-14)
     assert np.isnan(math.mean_and_std_err(np.array([1.0]))[1])
+
+
+def test_the_log_mean_of_ratios_near_one_keeps_what_a_logarithm_of_the_count_rounds_away():
+    log_ratios = (1e-6 * np.random.default_rng(17).normal(size=[3, 125])).astype(np.float32)
+    expected = np.log(np.mean(np.exp(log_ratios.astype(np.float64)), axis=-1))
+    np.testing.assert_allclose(math.log_mean_ratio(tf.constant(log_ratios)), expected, atol=1e-12)
+    wide = np.array([[-700.0, 3.0, 5.0], [80.0, 80.0, 80.0]], np.float32)
+    np.testing.assert_allclose(math.log_mean_ratio(tf.constant(wide)), math.log_mean_exp(wide, axis=-1), rtol=1e-6)
+
+
+def test_a_compensated_sum_is_as_exact_as_its_result():
+    total, lost = tf.constant(100.0), tf.constant(0.0)
+    plain = total
+    for _ in range(2_000):
+        total, lost = math.compensated_add(total, lost, tf.constant(1.3e-5))
+        plain += 1.3e-5
+    assert abs(float(total) - 100.026) < 8e-6  # one unit of rounding
+    assert abs(float(plain) - 100.026) > 1e-3

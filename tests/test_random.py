@@ -251,7 +251,10 @@ def test_permutation_puts_every_element_first_equally_often():
 
 
 def test_keys_of_different_uses_are_never_the_same():
-    purposes = (random.TRAINING_STEP, random.DATA_ORDER, random.EVALUATION, random.SERVING)
+    purposes = (
+        random.TRAINING_STEP, random.DATA_ORDER, random.EVALUATION, random.SERVING, random.CHAINS,
+        random.PRIOR_ANNEALING, random.DIAGNOSTICS,
+    )  # fmt: skip
     streams = [random.fold_in(random.fold_in(random.key(0), purpose), np.arange(2000)) for purpose in purposes]
     words = np.concatenate([stream.numpy() for stream in streams] + [random.fold_in(random.key(0), np.arange(9))])
     assert len(np.unique(words, axis=0)) == len(words)

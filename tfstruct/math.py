@@ -27,6 +27,26 @@ def log_mean_exp(values: tf.Tensor, axis: int = 0) -> tf.Tensor:
     return logsumexp(values, axis) - tf.math.log(count)
 
 
+def log_mean_ratio(log_ratios: tf.Tensor, axis: int = -1) -> tf.Tensor:
+    """The same as `log_mean_exp` for finite values near 0, without the rounding of the logarithm of their number."""
+    largest = tf.reduce_max(log_ratios, axis=axis, keepdims=True)
+    mean = tf.reduce_mean(tf.math.expm1(log_ratios - largest), axis=axis)
+    return tf.math.log1p(mean) + tf.squeeze(largest, axis=axis)
+
+
+def compensated_add(total: tf.Tensor, lost: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Adds a value to a running sum; returns the sum and what rounding has lost of it, which the next call adds.
+
+    The error of a sum then does not grow with the number of its terms.
+
+    References:
+        Kahan, Further Remarks on Reducing Truncation Errors, 1965.
+    """
+    value += lost
+    result = total + value
+    return result, value - (result - total)
+
+
 def mean_and_std_err(values: np.ndarray) -> tuple[float, float]:
     """The mean of a NumPy vector and the standard error of that mean, in float64; NaN for the error of one value."""
     values = np.asarray(values, np.float64)

@@ -24,7 +24,7 @@ _WORD = 0xFFFFFFFF
 _CELL = 2.0**-23  # width of the cells whose middles `uniform` returns
 
 # What a seed's keys are for. Every use derives its keys below one of these, so that no two uses share numbers.
-TRAINING_STEP, DATA_ORDER, EVALUATION, SERVING, CHAINS = range(1, 6)
+TRAINING_STEP, DATA_ORDER, EVALUATION, SERVING, CHAINS, PRIOR_ANNEALING, DIAGNOSTICS = range(1, 8)
 
 ArrayLike = Any
 Key = Any

@@ -14,14 +14,24 @@ _SET = flags.DEFINE_multi_string("set", [], "Changes a setting of the evaluation
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the importance samples.", lower_bound=0)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
 _TAG = flags.DEFINE_string("tag", "", "Ends the names of the files written, to keep several evaluations of a split.")
+_DATA = flags.DEFINE_string("data", None, "Score another data set, name/variant, such as binarized_mnist/static.")
+_OTHER_VARIANT = flags.DEFINE_bool("allow_other_variant", False, "With --data: also rows made in another way.")
+_EDGES = flags.DEFINE_bool("edges", False, "Measure what each edge of a Graph VAE is worth by flipping it.")
+_EDGE_SAMPLES = flags.DEFINE_integer("edge_samples", 100, "Importance samples for --edges.", lower_bound=1)
+_EDGE_IMAGES = flags.DEFINE_integer("edge_images", 1_000, "Rows for --edges, from the front.", lower_bound=2)
 _PICTURES = flags.DEFINE_bool("pictures", True, "Draw structure, samples, reconstructions and curves.")
 
 
 def main() -> None:
     """Scores, writes evaluation.json and the pictures, prints one line."""
-    from tfstruct.evaluation import pictures, report
+    from tfstruct.evaluation import other_data, pictures, report
 
     run = report.TrainedRun(_WORKDIR.value, data_dir=_DATA_DIR.value)
+    data = None
+    if _DATA.value is not None:
+        data = other_data.load(
+            run.config, _DATA.value, data_dir=_DATA_DIR.value, allow_other_variant=_OTHER_VARIANT.value
+        )
     result = report.evaluate(
         run,
         split=_SPLIT.value,
@@ -32,8 +42,14 @@ def main() -> None:
         seed=_SEED.value,
         tag=_TAG.value,
         overrides=_SET.value,
+        data=data,
+        edges=_EDGES.value,
+        edge_samples=_EDGE_SAMPLES.value,
+        edge_images=_EDGE_IMAGES.value,
     )
     print(report.summary_line(result))
+    for line in report.edge_lines(result):
+        print(line)
     for flag in result["flags"]:
         print(f"FLAGGED {flag}")
     if _PICTURES.value:

@@ -220,7 +220,7 @@ def test_the_power_density_integrates_to_one_but_for_what_lies_within_the_guards
     edge = special.logit(relaxed_bernoulli._GUARD)
     y = np.linspace(edge, -edge, 40_001)[:, np.newaxis]  # zeta = sigmoid(y) takes the poles at 0 and 1 away
     zeta = special.expit(y)
-    density = np.exp(Power(LOGITS, sharpness).log_prob(zeta).numpy()) * zeta * special.expit(-y)
+    density = np.exp(Power(LOGITS, sharpness).log_density(zeta).numpy()) * zeta * special.expit(-y)
     ends = [_power_cdf(end, PROBS, sharpness) for end in (zeta[0], zeta[-1])]
     np.testing.assert_allclose(np.trapezoid(density, y, axis=0), ends[1] - ends[0], rtol=1e-6)
     if sharpness <= 2.0:
@@ -266,3 +266,29 @@ def test_the_power_density_is_the_mixture_of_its_components(rng):
     np.testing.assert_allclose(second, (1.0 - zeta) ** (-2.0 / 3.0) / 3.0, rtol=1e-12)
     expected = np.log((1.0 - PROBS) * first + PROBS * second)
     np.testing.assert_allclose(power.log_prob(zeta), expected, rtol=1e-10)
+    np.testing.assert_array_equal(power.log_density(zeta), power.log_prob(zeta))
+
+
+# Bug seen: at a sharpness of 30 the density summed to 0.435, for the rest of the samples are at the two ends.
+@SHARPNESS
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_density_and_probabilities_at_both_ends_sum_to_one(sharpness, dtype):
+    guard = relaxed_bernoulli._GUARD
+    power = Power(tf.constant(LOGITS, dtype), sharpness)
+    edge = special.logit(2.0 * guard if dtype == tf.float32 else guard * (1.0 + 1e-9))
+    y = np.linspace(edge, -edge, 40_001)[:, np.newaxis]
+    zeta = special.expit(y)
+    density = np.exp(power.log_prob(tf.constant(zeta, dtype)).numpy().astype(np.float64)) * zeta * special.expit(-y)
+    ends = np.exp(power.log_prob(tf.constant([[0.0], [1.0]], dtype)).numpy().astype(np.float64))
+    total = np.trapezoid(density, y, axis=0) + ends.sum(axis=0)
+    np.testing.assert_allclose(total, 1.0, atol=0.02 if dtype == tf.float32 else 1e-6)
+    # The ends hold as many samples as they say.
+    samples = _on_grid(Power, sharpness)
+    np.testing.assert_allclose(np.mean(samples <= guard, axis=0), ends[0], atol=3.0 / NUM)
+    np.testing.assert_allclose(np.mean(samples >= 1.0 - guard, axis=0), ends[1], atol=3.0 / NUM)
+
+
+def test_the_power_relaxation_is_nowhere_but_between_zero_and_one():
+    outside = Power(LOGITS, 30.0).log_prob(np.array([[-1e-3], [1.001], [-5.0]]))
+    np.testing.assert_array_equal(outside, np.full([3, len(LOGITS)], -np.inf))
+    assert np.all(np.isfinite(Power(LOGITS, 30.0).log_prob(np.array([[0.0], [1e-7], [0.5], [1.0]]))))

@@ -16,6 +16,9 @@ from tfstruct.training.workdir import Workdir
 REPLICA_KEYS = {
     "seed", "best_step", "validation_bound", "log_likelihood", "std_err", "bits_per_dim", "elbo", "elbo_std_err",
     "rate", "distortion", "effective_sample_size", "flags",
+    "rate_quantiles", "negative_elbo_quantiles", "runaway_images", "images_with_few_samples",
+    # of a Graph VAE
+    "active_units", "units_per_node", "node_rates",
     # of a learned structure
     "edge_probabilities", "open_edges", "possible_edges", "largest_gate_uncertainty",
 }  # fmt: skip
@@ -39,7 +42,9 @@ def test_the_file_is_strict_json_with_exactly_the_keys_of_the_schema(run, result
     text = (run.folder.path / "evaluation.json").read_text()
     written = json.loads(text, parse_constant=refuse)
     assert set(written) == KEYS
-    assert set(written["data"]) == {"name", "variant", "split", "images", "checksum", "description"}
+    assert set(written["data"]) == {
+        "name", "variant", "split", "images", "checksum", "description", "trained_on",
+    }  # fmt: skip
     assert len(written["replicas"]) == 2
     for replica in written["replicas"]:
         assert set(replica) == REPLICA_KEYS

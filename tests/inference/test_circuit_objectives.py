@@ -209,7 +209,11 @@ def test_the_standard_error_is_the_spread_of_estimates():
 
 def test_the_effective_sample_size_is_that_of_one_weight_with_the_same_relative_variance():
     found = _estimate(5, 50, 50)
-    relative = np.square(found.std_err) * 49 / 50
+    keys = random.fold_in(random.key(3), tf.range(5))
+    weights = np.exp(_weights_of(random.sample_keys(keys, 50)).log_likelihood.numpy().astype(float))
+    mean = weights.mean(axis=0)
+    used = _circuit(dtype=tf.float64).leaf_posterior(tf.constant(np.log(mean))).numpy()
+    relative = np.sum(np.square(used) * weights.var(axis=0) / np.square(mean), axis=-1) / 50
     np.testing.assert_allclose(found.effective_sample_size, 1.0 / (relative + 1.0 / 50), rtol=1e-4)
 
 

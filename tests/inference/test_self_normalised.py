@@ -60,6 +60,7 @@ def test_the_estimate_is_numpys_weighted_mean(chunk):
     np.testing.assert_array_equal(found.rate, 0.0)
     both = np.exp(log_likelihood + log_weight - (log_likelihood + log_weight).max(axis=0))
     np.testing.assert_allclose(found.effective_sample_size, both.sum(axis=0) ** 2 / (both**2).sum(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(found.effective_draws, 1.0 / np.sum(np.square(share), axis=0), rtol=1e-4)
     # The delta method for a ratio of two means.
     ratio = both / both.mean(axis=0) - share * K
     np.testing.assert_allclose(found.std_err, ratio.std(axis=0, ddof=1) / np.sqrt(K), rtol=2e-3)

@@ -8,6 +8,8 @@ from tests.reference import boltzmann_vae as small
 from tests.reference.boltzmann import Machine, random_machine
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
+from tfstruct.functional import Functional
+from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.layers.boltzmann import BoltzmannPrior
 from tfstruct.models import boltzmann_prior
 
@@ -195,3 +197,31 @@ def test_prepare_evaluation_assigns_log_z_and_chains_and_reports_them(rng, eager
     assert system.prepare_evaluation(settings) == report
     np.testing.assert_array_equal(system.prior.chains, chains)
     assert system.prepare_evaluation(settings, seed=1)["prior_log_partition"] != report["prior_log_partition"]
+
+
+# Bug seen: the prior's chains were annealed with the keys of the first four observations.
+def test_the_prior_is_annealed_with_keys_that_no_observation_has(rng, eagerly, monkeypatch):
+    system, drawn, scored = small.build(rng), [], []
+    uniform = random.uniform
+
+    def recording(key, *arguments):
+        drawn.append(np.asarray(key).reshape(-1, 2))
+        return uniform(key, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(random, "uniform", recording)
+        system.prepare_evaluation({"prior_temperatures": 2, "prior_chains": 4}, seed=3)
+    scorer = HeldOutScorer(system, num_samples=2, batch_size=5, chunk=2, compiler="graph")
+    estimate = scorer._estimate
+    scorer._estimate = lambda *arguments: (scored.append(np.asarray(arguments[3])), estimate(*arguments))[1]
+    functional = Functional(system)
+    scorer(functional.parameters.values(), functional.statistics.values(), small.images(rng, 5), seed=3)
+    (row_keys,) = scored
+    # Whatever is derived from a row's key is drawn for that row.
+    with monkeypatch.context() as patch:
+        folded, fold_in = [], random.fold_in
+        patch.setattr(random, "fold_in", lambda key, data: (folded.append(np.asarray(key)), fold_in(key, data))[1])
+        system.prepare_evaluation({"prior_temperatures": 2, "prior_chains": 4}, seed=3)
+    used = {key.tobytes() for keys in (*drawn, *folded) for key in keys.reshape(-1, 2)}
+    assert len(used) > 10
+    assert not used & {key.tobytes() for key in row_keys}

@@ -128,7 +128,7 @@ def _anneal(
 
 
 def annealed(
-    rbm: RestrictedBoltzmannMachine, key: tf.Tensor, *, num_temperatures: int, num_chains: int, base: str = "biases"
+    rbm: RestrictedBoltzmannMachine, key: tf.Tensor, *, num_temperatures: int, num_chains: int, base: str = "fields"
 ) -> annealing.AnnealedSamples:
     """Annealed samples as of `tfstruct.inference.annealing.annealed_samples`, compiled: [C, B] of a batch [B]."""
     anneal = compiled(_anneal, num_temperatures=num_temperatures, num_chains=num_chains, base=base)

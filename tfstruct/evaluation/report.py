@@ -1,10 +1,12 @@
 """One evaluation and one schema for all systems: `evaluation.json`."""
 
+import json
 import os
 import re
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -12,11 +14,13 @@ import numpy as np
 
 from tfstruct import config as config_lib
 from tfstruct.data import datasets, variants
-from tfstruct.evaluation import plausibility
+from tfstruct.evaluation import annealing_check, plausibility, structure
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
 from tfstruct.math import bits_per_dim
 from tfstruct.models import registry
+from tfstruct.models.boltzmann_vae import BoltzmannVAE
+from tfstruct.models.graph_vae import GraphVAE
 from tfstruct.models.settings import check_annealing
 from tfstruct.models.system import System
 from tfstruct.training.checkpoint import replacing, write_json
@@ -24,9 +28,8 @@ from tfstruct.training.data import load_data
 from tfstruct.training.settings import resolve_compiler
 from tfstruct.training.workdir import TrainedWeights, Workdir, environment
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _PREPARATION = ("prior_temperatures", "prior_chains", "posterior_temperatures")
-_DECIDED = 0.1  # a gate nearer than this to 0 or 1 counts as decided
 
 
 class TrainedRun:
@@ -102,6 +105,10 @@ def evaluate(
     seed: int = 0,
     tag: str = "",
     overrides: Sequence[str] = (),
+    data: datasets.Dataset | None = None,
+    edges: bool = False,
+    edge_samples: int = 100,
+    edge_images: int = 1_000,
 ) -> dict[str, Any]:
     """Scores a split with the best weights of every replica; writes evaluation.json and the scores of each image.
 
@@ -115,15 +122,27 @@ def evaluate(
         seed: of the importance samples.
         tag: keeps evaluations of one split, by other numbers of samples say, in files of their own.
         overrides: `evaluation.key=value` for settings that are no argument here.
+        data: what to score in place of the run's own data (see `other_data.load`); without a tag its files are named
+            after it.
+        edges: whether to measure what each edge of a Graph VAE is worth (see `structure.edge_effects`).
+        edge_samples: importance samples for that.
+        edge_images: number of images for that, from the front of the split; all where there are fewer.
 
     Returns:
         What was written to `evaluation.json` (other splits: `evaluation_<split>.json`; a tag comes last).
 
     Raises:
-        ValueError: an unknown split, a bad tag, or numbers below what is possible.
+        ValueError: an unknown split, a bad tag or one of an evaluation of other data, edges of a model that has none,
+            or numbers below what is possible.
     """
+    data = run.data if data is None else data
+    if not tag and data.checksum != run.data.checksum:
+        tag = f"{data.name}_{data.variant}"
     stem = evaluation_stem(split, tag)
-    options, data = evaluation_settings(run.config, overrides), run.data
+    _check_same_data(run.folder.path / f"{stem}.json", data)
+    if edges and not (isinstance(run.model, GraphVAE) and run.model.gates.edges):
+        raise ValueError(f"edges must be those of a Graph VAE with possible edges, found a run of {run.config.preset}")
+    options = evaluation_settings(run.config, overrides)
     num_samples = options.num_samples if num_samples is None else num_samples
     batch_size = options.batch_size if batch_size is None else batch_size
     chunk = options.chunk if chunk is None else chunk
@@ -144,6 +163,19 @@ def evaluate(
         compiler=resolve_compiler(run.config),
         terms_options=run.model.terms_options(options),
     )
+    edge_scorer = None
+    if edges:
+        edge_rows = rows[:edge_images]
+        edge_scorer = HeldOutScorer(
+            run.model,
+            num_samples=edge_samples,
+            batch_size=min(batch_size, len(edge_rows)),
+            chunk=chunk,
+            compiler=resolve_compiler(run.config),
+        )
+    latent_use = None
+    if isinstance(run.model, GraphVAE):
+        latent_use = structure.LatentUse(run.model, batch_size=scorer.batch_size)
     replicas, log_probs = [], []
     for replica in range(run.num_replicas):
         parameters = run.weights.parameters[replica]
@@ -152,8 +184,20 @@ def evaluate(
         )
         estimate = scorer(parameters, statistics, rows, seed=seed)
         log_probs.append(estimate.log_prob)
-        prepared = {name: _finite(value) for name, value in prepared.items()}
-        replicas.append(_replica_report(run, replica, scorer.summarise(estimate)) | prepared)
+        report = _replica_report(run, data, replica, scorer.summarise(estimate))
+        spread, flags = plausibility.over_images(estimate, num_samples)
+        report |= spread | prepared
+        run.use(replica)
+        if latent_use is not None:
+            report |= latent_use(rows, seed=seed)
+        if isinstance(run.model, BoltzmannVAE):
+            scorer.functional.assign(parameters, statistics)
+            checked, annealing_flags = annealing_check.check(run.model, rows, options, prepared, seed=seed)
+            report, flags = report | checked, flags + annealing_flags
+        if edge_scorer is not None:
+            report["edge_effects"] = structure.edge_effects(edge_scorer, parameters, statistics, edge_rows, seed=seed)
+        report["flags"] += flags
+        replicas.append(_finite(report))
     result = {
         "schema_version": SCHEMA_VERSION,
         "system": run.config.system,
@@ -165,6 +209,11 @@ def evaluate(
             "images": len(rows),
             "checksum": data.checksum,
             "description": data.description,
+            "trained_on": {
+                "name": run.data.name,
+                "variant": run.data.variant,
+                "checksum": run.data.checksum,
+            },
         },
         "num_samples": num_samples,
         "settings": {name: value for name, value in options.items() if name in _PREPARATION},
@@ -215,8 +264,20 @@ def evaluation_rows(data: datasets.Dataset, split: str) -> np.ndarray:
     return data.split(split)
 
 
-def _replica_report(run: TrainedRun, replica: int, summary: Any) -> dict[str, Any]:
-    data, config = run.data, run.config
+def _check_same_data(path: Path, data: datasets.Dataset) -> None:
+    """Raises ValueError for an evaluation of other data that would be overwritten."""
+    if not path.exists():
+        return
+    found = json.loads(path.read_text(encoding="utf-8")).get("data", {})
+    if found.get("checksum", data.checksum) != data.checksum:
+        raise ValueError(
+            f"tag must not be that of an evaluation of other data, found {path.name} of {found['name']}/"
+            f"{found['variant']}; give --tag another name"
+        )
+
+
+def _replica_report(run: TrainedRun, data: datasets.Dataset, replica: int, summary: Any) -> dict[str, Any]:
+    config = run.config
     offset = None if run.model.is_conditional else data.bits_per_dim_offset
     bits = None if offset is None else bits_per_dim(summary.log_likelihood, data.dims, offset)
     report = {
@@ -238,26 +299,30 @@ def _replica_report(run: TrainedRun, replica: int, summary: Any) -> dict[str, An
             num_samples=summary.num_samples,
             effective_sample_size=summary.effective_sample_size,
             bits_per_dim=bits,
-        )
-        if not run.model.is_conditional
-        else [],
+            is_conditional=run.model.is_conditional,
+        ),
     }
-    structure = run.structure(replica)
-    uncertainty = structure.get("largest_gate_uncertainty", 0.0)
-    if uncertainty > _DECIDED:
+    gates = run.structure(replica)
+    uncertainty = gates.get("largest_gate_uncertainty", 0.0)
+    if uncertainty > structure.DECIDED:
         report["flags"].append(
-            f"undecided: a gate has probability {uncertainty:.2f} of being the other way; evaluation rounds it"
+            f"undecided: a gate has probability {uncertainty:.2f} of being the other way; evaluation rounds it, "
+            "and with --edges also averages over it"
         )
-    uncertainty = structure.get("largest_gate_uncertainty_when_fixed", 0.0)
-    if uncertainty > _DECIDED:
+    uncertainty = gates.get("largest_gate_uncertainty_when_fixed", 0.0)
+    if uncertainty > structure.DECIDED:
         report["flags"].append(
             f"undecided: a gate had probability {uncertainty:.2f} of being the other way when it was rounded and fixed"
         )
-    return {name: _finite(value) for name, value in report.items()} | structure
+    return report | gates
 
 
 def _finite(value: Any) -> Any:
-    """Strict JSON has no infinities: they are written as text."""
+    """Strict JSON has no infinities: they are written as text, also inside lists and dictionaries."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
     return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
@@ -282,9 +347,33 @@ def summary_line(result: dict[str, Any]) -> str:
     else:
         spread = f"{float(result['replicas'][0]['std_err']):.2f} (standard error over images)"
     bits = f", {mean['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in mean else ""
+    largest = max(float(replica["rate_quantiles"]["1.0"]) for replica in result["replicas"])
     quantity = "log-likelihood" if result["target"] == "log p(x)" else result["target"]
     return (
         f"{data['name']} ({data['variant']}), {data['split']} split, {data['images']} images, "
         f"K={result['num_samples']}: {quantity} {mean['log_likelihood']:.2f} +- {spread} nats{bits}; "
-        f"ELBO {mean['elbo']:.2f}, rate {mean['rate']:.2f}, distortion {mean['distortion']:.2f}"
+        f"ELBO {mean['elbo']:.2f}, rate {mean['rate']:.2f} (largest {largest:.0f}), "
+        f"distortion {mean['distortion']:.2f}"
     )
+
+
+def edge_lines(result: dict[str, Any]) -> list[str]:
+    """Returns what the edges of each replica are worth, a line each, for people; none where it was not measured."""
+    lines = []
+    for replica in result["replicas"]:
+        effects = replica.get("edge_effects")
+        if effects is None:
+            continue
+        lines.append(
+            f"seed {replica['seed']}, edges flipped one at a time ({effects['images']} images, K="
+            f"{effects['num_samples']}), change of the log-likelihood:"
+        )
+        named = [
+            (f"{'close' if edge['is_open'] else 'open'} {edge['parent']} -> {edge['child']}", edge)
+            for edge in effects["edges"]
+        ]
+        named += [("open all", effects["all_open"]), ("close all", effects["all_closed"])]
+        if effects["undecided"] is not None:
+            named.append((f"average over {len(effects['undecided']['edges'])} undecided", effects["undecided"]))
+        lines += [f"  {name}: {float(part['change']):.3f} +- {float(part['std_err']):.3f} nats" for name, part in named]
+    return lines

@@ -1,22 +1,33 @@
 """Partition functions of restricted Boltzmann machines by annealing, with error bars and samples.
 
-The path runs over inverse temperatures t / T, t = 0 .. T, from a base whose partition function is known: `uniform`
-(the whole energy is scaled) or `biases` (the couplings are, so that the base is the factorial distribution of the
-machine's own biases). Side 2 is summed out of every density on the path, which costs nothing more than the matrix
-product that Gibbs sampling needs anyway and lowers the variance of the weights. All chains move together, as matrix
-products, in one loop that XLA does not unroll.
+The path runs over inverse temperatures t / T, t = 0 .. T, from a factorial base whose partition function is known:
+
+* `uniform`: fair coins; the whole energy is scaled.
+* `fields`: the machine without the couplings of its spins s = 2 z - 1, which are scaled; its fields stay.
+* `biases`: the machine without the couplings of its units z in {0, 1}, which are scaled; its biases stay.
+
+A path can miss modes, and then neither the estimate nor its error shows it. From `biases` that happens where couplings
+dominate: with fields h and couplings J of spins the biases are 2 (h - row sums of J), and a machine without fields,
+whose modes come in pairs z and 1 - z of equal weight, starts at all zeros or at all ones. `uniform` and `fields` start
+in the middle. `tfstruct.evaluation.annealing_check` compares two bases.
+
+Side 2 is summed out of every density on the path, which costs nothing more than the matrix product that Gibbs sampling
+needs anyway and lowers the variance of the weights. All chains move together, as matrix products, in one loop that XLA
+does not unroll.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfstruct import random
+from tfstruct.distributions import bilinear
 from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
 from tfstruct.inference.gibbs import bernoulli
-from tfstruct.math import log_mean_exp
+from tfstruct.math import compensated_add, log_mean_exp, log_mean_ratio
 
-BASES = ("biases", "uniform")
+BASES = ("uniform", "fields", "biases")
 METHODS = ("forward", "reverse", "population")
 
 
@@ -64,51 +75,71 @@ class _Path:
     def __init__(self, rbm: RestrictedBoltzmannMachine, base: str, leading: tf.Tensor) -> None:
         if base not in BASES:
             raise ValueError(f"base must be one of {', '.join(BASES)}, found {base!r}")
-        self.scales_biases = base == "uniform"
         self.dtype, self.num_units, self.coupling = rbm.dtype, rbm.num_units, rbm.coupling
+
         # Every chain has its copy of the biases: with a broadcast beside the random numbers, XLA's code for them on a
         # CPU takes five times as long.
-        self.bias_1, self.bias_2 = (
-            bias[..., tf.newaxis, :] + tf.zeros(tf.concat([leading, [size]], axis=0), rbm.dtype)
-            for bias, size in zip((rbm.bias_1, rbm.bias_2), rbm.num_units, strict=True)
-        )
+        def for_chains(biases: Sequence[tf.Tensor]) -> tuple[tf.Tensor, ...]:
+            return tuple(
+                bias[..., tf.newaxis, :] + tf.zeros(tf.concat([leading, [size]], axis=0), rbm.dtype)
+                for bias, size in zip(biases, rbm.num_units, strict=True)
+            )
 
-    def _bias(self, bias: tf.Tensor, inverse_temperature: tf.Tensor) -> tf.Tensor:
-        return inverse_temperature * bias if self.scales_biases else bias
+        biases = rbm.bias_1, rbm.bias_2
+        base_biases = _base_biases(rbm, base)
+        self.base_biases = for_chains(base_biases)
+        # What is added to the biases along the path, in proportion to the inverse temperature.
+        self.changes = None
+        if base != "biases":
+            self.changes = for_chains([bias - start for bias, start in zip(biases, base_biases, strict=True)])
+
+    def _bias(self, side: int, inverse_temperature: tf.Tensor) -> tf.Tensor:
+        if self.changes is None:
+            return self.base_biases[side]
+        return self.base_biases[side] + inverse_temperature * self.changes[side]
 
     def start(self, seed: tf.Tensor) -> tf.Tensor:
         """Exact draws of the base's side 1, [..., C, V]."""
-        return bernoulli(self._bias(self.bias_1, tf.constant(0.0, self.dtype)), seed)
+        return bernoulli(self.base_biases[0], seed)
 
     def log_base(self) -> tf.Tensor:
         """Log partition function of the base, for every chain: [..., C]."""
-        zero = tf.constant(0.0, self.dtype)
-        sides = (self._bias(self.bias_1, zero), self._bias(self.bias_2, zero))
-        return sum(tf.reduce_sum(tf.nn.softplus(side), axis=-1) for side in sides)
+        return sum(tf.reduce_sum(tf.nn.softplus(bias), axis=-1) for bias in self.base_biases)
 
     def input_2(self, z_1: tf.Tensor) -> tf.Tensor:
         return tf.matmul(z_1, self.coupling)
 
     def log_ratio(self, z_1: tf.Tensor, said: tf.Tensor, later: tf.Tensor, earlier: tf.Tensor) -> tf.Tensor:
         """Log of the ratio of the densities at two inverse temperatures, side 2 summed out; `said` is input_2(z_1)."""
-        softplus = [tf.nn.softplus(self._bias(self.bias_2, at) + at * said) for at in (later, earlier)]
+        softplus = [tf.nn.softplus(self._bias(1, at) + at * said) for at in (later, earlier)]
         # Unit by unit, so that small differences of large sums are not rounded away.
         result = tf.reduce_sum(softplus[0] - softplus[1], axis=-1)
-        if self.scales_biases:
-            result += (later - earlier) * tf.reduce_sum(self.bias_1 * z_1, axis=-1)
+        if self.changes is not None:
+            result += (later - earlier) * tf.reduce_sum(self.changes[0] * z_1, axis=-1)
         return result
 
     def draw_2(self, said: tf.Tensor, at: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return bernoulli(self._bias(self.bias_2, at) + at * said, seed)
+        return bernoulli(self._bias(1, at) + at * said, seed)
 
     def draw_1(self, z_2: tf.Tensor, at: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         product = tf.matmul(z_2, self.coupling, transpose_b=True)
-        return bernoulli(self._bias(self.bias_1, at) + at * product, seed)
+        return bernoulli(self._bias(0, at) + at * product, seed)
 
     def sweep(self, said: tf.Tensor, at: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """A Gibbs sweep of side 1 at an inverse temperature; reversible, once side 2 is summed out."""
         key_2, key_1 = random.split(seed)
         return self.draw_1(self.draw_2(said, at, key_2), at, key_1)
+
+
+def _base_biases(rbm: RestrictedBoltzmannMachine, base: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """Biases of the units z of a base, [..., V] and [..., H]."""
+    if base == "uniform":
+        return tf.zeros_like(rbm.bias_1), tf.zeros_like(rbm.bias_2)
+    if base == "biases":
+        return rbm.bias_1, rbm.bias_2
+    # The couplings z_1' W z_2 are those of spins and half the row and column sums as biases.
+    rows, columns = bilinear.row_and_column_sums(rbm.coupling)
+    return rbm.bias_1 + 0.5 * rows, rbm.bias_2 + 0.5 * columns
 
 
 def _check(num_temperatures: int, num_chains: int | None = None) -> None:
@@ -145,7 +176,7 @@ def annealed_samples(
     num_temperatures: int,
     seed: Any,
     num_chains: int | None = None,
-    base: str = "biases",
+    base: str = "fields",
 ) -> AnnealedSamples:
     """Annealed importance sampling from the base to the machine.
 
@@ -154,7 +185,7 @@ def annealed_samples(
         num_temperatures: T, steps from the base to the machine.
         seed: a key [2]; or a key for each chain, [C, ..., 2]: then a chain depends on its own key alone.
         num_chains: C, with one key; not given with a key for each chain.
-        base: `biases` or `uniform`.
+        base: `uniform`, `fields` or `biases`, see above.
 
     Raises:
         ValueError: numbers below 1, an unknown base, or keys of another shape.
@@ -178,17 +209,17 @@ def annealed_samples(
     start_key, path_key, end_key = random.split(seed, 3)
     z_1, log_weights = path.start(start_key), path.log_base()
 
-    def body(index: tf.Tensor, z_1: tf.Tensor, said: tf.Tensor, log_weights: tf.Tensor) -> tuple:
+    def body(index: tf.Tensor, z_1: tf.Tensor, said: tf.Tensor, log_weights: tf.Tensor, lost: tf.Tensor) -> tuple:
         earlier, later = _at(index, num_temperatures, rbm.dtype), _at(index + 1, num_temperatures, rbm.dtype)
-        log_weights += path.log_ratio(z_1, said, later, earlier)
+        log_weights, lost = compensated_add(log_weights, lost, path.log_ratio(z_1, said, later, earlier))
         key = random.fold_in(path_key, tf.fill(tf.shape(path_key)[:-1], index))
         z_1 = path.sweep(said, later, key)
-        return index + 1, z_1, path.input_2(z_1), log_weights
+        return index + 1, z_1, path.input_2(z_1), log_weights, lost
 
-    _, z_1, said, log_weights = tf.while_loop(
+    _, z_1, said, log_weights, _ = tf.while_loop(
         lambda index, *_: index < num_temperatures,
         body,
-        (tf.constant(0), z_1, path.input_2(z_1), log_weights),
+        (tf.constant(0), z_1, path.input_2(z_1), log_weights, tf.zeros_like(log_weights)),
         maximum_iterations=num_temperatures,
     )
     z_2 = path.draw_2(said, tf.constant(1.0, rbm.dtype), end_key)
@@ -201,7 +232,7 @@ def log_partition(
     *,
     num_temperatures: int = 1_000,
     num_chains: int = 1_000,
-    base: str = "biases",
+    base: str = "fields",
     method: str = "forward",
     initial: tf.Tensor | None = None,
     num_populations: int = 8,
@@ -218,7 +249,7 @@ def log_partition(
         rbm: the machine(s), with batch [...].
         num_temperatures: T.
         num_chains: C; for `reverse` that of `initial`.
-        base: `biases` or `uniform`.
+        base: `uniform`, `fields` or `biases`, see above.
         method: `forward`, `reverse` or `population`.
         initial: states of side 1 that `reverse` starts from, [C, ..., V].
         num_populations: of `population`; the standard error is that over them.
@@ -271,17 +302,18 @@ def _reverse(
     path = _Path(rbm, base, tf.shape(z_1)[:-1])
     path_key, end_key = random.split(tf.convert_to_tensor(seed, tf.uint32))
 
-    def body(index: tf.Tensor, z_1: tf.Tensor, log_weights: tf.Tensor) -> tuple:
+    def body(index: tf.Tensor, z_1: tf.Tensor, log_weights: tf.Tensor, lost: tf.Tensor) -> tuple:
         later = _at(num_temperatures - index, num_temperatures, rbm.dtype)
         earlier = _at(num_temperatures - index - 1, num_temperatures, rbm.dtype)
         z_1 = path.sweep(path.input_2(z_1), later, random.fold_in(path_key, index))
-        log_weights += path.log_ratio(z_1, path.input_2(z_1), later, earlier)
-        return index + 1, z_1, log_weights
+        log_weights, lost = compensated_add(log_weights, lost, path.log_ratio(z_1, path.input_2(z_1), later, earlier))
+        return index + 1, z_1, log_weights, lost
 
-    _, z_1, log_weights = tf.while_loop(
+    zeros = tf.zeros_like(z_1[..., 0])
+    _, z_1, log_weights, _ = tf.while_loop(
         lambda index, *_: index < num_temperatures,
         body,
-        (tf.constant(0), z_1, tf.zeros_like(z_1[..., 0])),
+        (tf.constant(0), z_1, zeros, zeros),
         maximum_iterations=num_temperatures,
     )
     log_weights = _chains_first(log_weights[..., tf.newaxis])[..., 0]
@@ -306,22 +338,22 @@ def _population(
     z_1 = path.start(start_key)
     grouped = tf.concat([leading[:-1], [num_populations, per_population]], axis=0)
 
-    def body(index: tf.Tensor, z_1: tf.Tensor, log_totals: tf.Tensor) -> tuple:
+    def body(index: tf.Tensor, z_1: tf.Tensor, log_totals: tf.Tensor, lost: tf.Tensor) -> tuple:
         earlier, later = _at(index, num_temperatures, rbm.dtype), _at(index + 1, num_temperatures, rbm.dtype)
         ratio = tf.reshape(path.log_ratio(z_1, path.input_2(z_1), later, earlier), grouped)
-        log_totals += log_mean_exp(ratio, axis=-1)
+        log_totals, lost = compensated_add(log_totals, lost, log_mean_ratio(ratio))
         resample_key, sweep_key = random.split(random.fold_in(path_key, index))
         populations = tf.reshape(z_1, tf.concat([grouped, [path.num_units[0]]], axis=0))
         chosen = systematic_resampling(ratio, resample_key)
         z_1 = tf.reshape(tf.gather(populations, chosen, batch_dims=grouped.shape[0] - 1), tf.shape(z_1))
-        return index + 1, path.sweep(path.input_2(z_1), later, sweep_key), log_totals
+        return index + 1, path.sweep(path.input_2(z_1), later, sweep_key), log_totals, lost
 
     log_totals = tf.reshape(path.log_base(), grouped)[..., 0]
     z_1.set_shape([*rbm.batch_shape, num_chains, path.num_units[0]])
-    _, z_1, log_totals = tf.while_loop(
+    _, z_1, log_totals, _ = tf.while_loop(
         lambda index, *_: index < num_temperatures,
         body,
-        (tf.constant(0), z_1, log_totals),
+        (tf.constant(0), z_1, log_totals, tf.zeros_like(log_totals)),
         maximum_iterations=num_temperatures,
     )
     mean, std_err, size = mean_weight(_chains_first(log_totals[..., tf.newaxis])[..., 0])

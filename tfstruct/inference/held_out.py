@@ -88,11 +88,17 @@ class HeldOutScorer:
         self._estimate = tf.function(self._estimate_batch, jit_compile=compiler == "xla", autograph=False)
 
     def _estimate_batch(
-        self, parameters: tf.Tensor, statistics: tf.Tensor, x: tf.Tensor, row_keys: tf.Tensor
+        self,
+        parameters: tf.Tensor,
+        statistics: tf.Tensor,
+        x: tf.Tensor,
+        row_keys: tf.Tensor,
+        arguments: dict[str, tf.Tensor],
     ) -> LikelihoodEstimate:
+        options = self.terms_options | arguments
         with self.functional.bind(self.functional.parameters.split(parameters), statistics):
             return likelihood.estimate(
-                lambda keys: self.model.importance_terms(x, seed=keys, num_samples=self.chunk, **self.terms_options),
+                lambda keys: self.model.importance_terms(x, seed=keys, num_samples=self.chunk, **options),
                 row_keys,
                 num_samples=self.num_samples,
                 chunk=self.chunk,
@@ -100,7 +106,9 @@ class HeldOutScorer:
                 circuit=self.model.circuit,
             )
 
-    def __call__(self, parameters: Any, statistics: Any, rows: np.ndarray, *, seed: int = 0) -> LikelihoodEstimate:
+    def __call__(
+        self, parameters: Any, statistics: Any, rows: np.ndarray, *, seed: int = 0, **arguments: Any
+    ) -> LikelihoodEstimate:
         """Scores rows [n, *event_shape]; returns NumPy arrays [n].
 
         Args:
@@ -108,12 +116,15 @@ class HeldOutScorer:
             statistics: non-trainable weights as one vector [S].
             rows: observations (final values, any real dtype).
             seed: of the importance samples.
+            **arguments: tensors that the model's importance terms take beside `terms_options`; other values of the same
+                shape are not compiled anew.
 
         Raises:
             ValueError: no rows.
         """
         if not len(rows):
             raise ValueError("there is no observation to score")
+        arguments = {name: tf.convert_to_tensor(value) for name, value in arguments.items()}
         key = random.fold_in(random.key(seed), random.EVALUATION)
         parameters, statistics = tf.convert_to_tensor(parameters), tf.convert_to_tensor(statistics)
         results = []
@@ -122,7 +133,7 @@ class HeldOutScorer:
             missing = self.batch_size - len(batch)
             padded = np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)]) if missing else batch
             row_keys = random.fold_in(key, start + tf.range(self.batch_size))
-            estimate = self._estimate(parameters, statistics, tf.constant(padded), row_keys)
+            estimate = self._estimate(parameters, statistics, tf.constant(padded), row_keys, arguments)
             results.append([field.numpy()[: len(batch)] for field in estimate])
         return LikelihoodEstimate(*(np.concatenate(field) for field in zip(*results, strict=True)))
 

@@ -9,6 +9,8 @@ from tfstruct import random
 from tfstruct.distributions.sum_product_circuit import SumProductCircuit
 from tfstruct.inference.objectives import ImportanceTerms, log_weights, rate_and_distortion
 
+_LEAST_SHARE = 1e-7  # of the weight, for all samples but one: what float32 tells from none
+
 TermsFunction = Callable[[tf.Tensor], ImportanceTerms]
 
 
@@ -16,13 +18,18 @@ class LikelihoodEstimate(NamedTuple):
     """What K importance samples say of each of B observations; every field [B].
 
     Attributes:
-        log_prob: log (1/K) sum_k w_k, nats; on average below log p(x), and nearer to it the larger K is.
-        std_err: standard error of log_prob by the delta method, nats; NaN where it is unknown (one sample, or no
-            sample with any weight).
-        effective_sample_size: (sum w)^2 / sum w^2, in [1, K].
+        log_prob: log (1/K) sum_k w_k, nats; on average below log p(x), and nearer to it the larger K is. (Of
+            self-normalised estimates see `estimate`.)
+        std_err: standard error of log_prob over its draws, nats, by the jackknife; its mean square over observations
+            is the mean squared deviation also where few samples carry the weight, but that of a single observation is
+            then most often too small. At most 16 for one sample with all the weight; NaN where it is unknown (one
+            sample, or no sample with any weight).
+        effective_sample_size: (sum w)^2 / sum w^2, in [1, K]; below 2 or so log_prob and std_err say little.
         elbo: mean of log w_k, nats.
         rate: mean of log q(z | x) - log p(z), nats.
         distortion: mean of -log p(x | z), nats.
+        effective_draws: of self-normalised estimates the effective sample size of the draws of q(z | x_1) by their own
+            weights, in [1, K]; K of the others, whose draws have equal weights.
     """
 
     log_prob: tf.Tensor
@@ -31,6 +38,7 @@ class LikelihoodEstimate(NamedTuple):
     elbo: tf.Tensor
     rate: tf.Tensor
     distortion: tf.Tensor
+    effective_draws: tf.Tensor
 
 
 def estimate(
@@ -54,8 +62,10 @@ def estimate(
         num_samples: K.
         chunk: samples computed at once; memory grows with it and not with K.
         self_normalised: for weighted draws of q(z | x_1), log weights log_prior - log_posterior up to a constant, the
-            weighted mean of p(x_2 | z); its logarithm is below log p(x_2 | x_1) on average. `elbo` is the weighted mean
-            of log p(x_2 | z), `rate` is 0.
+            weighted mean of p(x_2 | z). With equal weights its logarithm is below log p(x_2 | x_1) on average; with
+            unequal ones it is that of a ratio of two means, consistent as K grows but above or below log p(x_2 | x_1)
+            where `effective_draws` is small. `std_err` is then by the delta method, and collapses to 0 where one draw
+            has all the weight. `elbo` is the weighted mean of log p(x_2 | z), `rate` is 0.
         circuit: of terms with leaves, [C, B, L]: the leaves' estimates go through it. The weights of different leaves
             must be independent given x. The effective sample size is then that of one weight whose relative variance
             is the estimate's, and may be below 1.
@@ -66,7 +76,8 @@ def estimate(
 
     References:
         Burda, Grosse & Salakhutdinov, ICLR 2016, eq. 8 (the estimator); Owen, Monte Carlo, 2013, chapter 9
-        (effective sample size).
+        (effective sample size); Efron & Stein, The Jackknife Estimate of Variance, Annals of Statistics, 1981 (it is
+        not too small on average, where the delta method is for weights with heavy tails).
     """
     if num_samples < 1 or chunk < 1:
         raise ValueError(f"num_samples and chunk must be at least 1, found {num_samples} and {chunk}")
@@ -106,7 +117,7 @@ def estimate(
             )
         return first + chunk, is_broken, weights, draws, sums
 
-    empty = _Sums(zeros + float("-inf"), zeros, zeros, zeros)
+    empty = _Sums(zeros + float("-inf"), *[zeros] * 5)
     _, is_broken, weights, draws, sums = tf.while_loop(
         lambda first, *_: first < num_samples,
         body,
@@ -115,24 +126,30 @@ def estimate(
     )
     has_weight = weights.total > 0.0
     log_total, size = _log_total(weights), _effective_size(weights)
-    # Var(mean w) / mean(w)^2 = (1/ESS - 1/K) K / (K - 1), and of a ratio of means by the delta method
-    variance = 1.0 / tf.maximum(size, 1.0) - 1.0 / num_samples
+    relative_variance = 1.0 / tf.maximum(size, 1.0) - 1.0 / num_samples  # of the mean weight, but for K / (K - 1)
     if self_normalised:
         log_prob = log_total - _log_total(draws)
         safe = tf.where(has_weight, weights.total * draws.total, tf.ones_like(zeros))
-        variance += 1.0 / tf.maximum(_effective_size(draws), 1.0) + 1.0 / num_samples - 2.0 * sums[0] / safe
+        effective_draws = _effective_size(draws)
+        # Of a ratio of means by the delta method.
+        variance = 1.0 / tf.maximum(size, 1.0) + 1.0 / tf.maximum(effective_draws, 1.0) - 2.0 * sums[0] / safe
+        variance *= num_samples / max(num_samples - 1, 1)
         rate, distortion = zeros, -sums[1] / draws.total
     else:
         log_prob = log_total - tf.math.log(float(num_samples))
+        variance = _jackknife_variance(weights, num_samples)
         rate, distortion = sums
+        effective_draws = tf.fill(tf.shape(log_prob), float(num_samples))
     if circuit is not None and not by_leaf:
         used = circuit.leaf_posterior(log_prob)
-        variance = tf.reduce_sum(tf.square(used) * variance, axis=-1)
+        variance, relative_variance = (
+            tf.reduce_sum(tf.square(used) * part, axis=-1) for part in (variance, relative_variance)
+        )
         log_prob = circuit.log_prob(log_prob)
         has_weight, is_broken = log_prob > float("-inf"), tf.reduce_any(is_broken, axis=-1)
-        size = tf.where(has_weight, 1.0 / (variance + 1.0 / num_samples), tf.zeros_like(variance))
+        size = tf.where(has_weight, 1.0 / (relative_variance + 1.0 / num_samples), tf.zeros_like(variance))
         rate, distortion = rate_and_distortion(rate, distortion, circuit)
-    variance *= num_samples / max(num_samples - 1, 1)
+        effective_draws = effective_draws[:, 0]
     # A maximum may pass over NaN (it does under XLA): a model that has diverged must not get a finite number.
     log_prob = tf.where(is_broken, tf.constant(float("nan")), log_prob)
     return LikelihoodEstimate(
@@ -142,6 +159,7 @@ def estimate(
         elbo=-(rate + distortion),
         rate=rate,
         distortion=distortion,
+        effective_draws=effective_draws,
     )
 
 
@@ -152,12 +170,16 @@ class _Sums(NamedTuple):
         largest: exponent so far.
         total: sum of exp(value - largest).
         squares: sum of its squares.
+        cubes: sum of its third powers.
+        fourths: sum of its fourth powers.
         kept: what sums from before the last chunk were multiplied by.
     """
 
     largest: tf.Tensor
     total: tf.Tensor
     squares: tf.Tensor
+    cubes: tf.Tensor
+    fourths: tf.Tensor
     kept: tf.Tensor
 
 
@@ -169,14 +191,36 @@ def _add(sums: _Sums, values: tf.Tensor) -> tuple[_Sums, tf.Tensor]:
     scale = tf.where(tf.math.is_finite(largest), largest, zeros)
     kept = tf.where(tf.math.is_finite(sums.largest), tf.exp(sums.largest - scale), zeros)
     relative = tf.exp(values - scale)
-    total = sums.total * kept + tf.reduce_sum(relative, axis=0)
-    squares = sums.squares * tf.square(kept) + tf.reduce_sum(tf.square(relative), axis=0)
-    return _Sums(largest, total, squares, kept), relative
+    powers = [
+        before * kept**power + tf.reduce_sum(relative**power, axis=0)
+        for power, before in enumerate((sums.total, sums.squares, sums.cubes, sums.fourths), start=1)
+    ]
+    return _Sums(largest, *powers, kept), relative
 
 
 def _log_total(sums: _Sums) -> tf.Tensor:
     """Log of the sum of exponentials; -inf without any."""
     return tf.math.log(tf.where(sums.total > 0.0, sums.total, tf.ones_like(sums.total))) + sums.largest
+
+
+def _jackknife_variance(sums: _Sums, num_samples: int) -> tf.Tensor:
+    """(K - 1) sum_k (l_k - mean l)^2 / K for the logarithms l_k of the means without sample k.
+
+    But for a constant l_k = log(1 - r_k) with the share r_k of a weight. That of the largest weight is exact, the
+    others, of which none is above 1/2, by the series of the logarithm to r^4.
+    """
+    total = tf.where(sums.total > 0.0, sums.total, tf.ones_like(sums.total))
+    others = tf.maximum(total - 1.0, _LEAST_SHARE * total)  # the largest is 1
+    largest = tf.math.log(total / others)
+    first, second, third, fourth = (
+        tf.maximum(power - 1.0, 0.0) / total**exponent
+        for exponent, power in enumerate((sums.total, sums.squares, sums.cubes, sums.fourths), start=1)
+    )
+    mean = (largest + first + second / 2.0 + third / 3.0 + fourth / 4.0) / num_samples
+    squares = tf.square(largest) + second + third + 11.0 / 12.0 * fourth
+    variance = (squares - num_samples * tf.square(mean)) * (num_samples - 1) / num_samples
+    # Equal weights have none, whatever is rounded above.
+    return tf.where(num_samples * sums.squares > tf.square(sums.total), variance, tf.zeros_like(variance))
 
 
 def _effective_size(sums: _Sums) -> tf.Tensor:

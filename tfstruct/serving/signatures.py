@@ -150,7 +150,8 @@ class ServedSystem(tf.Module):
     def log_prob(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """K-sample importance estimate of log p(x), its standard error, and bits per dimension; each [N].
 
-        Of a conditional model it is that of log p(x_2 | x_1), x holding both parts.
+        The standard error is that over draws; see inference.likelihood for how far it can be trusted. Of a conditional
+        model it is that of log p(x_2 | x_1), x holding both parts.
         """
         valid, estimate = self._estimate(x, seed)
         dims = int(np.prod(x.shape[1:]))
