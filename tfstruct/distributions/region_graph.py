@@ -18,6 +18,10 @@ import random as python_random
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+#: how the nodes of a partition's children are multiplied: every choice of one node of each child, or only those with
+#: the same index in all of them (the Hadamard product; a canonical polyadic decomposition)
+PRODUCTS = ("cross", "hadamard")
+
 _SHOWN = 8  # variables of a region that a message lists
 
 
@@ -188,17 +192,30 @@ class RegionGraph:
             return num_leaves
         return 1 if region == self.root else num_sums
 
-    def counts(self, *, num_leaves: int, num_sums: int) -> Counts:
+    def check_products(self, products: str, *, num_leaves: int, num_sums: int) -> None:
+        """Raises ValueError for an unknown kind of products, or Hadamard products of different numbers of nodes."""
+        if products not in PRODUCTS:
+            raise ValueError(f"products must be one of {', '.join(PRODUCTS)}, found {products!r}")
+        if products == "hadamard" and self.partitions and num_leaves != num_sums:
+            raise ValueError(f"products=hadamard needs num_leaves equal to num_sums, found {num_leaves} and {num_sums}")
+
+    def counts(self, *, num_leaves: int, num_sums: int, products: str = "cross") -> Counts:
         """Returns the sizes of a network with `num_leaves` leaves and `num_sums` sums for each region.
 
-        A partition has one product for every choice of one node of each child, and a sum mixes all products of all
-        partitions of its region. A graph of one region mixes its leaves.
+        A partition has one product for every choice of one node of each child, or with products="hadamard" one for
+        every index of a node; a sum mixes all products of all partitions of its region. A graph of one region mixes its
+        leaves.
+
+        Raises:
+            ValueError: an unknown kind of products, or Hadamard products of different numbers of leaves and sums.
         """
-        products: dict[int, int] = dict.fromkeys(self.internal_regions, 0)
+        self.check_products(products, num_leaves=num_leaves, num_sums=num_sums)
+        num_products: dict[int, int] = dict.fromkeys(self.internal_regions, 0)
         for region, children in self.partitions:
-            products[region] += math.prod(self.num_nodes(child, num_leaves, num_sums) for child in children)
+            sizes = [self.num_nodes(child, num_leaves, num_sums) for child in children]
+            num_products[region] += sizes[0] if products == "hadamard" else math.prod(sizes)
         sums = {region: self.num_nodes(region, num_leaves, num_sums) for region in self.internal_regions}
-        weights = sum(products[region] * sums[region] for region in self.internal_regions)
+        weights = sum(num_products[region] * sums[region] for region in self.internal_regions)
         if not self.internal_regions and num_leaves > 1:
             sums, weights = {self.root: 1}, num_leaves
         return Counts(
@@ -207,7 +224,7 @@ class RegionGraph:
             internal_regions=len(self.internal_regions),
             partitions=len(self.partitions),
             leaves=len(self.leaf_regions) * num_leaves,
-            products=sum(products.values()),
+            products=sum(num_products.values()),
             sums=sum(sums.values()),
             sum_weights=weights,
         )
