@@ -147,7 +147,7 @@ def test_hadamard_products_need_as_many_leaves_as_sums():
 
 
 def test_sums_as_matrix_products_hold_in_float32_where_leaves_are_hundreds_of_nats_apart(rng):
-    graph = random_binary_trees(21, depth=3, repetitions=3, seed=2)  # levels that are padded
+    graph = twin.SMALL["n_ary"]  # whose levels are padded
     circuit, reference = _both(graph, rng, 24, 24, "hadamard", scale=1.0)
     leaves = -300.0 + 60.0 * rng.normal(size=[4, circuit.layout.num_leaf_nodes])
     single = SumProductCircuit(circuit.layout, tf.cast(circuit.log_weights, tf.float32))
