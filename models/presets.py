@@ -154,6 +154,8 @@ def with_defaults(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     defaults = base()
     if config.system == "graph_vae" and "flow" not in config.model:
         config.model.flow = defaults.model.flow
+    if config.system == "sum_product_vae" and "products" not in config.model:
+        config.model.update(products="cross", leaf_vaes="separate")
     if "weight_decay" not in config.optimizer:
         config.optimizer.weight_decay = defaults.optimizer.weight_decay
     if "train_images" not in config.data:

@@ -31,9 +31,8 @@ def _both(graph, rng, num_leaves=2, num_sums=2, products="cross", scale=2.0):
     """A circuit with random weights and its twin."""
     layout = CircuitLayout(graph, num_leaves=num_leaves, num_sums=num_sums, products=products)
     logits = scale * rng.normal(size=layout.num_weights)
-    return SumProductCircuit(layout, layout.normalize(tf.constant(logits))), twin.Circuit(
-        graph, logits, num_leaves, num_sums, products
-    )
+    reference = twin.Circuit(graph, logits, num_leaves, num_sums, products)
+    return SumProductCircuit(layout, layout.normalize(tf.constant(logits))), reference
 
 
 def _logits(layout, rng, dtype=tf.float64):

@@ -1,4 +1,4 @@
-"""Leaves that share their importance samples, as the components of one VAE's prior do: gradients and standard errors."""
+"""Leaves that share importance samples, as the components of one VAE's prior do: gradients and standard errors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Region graphs: which variables each part of a sum-product network is over, in plain Python.
+"""Region graphs: which variables each part of a sum-product network is over, without TensorFlow.
 
 A region is a set of variables. A partition cuts a region into disjoint regions that together are the whole of it; a
 region may have several partitions, or none, and is then a leaf region. A network puts distributions on leaf regions,
@@ -17,6 +17,8 @@ import math
 import random as python_random
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 #: how the nodes of a partition's children are multiplied: every choice of one node of each child, or only those with
 #: the same index in all of them (the Hadamard product; a canonical polyadic decomposition)
@@ -285,6 +287,54 @@ def poon_domingos(shape: Sequence[int], delta: int | Sequence[int]) -> RegionGra
         ]
 
     return RegionGraph(height * width * channels, [variables(box) for box in boxes], partitions)
+
+
+def bisected_image(shape: Sequence[int], delta: int) -> RegionGraph:
+    """Returns the graph of an image that is halved again and again: a tree, with one partition for each rectangle.
+
+    A rectangle is cut at the grid line next to its middle (the upper or left one of two), across its longer side in
+    tiles, and of a square across its height. Far fewer regions than `poon_domingos` over the same tiles, so that each
+    may have many sums. Variables and channels as there.
+
+    Args:
+        shape: (height, width) or (height, width, channels).
+        delta: distance of the grid lines, at least 1; the last row and column of tiles may be smaller.
+
+    Raises:
+        ValueError: another shape, or a distance below 1.
+
+    References:
+        Mari et al., Unifying and Understanding Overparameterized Circuit Representations via Low-Rank Tensor
+        Decompositions, 2023 (quad trees, each of whose cuts is two of these).
+    """
+    if len(shape) not in (2, 3) or min(shape) < 1 or delta < 1:
+        raise ValueError(
+            f"shape must be (height, width) or (height, width, channels) and delta at least 1, found {tuple(shape)} "
+            f"and {delta}"
+        )
+    height, width = shape[:2]
+    rows, columns = -(-height // delta), -(-width // delta)
+    indices = np.arange(math.prod(shape)).reshape(height, width, -1)
+    regions: list[list[int]] = []
+    partitions: list[tuple[int, tuple[int, int]]] = []
+
+    def add(top: int, bottom: int, left: int, right: int) -> int:
+        """Adds a rectangle of tiles, its parts before it, and returns its index."""
+        children: tuple[int, ...] = ()
+        if bottom - top > 1 and bottom - top >= right - left:
+            cut = (top + bottom) // 2
+            children = add(top, cut, left, right), add(cut, bottom, left, right)
+        elif right - left > 1:
+            cut = (left + right) // 2
+            children = add(top, bottom, left, cut), add(top, bottom, cut, right)
+        box = indices[top * delta : bottom * delta, left * delta : right * delta]
+        regions.append([int(variable) for variable in box.ravel()])
+        if children:
+            partitions.append((len(regions) - 1, children))
+        return len(regions) - 1
+
+    add(0, rows, 0, columns)
+    return RegionGraph(indices.size, regions, partitions)
 
 
 def random_binary_trees(num_variables: int, *, depth: int, repetitions: int, seed: int) -> RegionGraph:

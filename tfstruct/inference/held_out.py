@@ -98,6 +98,7 @@ class HeldOutScorer:
                 chunk=self.chunk,
                 self_normalised=self.model.is_conditional,
                 circuit=self.model.circuit,
+                leaves_per_sample=self.model.leaves_per_sample,
             )
 
     def __call__(self, parameters: Any, statistics: Any, rows: np.ndarray, *, seed: int = 0) -> LikelihoodEstimate:

@@ -58,10 +58,10 @@ def estimate(
             weighted mean of p(x_2 | z); its logarithm is below log p(x_2 | x_1) on average. `elbo` is the weighted mean
             of log p(x_2 | z), `rate` is 0.
         circuit: of terms with leaves, [C, B, L]: the leaves' estimates go through it. The weights of leaves that may be
-            in one induced tree must be independent given x. The effective sample size is then that of one weight whose relative variance
-            is the estimate's, and may be below 1.
-        leaves_per_sample: how many leaves, one after the other, share their samples (see ImportanceTerms). Their weights
-            are dependent, and memory grows with the square of their number.
+            in one induced tree must be independent given x. The effective sample size is then that of one weight whose
+            relative variance is the estimate's, and may be below 1.
+        leaves_per_sample: how many leaves, one after the other, share their samples (see ImportanceTerms). Their
+            weights are dependent, and memory grows with the square of their number.
         by_leaf: return the estimates of the leaves, [B, L], as they are before the circuit.
 
     Raises:

@@ -30,8 +30,8 @@ class ImportanceTerms(NamedTuple):
         chains: sampler states of the rows of the batch after this draw, by name, each [K, B, ...]; None for a system
             without persistent chains.
         circuit: what leaf log densities [B, L] go through to log p(x); None without leaves.
-        leaves_per_sample: how many leaves, one after the other, share every sample z and its q(z | x), as the components
-            of one VAE's prior do; no two of them are in one induced tree. 1: each leaf has samples of its own.
+        leaves_per_sample: how many leaves, one after the other, share every sample z and its q(z | x), as the
+            components of one VAE's prior do; no two of them are in one induced tree. 1: each leaf has its own samples.
     """
 
     log_likelihood: tf.Tensor
@@ -117,8 +117,8 @@ def iwae(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bo
     weights v enter it as lambda v^2 + (1 - lambda) v, which keeps it unbiased for the annealed bound; lambda = 1
     gives the squared weights of DReG. In a circuit v is the probability of leaf and sample: the bound is the logarithm
     of a function that is affine in each leaf's each weight, which is all that the derivation needs. Where leaves share
-    their samples it is affine in the weights of a sample together, with V the sum of v over the leaves that share it: the
-    score -lambda V d log q / d phi reparameterises to -lambda (1 - V) sum v d log w / d z, and v enters as
+    their samples it is affine in the weights of a sample together. With V the sum of v over the leaves that share it,
+    the score -lambda V d log q / d phi reparameterises to -lambda (1 - V) sum v d log w / d z, and v enters as
     lambda v V + (1 - lambda) v.
 
     References:
