@@ -6,9 +6,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.distributions.region_graph import RegionGraph, poon_domingos, random_binary_trees, single_region
+from tfstruct.distributions.region_graph import (
+    RegionGraph,
+    bisected_image,
+    poon_domingos,
+    random_binary_trees,
+    single_region,
+)
 
-STRUCTURES = ("poon_domingos", "random", "single")
+STRUCTURES = ("poon_domingos", "bisected", "random", "single")
 
 
 def make_graph(options: Any, event_shape: tuple[int, ...]) -> RegionGraph:
@@ -31,14 +37,15 @@ def make_graph(options: Any, event_shape: tuple[int, ...]) -> RegionGraph:
         return random_binary_trees(
             dims, depth=options.tree_depth, repetitions=options.tree_repetitions, seed=options.tree_seed
         )
-    if options.structure != "poon_domingos":
+    if options.structure not in ("poon_domingos", "bisected"):
         raise ValueError(f"model.structure must be one of {', '.join(STRUCTURES)}, found {options.structure!r}")
     if len(event_shape) not in (2, 3):
         raise ValueError(
-            f"model.structure=poon_domingos is for images, found data.event_shape={event_shape}; "
+            f"model.structure={options.structure} is for images, found data.event_shape={event_shape}; "
             "model.structure=random is for vectors"
         )
-    graph = poon_domingos(event_shape, options.delta)
+    make = poon_domingos if options.structure == "poon_domingos" else bisected_image
+    graph = make(event_shape, options.delta)
     if len(graph.regions) == 1:
         raise ValueError(
             f"model.delta must be less than a side of the image, found {options.delta} for {event_shape}; "
@@ -91,8 +98,8 @@ class LeafScopes:
         if len(event_shape) not in (2, 3) or others or self.is_padded or np.prod(shape) != self.size:
             raise ValueError(
                 "convolutions and pictures of leaves need leaf regions that are rectangles of one size: take "
-                "model.structure=poon_domingos with a model.delta that divides both sides of the image, found "
-                f"data.event_shape={event_shape} with leaf regions of {sorted(shapes)}"
+                "model.structure=poon_domingos or bisected with a model.delta that divides both sides of the image, "
+                f"found data.event_shape={event_shape} with leaf regions of {sorted(shapes)}"
             )
         return shape
 

@@ -89,6 +89,8 @@ def with_defaults(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     later = _LATER
     if config.system == "graph_vae":
         later = _LATER | _LATER_OF_GRAPHS | {"model.flow": graph_vae_presets.base().model.flow}
+    if config.system == "sum_product_vae":
+        later = _LATER | {"model.products": "cross", "model.leaf_vaes": "separate"}
     for name, value in later.items():
         group, last = name.split(".")
         if last not in config[group]:

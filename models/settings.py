@@ -13,6 +13,7 @@ LIKELIHOOD_SUPPORTS = {
     "binomial": (support.INTEGERS,),
     "categorical": (support.INTEGERS,),
     "logistic_mixture": (support.INTEGERS,),
+    "spline": (support.INTEGERS,),
 }
 
 

@@ -31,22 +31,26 @@ def base() -> ml_collections.ConfigDict:
                 "use_validation": False,  # train on the validation rows as well, once all choices are made
             },
             "model": {
-                "structure": "poon_domingos",  # rectangles of an image; random: trees over vectors; single: one region
-                "delta": 7,  # distance of the grid lines of poon_domingos
+                # poon_domingos: all rectangles of an image; bisected: an image halved again and again; random: trees
+                # over vectors; single: one region
+                "structure": "poon_domingos",
+                "delta": 7,  # distance of the grid lines of poon_domingos and bisected
                 "tree_depth": 2,
                 "tree_repetitions": 4,
                 "tree_seed": 0,
                 "num_leaves": 2,  # of each leaf region
                 "num_sums": 2,  # of each other region but the root
+                "products": "cross",  # of every choice of nodes; hadamard: of nodes with the same index
+                "leaf_vaes": "separate",  # one for each leaf; shared: one for each region, leaves are prior components
                 "num_latents": 25,  # of each leaf
                 "leaf_network": "mlp",  # or conv
                 "hidden_units": (30, 30),  # of each MLP
                 "conv_filters": (4, 8),
                 "conv_stride": 1,
                 "conv_units": 64,
-                "likelihood": "gaussian",  # binomial, categorical, logistic_mixture, bernoulli
+                "likelihood": "gaussian",  # binomial, categorical, logistic_mixture, spline, bernoulli
                 "precision_floor": 1.0,  # gaussian
-                "num_components": 5,  # logistic_mixture
+                "num_components": 5,  # logistic_mixture, spline
                 "mask_input": False,  # encoders read which pixels are observed
                 "missing_fraction": 0.0,  # part of the training rows of which pixels are hidden
                 "batch_norm": False,
@@ -212,6 +216,29 @@ def _logistic() -> ml_collections.ConfigDict:
     return config
 
 
+def _share(config: ml_collections.ConfigDict, num_leaves: int) -> None:
+    config.model.update(
+        structure="bisected", leaf_vaes="shared", products="hadamard", num_leaves=num_leaves, num_sums=num_leaves
+    )
+
+
+def _components() -> ml_collections.ConfigDict:
+    config = _logistic()
+    _share(config, 64)
+    config.model.update(likelihood="spline", num_components=16, num_latents=16, hidden_units=(128, 128))
+    config.optimizer.update(learning_rate=6e-3, clip_norm=200.0)
+    config.schedules.learning_rate_factor = course(
+        0.05, (0.01, 1.0), (0.5, 1.0), (1.0, 0.05), interpolation="geometric"
+    )
+    return config
+
+
+def _tiny_components() -> ml_collections.ConfigDict:
+    config = _tiny("spvae")
+    _share(config, 3)
+    return config
+
+
 def _missing() -> ml_collections.ConfigDict:
     config = _full("spvae", "mnist", "discrete", False)
     config.model.update(mask_input=True, missing_fraction=0.5)
@@ -261,6 +288,17 @@ def all_presets() -> Iterator[tuple[str, str, Callable[[], ml_collections.Config
         "spvae/mnist_logistic",
         "sum-product network over 32 VAEs with mixtures of five discretised logistics: 8-bit MNIST as it is, bits/dim.",
         _logistic,
+    )
+    yield (
+        "spvae/mnist_components",
+        "sum-product network over 64 components of the prior of each of 16 VAEs, one for each tile: 8-bit MNIST as it "
+        "is, bits/dim.",
+        _components,
+    )
+    yield (
+        "spvae/tiny_components",
+        "spvae/tiny whose leaves are three components of the prior of each of four VAEs: 200 steps, for tests.",
+        _tiny_components,
     )
     yield (
         "spvae/mnist_missing",

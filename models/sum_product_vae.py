@@ -22,18 +22,21 @@ from tfstruct.math import logsumexp
 from tfstruct.models.leaf_scopes import LeafScopes, make_graph
 from tfstruct.models.leaf_vaes import LeafVAEs
 from tfstruct.models.masks import random_masks
+from tfstruct.models.shared_leaf_vaes import SharedLeafVAEs
 from tfstruct.models.system import System, seeded_initializers
 
 NETWORKS = ("mlp", "conv")
+LEAF_VAES = ("separate", "shared")
 _MASK = 1  # what a row's key is folded with for the pixels hidden from it while training
 
 
 class SumProductVAE(System):
     """A sum-product network p(x) over leaf densities p_l(x_l) = E_{z ~ N(0, I)} p(x_l | z), each with a q(z | x_l).
 
-    Importance weights are those of leaves, [K, B, L], and go through the circuit. A single region with a single leaf is
-    a plain VAE. Pixels may be missing (`observed`): a leaf then integrates over its own, and one without any observed
-    pixel has density 1.
+    Importance weights are those of leaves, [K, B, L], and go through the circuit. With `model.leaf_vaes=shared` the
+    leaves of a region are components p_l(z) of the prior of one VAE. A single region with a single leaf is a plain VAE.
+    Pixels may be missing (`observed`): a leaf then integrates over its own, and one without any observed pixel has
+    density 1.
 
     Args:
         config: a preset's config (see models.presets); read are `model`, `objective` and `data.event_shape`.
@@ -61,18 +64,26 @@ class SumProductVAE(System):
         _check(options)
         self.dims = int(np.prod(self.event_shape))
         self.graph = make_graph(options, self.event_shape)
-        self.scopes = LeafScopes(self.graph, options.num_leaves)
+        is_shared = options.leaf_vaes == "shared"
+        self.scopes = LeafScopes(self.graph, 1 if is_shared else options.num_leaves)
         self.sum_product = SumProduct(
-            self.graph, num_leaves=options.num_leaves, num_sums=options.num_sums, name="sum_product"
+            self.graph,
+            num_leaves=options.num_leaves,
+            num_sums=options.num_sums,
+            products=options.products,
+            name="sum_product",
         )
         self.num_leaves = self.sum_product.layout.num_leaf_nodes
-        self.num_latents = self.num_leaves * options.num_latents
         self.pixels = make_pixels(
             options.likelihood, precision_floor=options.precision_floor, num_components=options.num_components
         )
         self.is_binary = options.likelihood == "bernoulli"
-        self.leaves = LeafVAEs(options, self.scopes, self.pixels, self.event_shape)
+        make_leaves = SharedLeafVAEs if is_shared else LeafVAEs
+        self.leaves = make_leaves(options, self.scopes, self.pixels, self.event_shape)
         self.encoder, self.decoder = self.leaves.encoder, self.leaves.decoder
+        if is_shared:
+            self.components = self.leaves.components
+        self.num_latents = self.leaves.num_vaes * options.num_latents
 
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Makes all weights; the event's shape is known from the config."""
@@ -103,6 +114,11 @@ class SumProductVAE(System):
     def circuit(self) -> SumProductCircuit | None:
         """See System; a single leaf needs none."""
         return None if self.num_leaves == 1 else self.sum_product.circuit()
+
+    @property
+    def leaves_per_sample(self) -> int:
+        """See System."""
+        return self.leaves.leaves_per_vae
 
     def _flatten(self, x: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.cast(x, self.compute_dtype), [-1, self.dims])
@@ -154,28 +170,34 @@ class SumProductVAE(System):
         else:
             terms = tuple(tf.transpose(term, [1, 2, 0]) for term in terms)
         return ImportanceTerms(
-            *terms[:3], log_posterior_path=terms[3] if path_derivative else None, circuit=self.circuit
+            *terms[:3],
+            log_posterior_path=terms[3] if path_derivative else None,
+            circuit=self.circuit,
+            leaves_per_sample=self.leaves_per_sample,
         )
 
     def sample(self, num: int | tf.Tensor, *, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """See System: exact, leaves from the circuit's sums and pixels from the leaves that they choose."""
         latent_key, tree_key, pixel_key = random.split(random.keys_of_samples(seed, 1, num)[0], 3)
-        z = tf.transpose(random.normal(latent_key, [self.num_leaves, self.leaves.latent_dim]), [1, 0, 2])
         circuit, leaves = self.circuit, None
         if circuit is not None:
             leaves = circuit.sample_tree(tree_key, tf.zeros([num, self.num_leaves]))
-        return self._pixels_of(z, leaves, pixel_key)
+        return self._pixels_of(self.leaves.sample_prior(latent_key, leaves), leaves, pixel_key)
 
     def _pixels_of(self, z: tf.Tensor, leaves: tf.Tensor | None, key: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Means and draws of the pixels of chosen leaves [N, L] with latents [L, N, Z]."""
+        """Means and draws of the pixels of chosen leaves [N, L] with latents [V, N, Z]."""
         outputs = self.leaves.decode(z)
-        uniforms = random.uniform(key, [self.pixels.num_uniforms, self.num_leaves, self.scopes.size])
+        uniforms = random.uniform(key, [self.pixels.num_uniforms, self.leaves.num_vaes, self.scopes.size])
         uniforms = tf.unstack(tf.transpose(uniforms, [1, 2, 0, 3]), self.pixels.num_uniforms)
         drawn = {"x_mean": self.pixels.mean(outputs), "x": self.pixels.sample(outputs, uniforms)}
-        return {name: self._shaped(self.scopes.combine(values, leaves)) for name, values in drawn.items()}
+        return {name: self._combined(values, leaves) for name, values in drawn.items()}
+
+    def _combined(self, values: tf.Tensor, leaf_weights: tf.Tensor | None) -> tf.Tensor:
+        """Images [N, *event_shape] of the pixels of VAEs [V, N, S], by weights of leaves [N, L]."""
+        return self._shaped(self.scopes.combine(values, self.leaves.weights_of_vaes(leaf_weights)))
 
     def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """See System: [B, L * Z], the latents of one leaf beside one another."""
+        """See System: [B, V * Z], the latents of one VAE beside one another."""
         mean, precision = self.leaves.posterior(self._flatten(x), None, self._fill)
         encoded = {"z_mean": mean, "z_std": tf.math.rsqrt(precision)}
         return {
@@ -185,13 +207,13 @@ class SumProductVAE(System):
     def decode(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
         """See System; each pixel is the mean over its leaves by their probabilities in the model, E[x | z]."""
         z = tf.cast(z, self.compute_dtype)
-        flat = tf.reshape(z, [-1, self.num_leaves, self.leaves.latent_dim])
+        flat = tf.reshape(z, [-1, self.leaves.num_vaes, self.leaves.latent_dim])
         means = self.pixels.mean(self.leaves.decode(tf.transpose(flat, [1, 0, 2])))
         circuit, weights = self.circuit, None
         if circuit is not None:
             weights = circuit.leaf_posterior(tf.zeros([1, self.num_leaves], z.dtype))
             weights = tf.repeat(weights, tf.shape(flat)[0], axis=0)
-        images = self.scopes.combine(means, weights)
+        images = self.scopes.combine(means, self.leaves.weights_of_vaes(weights))
         return {"x_mean": tf.reshape(images, tf.concat([tf.shape(z)[:-1], self.event_shape], axis=0))}
 
     def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
@@ -200,7 +222,7 @@ class SumProductVAE(System):
         means, weights, circuit = self.pixels.mean(self.leaves.decode(draw.z[:, 0])), None, self.circuit
         if circuit is not None:
             weights = circuit.leaf_posterior(tf.transpose(draw.log_weights[:, 0]))
-        return self._shaped(self.scopes.combine(means, weights))
+        return self._combined(means, weights)
 
     @property
     def posterior_variables(self) -> list[keras.Variable]:
@@ -214,7 +236,8 @@ class SumProductVAE(System):
 
     def structure_report(self) -> dict[str, Any]:
         """See System: sizes of the circuit."""
-        counts = self.graph.counts(num_leaves=self.config.model.num_leaves, num_sums=self.config.model.num_sums)
+        layout = self.sum_product.layout
+        counts = self.graph.counts(num_leaves=layout.num_leaves, num_sums=layout.num_sums, products=layout.products)
         return {"circuit": counts._asdict()}
 
     # What a circuit can answer -------------------------------------------------------------------------------
@@ -238,15 +261,11 @@ class SumProductVAE(System):
         keys = random.keys_of_samples(seed, 1, tf.shape(flat)[0])[0]
         latent_key, tree_key, choice_key, pixel_key = random.split(keys, 4)
         draw = self.leaves.draw(flat, latent_key, num_samples, self._fill, mask)
-        log_weights = draw.log_weights
-        unit = tf.transpose(random.uniform(choice_key, [self.num_leaves]))
-        chosen = random.choose(unit, log_weights, axis=1)
-        z = tf.reduce_sum(tf.one_hot(chosen, num_samples, axis=1)[..., tf.newaxis] * draw.z, axis=1)
         circuit, leaves = self.circuit, None
         if circuit is not None:
-            bounds = logsumexp(log_weights, axis=1) - float(np.log(num_samples))
+            bounds = logsumexp(draw.log_weights, axis=1) - float(np.log(num_samples))
             leaves = circuit.sample_tree(tree_key, tf.transpose(bounds))
-        drawn = self._pixels_of(z, leaves, pixel_key)
+        drawn = self._pixels_of(self.leaves.choose(draw, choice_key, leaves), leaves, pixel_key)
         given = tf.cast(tf.reshape(x, tf.shape(drawn["x"])), drawn["x"].dtype)
         return {name: tf.where(self._shaped(mask), given, values) for name, values in drawn.items()}
 
@@ -268,7 +287,8 @@ class SumProductVAE(System):
         if circuit is None:
             raise ValueError("a model of a single leaf has no regions that contribute to log p(x)")
         used = circuit.leaf_posterior(leaf_log_prob)
-        split = [-1, len(self.scopes.variables), self.scopes.num_leaves]
+        leaves_per_region = self.sum_product.layout.num_leaves
+        split = [-1, len(self.scopes.variables), leaves_per_region]
         weighted = tf.where(used > 0.0, used * leaf_log_prob, tf.zeros_like(used))
         contribution = tf.reduce_sum(tf.reshape(weighted, split), axis=-1)
         result = {
@@ -277,7 +297,7 @@ class SumProductVAE(System):
         }
         if self.graph.is_tiling:
             # Differences of whole values: the share of a leaf may be too small for a number and yet decide a ratio.
-            is_own = np.repeat(np.eye(len(self.scopes.variables), dtype=bool), self.scopes.num_leaves, axis=1)
+            is_own = np.repeat(np.eye(len(self.scopes.variables), dtype=bool), leaves_per_region, axis=1)
             zeros = tf.zeros_like(leaf_log_prob)
             alone, rest = (
                 tf.transpose(circuit.log_prob(tf.where(chosen[:, np.newaxis], leaf_log_prob, zeros)))
@@ -291,6 +311,8 @@ class SumProductVAE(System):
 def _check(options: Any) -> None:
     if options.leaf_network not in NETWORKS:
         raise ValueError(f"model.leaf_network must be one of {', '.join(NETWORKS)}, found {options.leaf_network!r}")
+    if options.leaf_vaes not in LEAF_VAES:
+        raise ValueError(f"model.leaf_vaes must be one of {', '.join(LEAF_VAES)}, found {options.leaf_vaes!r}")
     for name in ("num_leaves", "num_sums", "num_latents", "conv_stride", "conv_units", "num_components"):
         if options[name] < 1:
             raise ValueError(f"model.{name} must be at least 1, found {options[name]}")

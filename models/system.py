@@ -37,6 +37,8 @@ class System(keras.Model, abc.ABC):
     allows_missing: bool = False
     #: what each question about the model gets for an answer: `exact`, `bound` or `estimate`; for cards
     exactness: Mapping[str, str] = MappingProxyType({})
+    #: leaves, one after the other, that share their importance samples; see ImportanceTerms
+    leaves_per_sample: int = 1
     #: whether what is bounded is log p(x_2 | x_1) of two parts of an observation
     is_conditional: bool = False
     #: of a conditional system, the shapes of x_1 and x_2, which follow one another along the first axis of x

@@ -11,13 +11,24 @@ import tensorflow as tf
 import tfstruct.layers
 from tfstruct import random
 from tfstruct.distributions.region_graph import poon_domingos
-from tfstruct.layers import boltzmann, edge_gates, flow, grouped, leaf_networks, likelihood, made, mlp, sum_product
+from tfstruct.layers import (
+    boltzmann,
+    edge_gates,
+    flow,
+    gaussian_components,
+    grouped,
+    leaf_networks,
+    likelihood,
+    made,
+    mlp,
+    sum_product,
+)
 
 #: registered system -> presets that between them use every part of it
 SYSTEMS = {
     "graph_vae": ("graph_vae/tiny", "vae/tiny", "ladder_vae/tiny", "fc_vae/tiny", "iaf_vae/tiny", "graph_iaf_vae/tiny"),
     "boltzmann_vae": ("boltzmann_vae/tiny",),
-    "sum_product_vae": ("spvae/tiny", "dense_vae/tiny", "conv_spvae/tiny", "conv_vae/tiny"),
+    "sum_product_vae": ("spvae/tiny", "spvae/tiny_components", "dense_vae/tiny", "conv_spvae/tiny", "conv_vae/tiny"),
 }
 
 _OPTIONS = mlp.BlockOptions("elu")
@@ -95,6 +106,11 @@ LAYERS = {
         lambda: sum_product.SumProduct(poon_domingos((4, 6), 2), num_leaves=2, num_sums=2),
         None,
         lambda layer, batch: layer(tf.ones([batch, 12]) * tf.range(12.0)),
+    ),
+    gaussian_components.GaussianComponents: (
+        lambda: gaussian_components.GaussianComponents(3, 5, 4),
+        None,
+        lambda layer, batch: layer(tf.ones([3, batch, 4])),
     ),
     leaf_networks.LeafDense: (
         lambda: leaf_networks.LeafDense(3, 2),

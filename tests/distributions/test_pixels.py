@@ -10,19 +10,19 @@ from tests.reference.boltzmann import assert_frequencies_close
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
 from tfstruct.data import support
-from tfstruct.distributions.pixels import GaussianPixels, LogisticMixturePixels, make_pixels
+from tfstruct.distributions.pixels import GaussianPixels, LogisticMixturePixels, SplinePixels, make_pixels
 
 tfd = tfp.distributions
 
 LEVELS = np.arange(256.0)
-GREY = ("binomial", "categorical", "logistic_mixture")
+GREY = ("binomial", "categorical", "logistic_mixture", "spline")
 EVERY_FAMILY = pytest.mark.parametrize("name", ["bernoulli", "gaussian", *GREY])
 EVERY_GREY_FAMILY = pytest.mark.parametrize("name", GREY)
 S = 3  # pixels
 
 
 def _make(name):
-    return make_pixels(name, precision_floor=0.5, num_components=2)
+    return make_pixels(name, precision_floor=0.5, num_components=6 if name == "spline" else 2)
 
 
 def _outputs(pixels, rng, leading=(), num_pixels=S):
@@ -54,6 +54,15 @@ def _logistic_mixture(outputs, x, num_components):
     return result
 
 
+def _spline(outputs, x):
+    """Interpolation between heights at the knots, pixel by pixel: outputs [S * 6] and x [S] to probabilities [S]."""
+    knots = [0, 1, 98, 157, 254, 255]
+    # What the hat of each knot sums to over the levels: half the distance between the knots beside it, if inside.
+    areas = np.array([1.0, 1.0 + 96 / 2, (97 + 59) / 2, (59 + 97) / 2, 96 / 2 + 1.0, 1.0])
+    heights = special.softmax(outputs.reshape(len(x), 6), axis=-1) / areas
+    return np.array([np.interp(value, knots, of_pixel) for value, of_pixel in zip(x, heights, strict=True)])
+
+
 # Densities ---------------------------------------------------------------------------------------------------
 
 
@@ -67,6 +76,8 @@ def _expected(name, outputs, x):
     if name == "categorical":
         return tfd.Categorical(logits=tf.reshape(outputs[0], [*outputs[0].shape[:-1], S, 256])).log_prob(x)
     flat = zip(outputs[0].numpy().reshape(-1, S * 6), x.reshape(-1, S), strict=True)
+    if name == "spline":
+        return np.log([_spline(row, values) for row, values in flat]).reshape(x.shape)
     return np.log([_logistic_mixture(row, values, 2) for row, values in flat]).reshape(x.shape)
 
 
@@ -233,6 +244,7 @@ def test_a_draw_is_a_level_of_positive_probability_at_the_ends_of_the_unit_inter
 def test_a_family_keeps_leading_axes_and_says_what_it_takes(name, rng):
     pixels = _make(name)
     expected = {"bernoulli": (1, 1, 1), "gaussian": (2, 1, 1), "binomial": (1, 1, 1), "categorical": (1, 256, 1)}
+    expected["spline"] = (1, 6, 1)
     assert (pixels.num_networks, pixels.num_outputs, pixels.num_uniforms) == expected.get(name, (1, 6, 2))
     kind = {"bernoulli": support.BINARY, "gaussian": support.UNIT_INTERVAL}.get(name, support.INTEGERS)
     assert (pixels.support, pixels.scale) == (kind, 255.0 if kind == support.INTEGERS else 1.0)
@@ -250,7 +262,7 @@ def test_a_family_keeps_leading_axes_and_says_what_it_takes(name, rng):
 
 
 def test_unknown_names_and_bad_settings_are_refused():
-    names = "bernoulli, gaussian, binomial, categorical, logistic_mixture"
+    names = "bernoulli, gaussian, binomial, categorical, logistic_mixture, spline"
     with pytest.raises(ValueError, match=f"likelihood must be one of {names}, found 'poisson'"):
         _make("poisson")
     for floor in (0.0, -1.0, np.nan):
@@ -258,5 +270,19 @@ def test_unknown_names_and_bad_settings_are_refused():
             make_pixels("gaussian", precision_floor=floor, num_components=1)
     with pytest.raises(ValueError, match="num_components must be at least 1, found 0"):
         make_pixels("logistic_mixture", precision_floor=1.0, num_components=0)
+    for count in (0, 5, 130):
+        with pytest.raises(ValueError, match=f"likelihood=spline must be even, 2 to 128, found {count}"):
+            make_pixels("spline", precision_floor=1.0, num_components=count)
+
+
+def test_knots_of_a_spline_are_dense_at_both_ends_and_hold_every_level():
+    np.testing.assert_array_equal(
+        SplinePixels(16).knots, [0, 1, 2, 5, 10, 21, 46, 98, 157, 209, 234, 245, 250, 253, 254, 255]
+    )
+    np.testing.assert_array_equal(SplinePixels(2).knots, [0, 255])
+    for count in (2, 4, 30, 128):
+        assert np.all(np.diff(SplinePixels(count).knots) >= 1)
+        outputs = [tf.zeros([256, count])]
+        assert np.all(np.isfinite(SplinePixels(count).log_prob(outputs, tf.range(256.0)[:, tf.newaxis])))
     assert make_pixels("gaussian", precision_floor=2.5, num_components=0).precision_floor == 2.5
     assert make_pixels("logistic_mixture", precision_floor=0.0, num_components=4).num_outputs == 12

@@ -11,6 +11,7 @@ from tfstruct.distributions.region_graph import (
     Partition,
     RegionGraph,
     RegionGraphError,
+    bisected_image,
     poon_domingos,
     random_binary_trees,
     single_region,
@@ -35,6 +36,47 @@ def test_sixteen_tiles_make_the_network_of_the_paper(shape, delta):
     }
     assert {len(graph.regions[region]) for region in graph.leaf_regions} == {math.prod(shape) // 16}
     assert graph.is_tiling
+
+
+def test_hadamard_products_count_one_for_every_index():
+    graph = poon_domingos((28, 28), 7)
+    counts = graph.counts(num_leaves=5, num_sums=5, products="hadamard")
+    assert (counts.leaves, counts.products, counts.sums) == (80, 5 * 200, 83 * 5 + 1)
+    of_root = 5 * len(graph.partitions_of(graph.root))
+    assert counts.sum_weights == 5 * (5 * 200 - of_root) + of_root
+    with pytest.raises(ValueError, match="products=hadamard needs num_leaves equal to num_sums, found 2 and 3"):
+        graph.counts(num_leaves=2, num_sums=3, products="hadamard")
+    with pytest.raises(ValueError, match="products must be one of cross, hadamard, found 'sum'"):
+        graph.counts(num_leaves=2, num_sums=2, products="sum")
+
+
+@pytest.mark.parametrize(
+    ("shape", "delta", "tiles"), [((28, 28), 7, 16), ((28, 28), 4, 49), ((5, 7, 2), 2, 12), ((2, 9), 3, 3)]
+)
+def test_a_bisected_image_is_a_binary_tree_over_the_tiles_of_the_grid(shape, delta, tiles):
+    graph, grid = bisected_image(shape, delta), poon_domingos(shape, delta)
+    assert len(graph.leaf_regions) == tiles
+    assert len(graph.partitions) == len(graph.internal_regions) == tiles - 1
+    same = {graph.regions[region] for region in graph.leaf_regions}
+    assert same == {grid.regions[region] for region in grid.leaf_regions}
+    assert set(graph.regions) <= set(grid.regions)  # rectangles of whole tiles
+    assert graph.is_tiling
+
+
+def test_an_image_is_halved_across_its_longer_side_and_a_square_across_its_height():
+    graph = bisected_image((4, 6), 2)
+    root, (upper, lower) = graph.root, graph.partitions_of(graph.root)[0]
+    assert [len(graph.regions[region]) for region in (root, upper, lower)] == [24, 8, 16]  # 2 x 3 tiles: 1 and 2 wide
+    graph = bisected_image((4, 4), 2)
+    upper, lower = graph.partitions_of(graph.root)[0]
+    assert graph.regions[upper] == tuple(range(8))
+    assert graph.regions[lower] == tuple(range(8, 16))
+
+
+def test_images_of_no_size_are_not_bisected():
+    for shape, delta in (((4,), 2), ((4, 0), 2), ((4, 4), 0)):
+        with pytest.raises(ValueError, match="delta at least 1, found"):
+            bisected_image(shape, delta)
 
 
 def test_leaves_and_sums_of_a_region_count_apart():

@@ -8,20 +8,31 @@ from scipy import special
 from tests.reference import sum_product as twin
 from tests.reference.boltzmann import assert_frequencies_close
 from tfstruct import random
+from tfstruct.distributions import sum_product_circuit
 from tfstruct.distributions.region_graph import poon_domingos, random_binary_trees, single_region
 from tfstruct.distributions.sum_product_circuit import CircuitLayout, SumProductCircuit
 
 EVERY_GRAPH = pytest.mark.parametrize("name", twin.SMALL)
-SIZES = pytest.mark.parametrize("sizes", [(2, 2), (3, 1), (1, 3)], ids=str)
+PRODUCTS = pytest.mark.parametrize("products", ["cross", "hadamard"])
+SIZES = pytest.mark.parametrize(
+    "sizes", [(2, 2, "cross"), (3, 1, "cross"), (1, 3, "cross"), (2, 2, "hadamard"), (4, 4, "hadamard")], ids=str
+)
 
 
-def _both(graph, rng, num_leaves=2, num_sums=2, scale=2.0):
+@pytest.fixture(params=["terms", "matrices"])
+def way(request, monkeypatch):
+    """Both ways to take the sums: term by term, and as matrix products whatever the number of weights."""
+    if request.param == "matrices":
+        monkeypatch.setattr(sum_product_circuit, "_LARGEST_TABLE", 0)
+    return request.param
+
+
+def _both(graph, rng, num_leaves=2, num_sums=2, products="cross", scale=2.0):
     """A circuit with random weights and its twin."""
-    layout = CircuitLayout(graph, num_leaves=num_leaves, num_sums=num_sums)
+    layout = CircuitLayout(graph, num_leaves=num_leaves, num_sums=num_sums, products=products)
     logits = scale * rng.normal(size=layout.num_weights)
-    return SumProductCircuit(layout, layout.normalize(tf.constant(logits))), twin.Circuit(
-        graph, logits, num_leaves, num_sums
-    )
+    reference = twin.Circuit(graph, logits, num_leaves, num_sums, products)
+    return SumProductCircuit(layout, layout.normalize(tf.constant(logits))), reference
 
 
 def _logits(layout, rng, dtype=tf.float64):
@@ -43,7 +54,7 @@ def test_two_leaf_regions_of_two_leaves_by_hand():
 
 @EVERY_GRAPH
 @SIZES
-def test_a_small_circuit_is_a_recursion_over_regions(name, sizes, rng):
+def test_a_small_circuit_is_a_recursion_over_regions(name, sizes, rng, way):
     circuit, reference = _both(twin.SMALL[name], rng, *sizes)
     leaves = 5.0 * rng.normal(size=[4, circuit.layout.num_leaf_nodes])
     expected = [reference.log_prob(row) for row in leaves]
@@ -51,26 +62,30 @@ def test_a_small_circuit_is_a_recursion_over_regions(name, sizes, rng):
 
 
 @pytest.mark.parametrize(
-    ("graph", "num_leaves", "num_sums"),
+    ("graph", "num_leaves", "num_sums", "products"),
     [
-        (poon_domingos((28, 28), 7), 2, 2),
-        (poon_domingos((5, 7, 2), (2, 3)), 3, 2),
-        (random_binary_trees(21, depth=3, repetitions=3, seed=2), 2, 3),
-        (twin.chain(30), 2, 2),
+        (poon_domingos((28, 28), 7), 2, 2, "cross"),
+        (poon_domingos((5, 7, 2), (2, 3)), 3, 2, "cross"),
+        (poon_domingos((5, 7, 2), (2, 3)), 3, 3, "hadamard"),
+        (random_binary_trees(21, depth=3, repetitions=3, seed=2), 2, 3, "cross"),
+        (random_binary_trees(21, depth=3, repetitions=3, seed=2), 24, 24, "hadamard"),
+        (twin.chain(30), 2, 2, "cross"),
     ],
-    ids=["28x28", "irregular", "trees", "chain"],
+    ids=["28x28", "irregular", "irregular hadamard", "trees", "trees hadamard", "chain"],
 )
-def test_a_large_circuit_is_a_recursion_over_regions(graph, num_leaves, num_sums, rng):
-    circuit, reference = _both(graph, rng, num_leaves, num_sums)
-    assert circuit.layout.num_weights == graph.counts(num_leaves=num_leaves, num_sums=num_sums).sum_weights
+def test_a_large_circuit_is_a_recursion_over_regions(graph, num_leaves, num_sums, products, rng):
+    circuit, reference = _both(graph, rng, num_leaves, num_sums, products)
+    counts = graph.counts(num_leaves=num_leaves, num_sums=num_sums, products=products)
+    assert circuit.layout.num_weights == counts.sum_weights
     leaves = 20.0 * rng.normal(size=[2, circuit.layout.num_leaf_nodes])
     expected = [reference.log_prob(row) for row in leaves]
     np.testing.assert_allclose(circuit.log_prob(leaves), expected, rtol=1e-10)
 
 
 @EVERY_GRAPH
-def test_a_circuit_is_the_sum_over_all_induced_trees(name, rng):
-    circuit, reference = _both(twin.SMALL[name], rng)
+@PRODUCTS
+def test_a_circuit_is_the_sum_over_all_induced_trees(name, products, rng, way):
+    circuit, reference = _both(twin.SMALL[name], rng, products=products)
     leaves = rng.normal(size=[3, circuit.layout.num_leaf_nodes])
     expected = special.logsumexp(reference.tree_values(leaves), axis=1)
     np.testing.assert_allclose(circuit.log_prob(leaves), expected, rtol=1e-12)
@@ -113,12 +128,39 @@ def test_weights_of_every_sum_are_a_softmax_of_its_own(name, rng):
     np.testing.assert_allclose(layout.normalize(tf.constant(logits)), expected, rtol=1e-12, atol=1e-12)
 
 
+@PRODUCTS
+def test_two_regions_of_two_leaves_with_either_kind_of_products_by_hand(products):
+    layout = CircuitLayout(twin.chain(2), num_leaves=2, num_sums=2, products=products)
+    a, b, c, d = leaves = np.array([0.5, 0.25, 2.0, 4.0])
+    values = np.array([a * c, b * d] if products == "hadamard" else [a * c, a * d, b * c, b * d])
+    weights = np.arange(1.0, len(values) + 1) / np.arange(1, len(values) + 1).sum()
+    circuit = SumProductCircuit(layout, np.log(weights))
+    assert float(circuit.log_prob(np.log(leaves))) == pytest.approx(np.log(weights @ values), abs=1e-14)
+
+
+def test_hadamard_products_need_as_many_leaves_as_sums():
+    with pytest.raises(ValueError, match="products=hadamard needs num_leaves equal to num_sums, found 2 and 3"):
+        CircuitLayout(twin.chain(3), num_leaves=2, num_sums=3, products="hadamard")
+    with pytest.raises(ValueError, match="products must be one of cross, hadamard, found 'kronecker'"):
+        CircuitLayout(twin.chain(3), num_leaves=2, num_sums=2, products="kronecker")
+
+
+def test_sums_as_matrix_products_hold_in_float32_where_leaves_are_hundreds_of_nats_apart(rng):
+    graph = twin.SMALL["n_ary"]  # whose levels are padded
+    circuit, reference = _both(graph, rng, 24, 24, "hadamard", scale=1.0)
+    leaves = -300.0 + 60.0 * rng.normal(size=[4, circuit.layout.num_leaf_nodes])
+    single = SumProductCircuit(circuit.layout, tf.cast(circuit.log_weights, tf.float32))
+    expected = [reference.log_prob(row) for row in leaves]
+    np.testing.assert_allclose(single.log_prob(leaves.astype(np.float32)), expected, rtol=1e-6)
+
+
 # Derivatives -------------------------------------------------------------------------------------------------
 
 
 @EVERY_GRAPH
-def test_the_leaf_posterior_is_that_of_all_trees_and_sums_to_one_for_every_variable(name, rng):
-    circuit, reference = _both(twin.SMALL[name], rng)
+@PRODUCTS
+def test_the_leaf_posterior_is_that_of_all_trees_and_sums_to_one_for_every_variable(name, products, rng, way):
+    circuit, reference = _both(twin.SMALL[name], rng, products=products)
     leaves = 3.0 * rng.normal(size=[3, circuit.layout.num_leaf_nodes])
     found = circuit.leaf_posterior(leaves)
     members = reference.trees()[1]
@@ -129,7 +171,7 @@ def test_the_leaf_posterior_is_that_of_all_trees_and_sums_to_one_for_every_varia
 
 
 @EVERY_GRAPH
-def test_gradients_are_finite_differences(name, rng):
+def test_gradients_are_finite_differences(name, rng, way):
     layout = CircuitLayout(twin.SMALL[name], num_leaves=2, num_sums=2)
     values = _logits(layout, rng), tf.constant(rng.normal(size=[3, layout.num_leaf_nodes]))
     directions = [rng.normal(size=value.shape) for value in values]
@@ -160,7 +202,7 @@ def test_the_leaf_posterior_has_no_gradient(rng):
 
 
 @EVERY_GRAPH
-def test_impossible_evidence_and_zero_weights_give_finite_gradients(name, rng):
+def test_impossible_evidence_and_zero_weights_give_finite_gradients(name, rng, way):
     graph = twin.SMALL[name]
     layout = CircuitLayout(graph, num_leaves=2, num_sums=2)
     logits = rng.normal(size=layout.num_weights)
@@ -225,8 +267,9 @@ def _tree_places(drawn, members):
 
 @EVERY_GRAPH
 @pytest.mark.parametrize("keys", ["one", "per_row"])
-def test_trees_are_drawn_with_the_probabilities_they_have_given_the_evidence(name, keys, rng):
-    circuit, reference = _both(twin.SMALL[name], rng, scale=1.0)
+@PRODUCTS
+def test_trees_are_drawn_with_the_probabilities_they_have_given_the_evidence(name, keys, products, rng):
+    circuit, reference = _both(twin.SMALL[name], rng, products=products, scale=1.0)
     evidence, num = rng.normal(size=circuit.layout.num_leaf_nodes), 40_000
     key = random.key(17) if keys == "one" else random.row_keys(tf.range(num, dtype=tf.int64))
     drawn = circuit.sample_tree(key, tf.constant(np.tile(evidence, [num, 1]), tf.float32))
@@ -257,8 +300,9 @@ def test_the_tree_of_a_row_with_a_key_of_its_own_does_not_depend_on_the_batch(rn
 
 
 @EVERY_GRAPH
-def test_the_most_probable_tree_is_that_of_all_trees(name, rng):
-    circuit, reference = _both(twin.SMALL[name], rng)
+@PRODUCTS
+def test_the_most_probable_tree_is_that_of_all_trees(name, products, rng):
+    circuit, reference = _both(twin.SMALL[name], rng, products=products)
     leaves = 2.0 * rng.normal(size=[50, circuit.layout.num_leaf_nodes])
     value, tree = circuit.most_probable_tree(leaves)
     values = reference.tree_values(leaves)

@@ -16,24 +16,25 @@ from tfstruct.layers.sum_product import SumProduct
 tfd = tfp.distributions
 
 EVERY_GRAPH = pytest.mark.parametrize("name", twin.SMALL)
+EVERY_PRODUCT = pytest.mark.parametrize("products", ["cross", "hadamard"])
 STATES = states(8)
 
 
 class Small:
     """A network of Bernoulli leaves over eight variables, its twin and its table [2**8]."""
 
-    def __init__(self, name, rng, dtype=tf.float64):
+    def __init__(self, name, rng, dtype=tf.float64, products="cross"):
         self.graph = twin.SMALL[name]
         shape = len(self.graph.leaf_regions), 2, max(len(self.graph.regions[r]) for r in self.graph.leaf_regions)
         self.probs = rng.uniform(0.05, 0.95, size=shape)
-        num_weights = self.graph.counts(num_leaves=2, num_sums=2).sum_weights
+        num_weights = self.graph.counts(num_leaves=2, num_sums=2, products=products).sum_weights
         self.logits = rng.normal(size=num_weights)
-        self.twin = twin.Circuit(self.graph, self.logits)
+        self.twin = twin.Circuit(self.graph, self.logits, products=products)
         # Leaves beyond the size of a region are nobody's: their values must not be read.
         sizes = np.array([len(self.graph.regions[region]) for region in self.graph.leaf_regions])
         given = np.where(np.arange(shape[2]) < sizes[:, np.newaxis, np.newaxis], self.probs, 0.999)
         leaves = tfd.Bernoulli(probs=tf.constant(given), dtype=dtype)
-        self.network = SumProductNetwork(self.graph, leaves, tf.constant(self.logits), num_sums=2)
+        self.network = SumProductNetwork(self.graph, leaves, tf.constant(self.logits), num_sums=2, products=products)
         leaf_values, _ = self.leaves(STATES, np.ones([256, 8], bool))
         self.table = np.exp([self.twin.log_prob(row) for row in leaf_values])
 
@@ -56,16 +57,18 @@ MASKS, ALL = STATES[:, np.newaxis].astype(bool), np.broadcast_to(STATES, [256, 2
 
 
 @EVERY_GRAPH
-def test_probabilities_of_all_states_are_the_twins_and_sum_to_one(name, rng):
-    small = Small(name, rng)
+@EVERY_PRODUCT
+def test_probabilities_of_all_states_are_the_twins_and_sum_to_one(name, products, rng):
+    small = Small(name, rng, products=products)
     log_prob = small.network.log_prob(STATES)
     np.testing.assert_allclose(log_prob, np.log(small.table), rtol=1e-10)
     assert special.logsumexp(log_prob) == pytest.approx(0.0, abs=1e-12)
 
 
 @EVERY_GRAPH
-def test_the_marginal_of_every_mask_is_the_sum_over_what_is_missing(name, rng):
-    small = Small(name, rng)
+@EVERY_PRODUCT
+def test_the_marginal_of_every_mask_is_the_sum_over_what_is_missing(name, products, rng):
+    small = Small(name, rng, products=products)
     hidden = np.where(MASKS, ALL, np.nan)
     found = small.network.marginal_log_prob(hidden, MASKS)
     np.testing.assert_allclose(np.exp(found), small.given(np.sum), rtol=1e-10)
@@ -192,8 +195,9 @@ def test_the_same_seed_gives_the_same_sample_and_another_another(rng):
 
 
 @EVERY_GRAPH
-def test_the_explanation_is_the_best_pair_of_tree_and_state_and_a_bound_for_every_mask(name, rng):
-    small = Small(name, rng)
+@EVERY_PRODUCT
+def test_the_explanation_is_the_best_pair_of_tree_and_state_and_a_bound_for_every_mask(name, products, rng):
+    small = Small(name, rng, products=products)
     # Every mask with 32 of the states.
     x, masks = ALL[:, ::8].reshape(-1, 8), np.broadcast_to(MASKS, [256, 32, 8]).reshape(-1, 8)
     found = small.network.most_probable_explanation(np.where(masks, x, np.nan), masks)

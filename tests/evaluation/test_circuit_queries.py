@@ -306,6 +306,24 @@ def test_any_number_of_samples_will_do(rng, name):
     getattr(circuit_queries, name)(run_of(build(), test=test), images=5, num_samples=3)
 
 
+# Leaves that share a VAE ---------------------------------------------------------------------------------------------
+
+
+def test_every_question_is_answered_by_tiles_of_one_vae_each(rng):
+    model = build(preset="spvae/tiny_components")
+    rows = rng.integers(0, 2, size=[30, *SHAPE]).astype(np.uint8)
+    run = run_of(model, validation=rows, test=rows)
+    maps = circuit_queries.latent_maps(run, points=3)
+    assert maps.shape == (1, 3 * SHAPE[0], 3 * SHAPE[1])  # one VAE for each tile, whatever the number of its leaves
+    assert np.all((maps > 0.0) & (maps < 1.0))
+    for part in circuit_queries.inpainting(run, images=2, scored=10, draws=2, num_samples=50).values():
+        assert np.isfinite(part["log_prob"])
+        assert part["log_prob"] < 0.0
+    found = circuit_queries.misplaced_regions(run, images=20, num_samples=50)
+    assert found["chance"] == 1.0 / TILES
+    assert np.isfinite(found["information"])
+
+
 # What is refused -----------------------------------------------------------------------------------------------------
 
 

@@ -82,6 +82,17 @@ def test_logistic_mixtures_are_of_grey_levels_as_they_are_and_in_bits():
     assert (config.data.variant, config.model.likelihood) == ("levels", "logistic_mixture")
 
 
+def test_components_are_those_of_one_vae_for_each_of_the_same_tiles():
+    model = registry.build(presets.get("spvae/mnist_components"))
+    assert (model.leaves.num_vaes, model.num_leaves, model.leaves_per_sample) == (16, 16 * 64, 64)
+    counts = model.structure_report()["circuit"]
+    assert (counts["internal_regions"], counts["products"], counts["sums"]) == (15, 15 * 64, 14 * 64 + 1)
+    assert counts["sum_weights"] == 14 * 64**2 + 64
+    logistic = registry.build(presets.get("spvae/mnist_logistic"))
+    assert model.leaf_regions != logistic.leaf_regions  # halving leaves them in another order
+    assert sorted(model.leaf_regions) == sorted(logistic.leaf_regions)
+
+
 def test_the_preset_for_missing_pixels_reads_and_draws_masks():
     config, discrete = presets.get("spvae/mnist_missing"), presets.get("spvae/mnist_discrete")
     changed = {line.partition(":")[0] for line in config_lib.differences(discrete, config)}

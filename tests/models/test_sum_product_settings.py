@@ -50,6 +50,10 @@ def test_adapt_takes_the_mean_that_stands_for_missing_pixels():
     ("overrides", "message"),
     [
         (("model.structure=grid",), "model.structure must be one of .*found 'grid'"),
+        (("model.leaf_vaes=joint",), "model.leaf_vaes must be one of separate, shared, found 'joint'"),
+        (("model.products=sum",), "products must be one of cross, hadamard, found 'sum'"),
+        (("model.products=hadamard", "model.num_sums=3"), "needs num_leaves equal to num_sums, found 2 and 3"),
+        (("model.likelihood=spline",), "num_components of likelihood=spline must be even, 2 to 128, found 5"),
         (("model.leaf_network=cnn",), "model.leaf_network must be one of mlp, conv, found 'cnn'"),
         (("model.num_leaves=0",), "model.num_leaves must be at least 1, found 0"),
         (("model.delta=28",), "model.delta must be less than a side of the image, found 28 .*structure=single"),
@@ -125,8 +129,9 @@ def test_missing_grey_levels_are_filled_with_the_mean_whatever_they_are(value, r
     assert np.all(np.isfinite(drawn))
 
 
-def test_the_models_path_gradient_has_the_mean_of_the_plain_one(rng):
-    model = small.system("objective.num_samples=2")
+@pytest.mark.parametrize("leaf_vaes", ["separate", "shared"])
+def test_the_models_path_gradient_has_the_mean_of_the_plain_one(leaf_vaes):
+    model = small.system("objective.num_samples=2", leaf_vaes=leaf_vaes)
     rows, repeats = np.repeat(small.every_image()[5:7], 4_000, axis=0), 20
     variables = [variable.value for variable in model.posterior_variables]
 

@@ -43,7 +43,7 @@ def test_the_structure_of_the_paper_comes_out():
 
 
 def _noise(keys, num_samples, batch, model):
-    shape = [model.num_leaves, model.leaves.latent_dim]
+    shape = [model.leaves.num_vaes, model.leaves.latent_dim]
     return np.asarray(random.sample_normal(keys, num_samples, batch, shape), np.float64)
 
 
@@ -56,6 +56,16 @@ CASES = {
     "mask read": {"mask_input": True},
     "random trees": {"structure": "random", "tree_depth": 2, "tree_repetitions": 2},
     "unequal tiles": {"delta": 2},
+    "shared": {"leaf_vaes": "shared", "num_leaves": 3, "num_sums": 3, "products": "hadamard", "structure": "bisected"},
+    "shared, cross products": {"leaf_vaes": "shared", "num_leaves": 3, "num_sums": 2},
+    "shared mixture": {"leaf_vaes": "shared", "structure": "single", "num_leaves": 3},
+    "shared, unequal tiles": {"leaf_vaes": "shared", "delta": 2, "structure": "bisected", "mask_input": True},
+    "shared random trees": {"leaf_vaes": "shared", "structure": "random", "tree_depth": 2, "tree_repetitions": 2},
+}
+#: the two ways for leaves to have VAEs, with what goes with either
+EVERY_KIND = {
+    "separate": {},
+    "shared": {"leaf_vaes": "shared", "products": "hadamard", "structure": "bisected"},
 }
 
 
@@ -110,10 +120,10 @@ def test_encoders_of_grey_levels_read_them_in_unit_scale(name, rng):
 # Exact densities --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def exact():
+@pytest.fixture(scope="module", params=EVERY_KIND)
+def exact(request):
     """A system whose leaves have one latent; all 16 images, their leaf densities and densities."""
-    model = small.system()
+    model = small.system(**EVERY_KIND[request.param])
     x = small.every_image()
     leaves = small.exact_leaves(model, x)
     return model, x, leaves, small.root(model, leaves)
@@ -126,7 +136,7 @@ def test_the_exact_densities_of_the_reference_sum_to_one(exact):
 # Theorems 1 and 2 of the paper: bounds of leaves give bounds of the whole, and tighter ones tighter ones.
 def test_local_bounds_give_a_bound_that_rises_with_the_number_of_samples(exact):
     model, x, leaves, log_prob = exact
-    draws = 4_000
+    draws = 4_000 * model.leaves_per_sample**2  # bounds of leaves that share their samples vary together
     rows = tf.repeat(tf.constant(x), draws, axis=0)
     means = []
     for name, num_samples in (("elbo", 1), ("iwae", 2), ("iwae", 20)):
@@ -167,12 +177,14 @@ def _estimate(model, x, observed=None, num_samples=2_000):
         num_samples=num_samples,
         chunk=500,
         circuit=model.circuit,
+        leaves_per_sample=model.leaves_per_sample,
     )
 
 
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.parametrize("mask_input", [False, True])
-def test_marginals_of_every_mask_are_the_sums_over_what_is_missing(mask_input):
-    model = small.system(mask_input=mask_input)
+def test_marginals_of_every_mask_are_the_sums_over_what_is_missing(mask_input, kind):
+    model = small.system(mask_input=mask_input, **EVERY_KIND[kind])
     x = small.every_image()
     table = np.exp(small.root(model, small.exact_leaves(model, x)))
     flat = x.reshape(16, 4)
@@ -188,8 +200,9 @@ def test_marginals_of_every_mask_are_the_sums_over_what_is_missing(mask_input):
             np.testing.assert_array_equal(found.std_err, 0.0)
 
 
-def test_missing_pixels_may_hold_anything(rng):
-    model = small.system()
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_missing_pixels_may_hold_anything(kind, rng):
+    model = small.system(**EVERY_KIND[kind])
     x, observed = rng.integers(0, 2, size=(3, 2, 2)).astype(np.float32), rng.random((3, 2, 2)) < 0.5
     one = _estimate(model, x, observed, 500).log_prob
     np.testing.assert_array_equal(_estimate(model, np.where(observed, x, 9.0), observed, 500).log_prob, one)
@@ -238,6 +251,8 @@ def test_completions_follow_the_exact_conditional(exact, missing):
     ("event_shape", "options"),
     [
         ((2, 2), {"structure": "single", "num_leaves": 3}),
+        ((2, 2), {"structure": "single", "num_leaves": 3, "leaf_vaes": "shared"}),
+        ((5,), {"structure": "random", "tree_depth": 2, "tree_repetitions": 2, "leaf_vaes": "shared"}),
         ((5,), {"structure": "random", "tree_depth": 2, "tree_repetitions": 2}),
     ],
 )
@@ -305,13 +320,13 @@ def test_reconstructions_weigh_leaves_by_their_posterior_and_decoding_by_their_p
         for leaf in range(model.num_leaves):  # by differences of the recursion
             step = np.eye(model.num_leaves)[leaf] * 1e-5
             used[:, leaf] = (small.root(model, values + step) - small.root(model, values - step)) / 2e-5
-        z = np.zeros([16, model.num_leaves])
+        z = np.zeros([16, model.leaves.num_vaes])
         expected = np.zeros([16, 4])
         for leaf in range(model.num_leaves):
-            (variable,) = small.variables_of(model, leaf)
-            mean, root = small.mlp(model.encoder, leaf, x.reshape(16, 4)[:, [variable]])
-            z[:, leaf] = (mean + noise[0, :, leaf] / np.sqrt(1.0 + root**2))[:, 0]
-            (logits,) = small.mlp(model.decoder, leaf, z[:, leaf : leaf + 1])
+            (variable,), vae = small.variables_of(model, leaf), leaf // model.leaves.leaves_per_vae
+            mean, root = small.mlp(model.encoder, vae, x.reshape(16, 4)[:, [variable]])
+            z[:, vae] = (mean + noise[0, :, vae] / np.sqrt(1.0 + root**2))[:, 0]
+            (logits,) = small.mlp(model.decoder, vae, z[:, vae : vae + 1])
             expected[:, variable] += used[:, leaf] / (1.0 + np.exp(-logits[:, 0]))
         found = model.decode(tf.constant(z, tf.float32))["x_mean"] if prior else found
         np.testing.assert_allclose(np.asarray(found).reshape(16, 4), expected, rtol=1e-4, atol=1e-5)

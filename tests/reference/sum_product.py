@@ -39,7 +39,7 @@ def split_weights_of_chain(vector, depth):
     return [special.log_softmax(part.reshape(-1, 4), axis=1) for part in reversed(parts)]
 
 
-def split_weights(graph, vector, num_leaves, num_sums):
+def split_weights(graph, vector, num_leaves, num_sums, products="cross"):
     """The flat vector as {region: [sums, products]}: regions by height and index, then sums, then products."""
     heights = {}
 
@@ -56,7 +56,9 @@ def split_weights(graph, vector, num_leaves, num_sums):
     for region in inner:
         sums = 1 if len(graph.regions[region]) == graph.num_variables else num_sums
         size = sum(
-            int(np.prod([num_sums if child in inner else num_leaves for child in children]))
+            num_sums
+            if products == "hadamard"
+            else int(np.prod([num_sums if c in inner else num_leaves for c in children]))
             for parent, children in graph.partitions
             if parent == region
         )
@@ -69,19 +71,20 @@ def split_weights(graph, vector, num_leaves, num_sums):
 class Circuit:
     """A network with logits for its weights, computed by recursion over regions."""
 
-    def __init__(self, graph, logits, num_leaves=2, num_sums=2):
+    def __init__(self, graph, logits, num_leaves=2, num_sums=2, products="cross"):
         self.graph, self.num_leaves = graph, num_leaves
         self.leaf_regions = [region for region in range(len(graph.regions)) if not self.cuts(region)]
-        logits = split_weights(graph, np.asarray(logits, np.float64), num_leaves, num_sums)
+        logits = split_weights(graph, np.asarray(logits, np.float64), num_leaves, num_sums, products)
         self.weights = {
             region: values - special.logsumexp(values, axis=1, keepdims=True) for region, values in logits.items()
         }
+        combine = zip if products == "hadamard" else itertools.product
         #: {region: the choices of a node of each child, partition by partition}
         self.choices = {
             region: [
                 list(zip(children, places, strict=True))
                 for children in self.cuts(region)
-                for places in itertools.product(*(range(self.num_nodes(child)) for child in children))
+                for places in combine(*(range(self.num_nodes(child)) for child in children))
             ]
             for region in self.weights
         }

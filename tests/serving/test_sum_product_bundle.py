@@ -20,11 +20,12 @@ NEW = {"marginal_log_prob", "inpaint", "region_log_prob"}
 LOG_PROB, INPAINT = 1, 4  # purposes of the keys
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+@pytest.fixture(scope="module", params=["spvae/tiny", "spvae/tiny_components"])
+def trained(request, tmp_path_factory):
     """The Keras model and the loaded bundle; not to be changed."""
     folder = tmp_path_factory.mktemp("circuit")
-    run = tiny_circuit.train(tiny.write_rows(folder / "rows.npz", event_shape=SHAPE), folder / "run")
+    rows = tiny.write_rows(folder / "rows.npz", event_shape=SHAPE)
+    run = tiny_circuit.train(rows, folder / "run", preset=request.param)
     # Training leaves the sums nearly even; uneven ones tell a model's sums from posterior ones.
     logits = np.random.default_rng(5).normal(scale=2.0, size=run.model.sum_product.logits.shape)
     places = run.weights.parameters[0]
@@ -88,6 +89,7 @@ def test_a_marginal_is_that_of_the_python_model_with_the_same_keys(system, model
         num_samples=NUM_SAMPLES,
         chunk=NUM_SAMPLES,
         circuit=system.circuit,
+        leaves_per_sample=system.leaves_per_sample,
     )
     found = model.marginal_log_prob(x, observed, seed=seed)
     assert_all_close(found, {name: getattr(expected, name) for name in ("log_prob", "std_err")})
@@ -110,6 +112,7 @@ def test_region_densities_are_those_of_the_python_model_with_the_samples_of_log_
         num_samples=NUM_SAMPLES,
         chunk=NUM_SAMPLES,
         circuit=system.circuit,
+        leaves_per_sample=system.leaves_per_sample,
         by_leaf=True,
     )
     expected = {name: value.numpy() for name, value in system.region_log_prob(estimate.log_prob).items()}

@@ -58,6 +58,14 @@ def test_another_system_gets_no_flow():
     assert set(config_lib.keys(presets.with_defaults(config))) - before == {"training.structure_fraction"}
 
 
+def test_a_circuit_of_an_older_config_multiplies_every_choice_of_nodes_and_shares_no_vae():
+    config = presets.get("spvae/tiny")
+    before = config_lib.to_json(config)
+    for name in ("products", "leaf_vaes"):
+        del config.model[name]
+    assert config_lib.to_json(presets.with_defaults(config)) == before
+
+
 def test_two_configs_do_not_share_the_defaults():
     first, second = (presets.with_defaults(older(tiny.config())) for _ in range(2))
     first.model.flow.steps = 7

@@ -1,4 +1,4 @@
-"""Region graphs: which variables each part of a sum-product network is over, in plain Python.
+"""Region graphs: which variables each part of a sum-product network is over, without TensorFlow.
 
 A region is a set of variables. A partition cuts a region into disjoint regions that together are the whole of it; a
 region may have several partitions, or none, and is then a leaf region. A network puts distributions on leaf regions,
@@ -17,6 +17,12 @@ import math
 import random as python_random
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+import numpy as np
+
+#: how the nodes of a partition's children are multiplied: every choice of one node of each child, or only those with
+#: the same index in all of them (the Hadamard product; a canonical polyadic decomposition)
+PRODUCTS = ("cross", "hadamard")
 
 _SHOWN = 8  # variables of a region that a message lists
 
@@ -188,17 +194,30 @@ class RegionGraph:
             return num_leaves
         return 1 if region == self.root else num_sums
 
-    def counts(self, *, num_leaves: int, num_sums: int) -> Counts:
+    def check_products(self, products: str, *, num_leaves: int, num_sums: int) -> None:
+        """Raises ValueError for an unknown kind of products, or Hadamard products of different numbers of nodes."""
+        if products not in PRODUCTS:
+            raise ValueError(f"products must be one of {', '.join(PRODUCTS)}, found {products!r}")
+        if products == "hadamard" and self.partitions and num_leaves != num_sums:
+            raise ValueError(f"products=hadamard needs num_leaves equal to num_sums, found {num_leaves} and {num_sums}")
+
+    def counts(self, *, num_leaves: int, num_sums: int, products: str = "cross") -> Counts:
         """Returns the sizes of a network with `num_leaves` leaves and `num_sums` sums for each region.
 
-        A partition has one product for every choice of one node of each child, and a sum mixes all products of all
-        partitions of its region. A graph of one region mixes its leaves.
+        A partition has one product for every choice of one node of each child, or with products="hadamard" one for
+        every index of a node; a sum mixes all products of all partitions of its region. A graph of one region mixes its
+        leaves.
+
+        Raises:
+            ValueError: an unknown kind of products, or Hadamard products of different numbers of leaves and sums.
         """
-        products: dict[int, int] = dict.fromkeys(self.internal_regions, 0)
+        self.check_products(products, num_leaves=num_leaves, num_sums=num_sums)
+        num_products: dict[int, int] = dict.fromkeys(self.internal_regions, 0)
         for region, children in self.partitions:
-            products[region] += math.prod(self.num_nodes(child, num_leaves, num_sums) for child in children)
+            sizes = [self.num_nodes(child, num_leaves, num_sums) for child in children]
+            num_products[region] += sizes[0] if products == "hadamard" else math.prod(sizes)
         sums = {region: self.num_nodes(region, num_leaves, num_sums) for region in self.internal_regions}
-        weights = sum(products[region] * sums[region] for region in self.internal_regions)
+        weights = sum(num_products[region] * sums[region] for region in self.internal_regions)
         if not self.internal_regions and num_leaves > 1:
             sums, weights = {self.root: 1}, num_leaves
         return Counts(
@@ -207,7 +226,7 @@ class RegionGraph:
             internal_regions=len(self.internal_regions),
             partitions=len(self.partitions),
             leaves=len(self.leaf_regions) * num_leaves,
-            products=sum(products.values()),
+            products=sum(num_products.values()),
             sums=sum(sums.values()),
             sum_weights=weights,
         )
@@ -268,6 +287,54 @@ def poon_domingos(shape: Sequence[int], delta: int | Sequence[int]) -> RegionGra
         ]
 
     return RegionGraph(height * width * channels, [variables(box) for box in boxes], partitions)
+
+
+def bisected_image(shape: Sequence[int], delta: int) -> RegionGraph:
+    """Returns the graph of an image that is halved again and again: a tree, with one partition for each rectangle.
+
+    A rectangle is cut at the grid line next to its middle (the upper or left one of two), across its longer side in
+    tiles, and of a square across its height. Far fewer regions than `poon_domingos` over the same tiles, so that each
+    may have many sums. Variables and channels as there.
+
+    Args:
+        shape: (height, width) or (height, width, channels).
+        delta: distance of the grid lines, at least 1; the last row and column of tiles may be smaller.
+
+    Raises:
+        ValueError: another shape, or a distance below 1.
+
+    References:
+        Mari et al., Unifying and Understanding Overparameterized Circuit Representations via Low-Rank Tensor
+        Decompositions, 2023 (quad trees, each of whose cuts is two of these).
+    """
+    if len(shape) not in (2, 3) or min(shape) < 1 or delta < 1:
+        raise ValueError(
+            f"shape must be (height, width) or (height, width, channels) and delta at least 1, found {tuple(shape)} "
+            f"and {delta}"
+        )
+    height, width = shape[:2]
+    rows, columns = -(-height // delta), -(-width // delta)
+    indices = np.arange(math.prod(shape)).reshape(height, width, -1)
+    regions: list[list[int]] = []
+    partitions: list[tuple[int, tuple[int, int]]] = []
+
+    def add(top: int, bottom: int, left: int, right: int) -> int:
+        """Adds a rectangle of tiles, its parts before it, and returns its index."""
+        children: tuple[int, ...] = ()
+        if bottom - top > 1 and bottom - top >= right - left:
+            cut = (top + bottom) // 2
+            children = add(top, cut, left, right), add(cut, bottom, left, right)
+        elif right - left > 1:
+            cut = (left + right) // 2
+            children = add(top, bottom, left, cut), add(top, bottom, cut, right)
+        box = indices[top * delta : bottom * delta, left * delta : right * delta]
+        regions.append([int(variable) for variable in box.ravel()])
+        if children:
+            partitions.append((len(regions) - 1, children))
+        return len(regions) - 1
+
+    add(0, rows, 0, columns)
+    return RegionGraph(indices.size, regions, partitions)
 
 
 def random_binary_trees(num_variables: int, *, depth: int, repetitions: int, seed: int) -> RegionGraph:

@@ -4,7 +4,9 @@ All regions of one height are evaluated together, so a circuit costs a few batch
 number of its nodes. Inside, nodes come first and observations last, [node, N]: gathering nodes then moves whole rows.
 
 References:
-    Poon & Domingos, UAI 2011; Peharz et al., On the Latent Variable Interpretation in Sum-Product Networks, PAMI 2017.
+    Poon & Domingos, UAI 2011; Peharz et al., On the Latent Variable Interpretation in Sum-Product Networks, PAMI 2017;
+    Peharz et al., Einsum Networks, ICML 2020 (sums as matrix products); Mari et al., Unifying and Understanding
+    Overparameterized Circuit Representations via Low-Rank Tensor Decompositions, 2023 (Hadamard products).
 """
 
 import itertools
@@ -17,6 +19,8 @@ import tensorflow as tf
 from tfstruct import random
 from tfstruct.distributions.region_graph import RegionGraph
 from tfstruct.math import logsumexp
+
+_LARGEST_TABLE = 512  # weights of a region up to which its sums are taken term by term
 
 
 class _Level(NamedTuple):
@@ -46,21 +50,26 @@ class CircuitLayout:
         graph: the region graph.
         num_leaves: leaves of each leaf region.
         num_sums: sums of each other region but the root, which has one.
+        products: `cross`, one product for every choice of one node of each child of a partition; or `hadamard`, product
+            k multiplies node k of all children. Weights then grow with the square of the number of sums, not with its
+            cube.
 
     Raises:
-        ValueError: numbers below 1.
+        ValueError: numbers below 1, an unknown kind of products, or Hadamard products of other numbers of leaves than
+            sums.
 
     Attributes:
-        graph, num_leaves, num_sums: as given.
+        graph, num_leaves, num_sums, products: as given.
         num_leaf_nodes: L.
         num_nodes: leaves and sums.
         num_weights: W; 0 for a single leaf.
     """
 
-    def __init__(self, graph: RegionGraph, *, num_leaves: int, num_sums: int) -> None:
+    def __init__(self, graph: RegionGraph, *, num_leaves: int, num_sums: int, products: str = "cross") -> None:
         if num_leaves < 1 or num_sums < 1:
             raise ValueError(f"num_leaves and num_sums must be at least 1, found {num_leaves} and {num_sums}")
-        self.graph, self.num_leaves, self.num_sums = graph, num_leaves, num_sums
+        graph.check_products(products, num_leaves=num_leaves, num_sums=num_sums)
+        self.graph, self.num_leaves, self.num_sums, self.products = graph, num_leaves, num_sums, products
         self.num_leaf_nodes = num_leaves * len(graph.leaf_regions)
         nodes_of = {
             region: list(range(place * num_leaves, (place + 1) * num_leaves))
@@ -69,18 +78,23 @@ class CircuitLayout:
         self.num_nodes, self.num_weights = self.num_leaf_nodes, 0
         levels = []
         for regions in graph.levels[1:]:
-            products = [
-                [nodes for children in graph.partitions_of(region) for nodes in _products(nodes_of, children)]
+            factors = [
+                [nodes for children in graph.partitions_of(region) for nodes in self._factors(nodes_of, children)]
                 for region in regions
             ]
             num_sums_here = graph.num_nodes(regions[0], num_leaves, num_sums)
             for place, region in enumerate(regions):
                 first = self.num_nodes + place * num_sums_here
                 nodes_of[region] = list(range(first, first + num_sums_here))
-            levels.append(self._level(products, num_sums_here))
+            levels.append(self._level(factors, num_sums_here))
         if not levels and num_leaves > 1:
             levels.append(self._level([[(leaf,) for leaf in range(num_leaves)]], 1))
         self.levels = tuple(levels)
+
+    def _factors(self, nodes_of: dict[int, list[int]], children: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The nodes that each product of a partition multiplies."""
+        nodes = [nodes_of[child] for child in children]
+        return list(zip(*nodes, strict=True) if self.products == "hadamard" else itertools.product(*nodes))
 
     def _level(self, products: list[list[tuple[int, ...]]], num_sums: int) -> _Level:
         most = max(len(of_region) for of_region in products)
@@ -126,8 +140,29 @@ class CircuitLayout:
         return tf.gather(padded, places)
 
 
-def _products(nodes_of: dict[int, list[int]], children: tuple[int, ...]) -> list[tuple[int, ...]]:
-    return list(itertools.product(*(nodes_of[child] for child in children)))
+def _sums(products: tf.Tensor, log_weights: tf.Tensor) -> tf.Tensor:
+    """Log of weighted sums: [regions, products, N] and [regions, sums, products] to [regions, sums, N].
+
+    Regions of many weights take a matrix product in place of the exponential of every term. Against the greatest
+    product of its region a term below exp(-87) is then zero in float32, and a sum without any other is -inf.
+    """
+    if np.prod(log_weights.shape[1:]) <= _LARGEST_TABLE:
+        return logsumexp(products[:, tf.newaxis] + log_weights[..., tf.newaxis], axis=2)
+    # Padding, and what no sum takes, must not be the greatest.
+    is_taken = tf.reduce_max(log_weights, axis=1)[..., tf.newaxis] > -np.inf
+    products = tf.where(is_taken, products, tf.constant(-np.inf, products.dtype))
+    largest = tf.stop_gradient(tf.reduce_max(products, axis=1, keepdims=True))
+    largest = tf.where(tf.math.is_finite(largest), largest, tf.zeros_like(largest))
+    total = tf.exp(log_weights) @ tf.exp(products - largest)
+    empty = total <= 0.0
+    # Both branches of a `where` are differentiated: the logarithm must never see the zero.
+    logs = tf.math.log(tf.where(empty, tf.ones_like(total), total)) + largest
+    return tf.where(empty, tf.constant(-np.inf, total.dtype), logs)
+
+
+def _maxima(products: tf.Tensor, log_weights: tf.Tensor) -> tf.Tensor:
+    """The greatest term in place of the sum; arguments as in `_sums`."""
+    return tf.reduce_max(products[:, tf.newaxis] + log_weights[..., tf.newaxis], axis=2)
 
 
 class SumProductCircuit:
@@ -165,7 +200,7 @@ class SumProductCircuit:
             ValueError: another number of leaves.
         """
         rows, shape = self._rows(leaf_log_prob)
-        return tf.reshape(self._upward(rows, logsumexp)[0][-1], shape)
+        return tf.reshape(self._upward(rows, _sums)[0][-1], shape)
 
     def _rows(self, leaf_values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Leaf values [..., L] as [L, N], and the shape of what is before L."""
@@ -175,9 +210,11 @@ class SumProductCircuit:
             raise ValueError(f"the circuit has {num_leaves} leaves, found values of shape {leaf_values.shape}")
         return tf.transpose(tf.reshape(leaf_values, [-1, num_leaves])), tf.shape(leaf_values)[:-1]
 
-    def _upward(self, rows: tf.Tensor, combine: Callable[..., tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Values of all nodes [nodes, N], and of each level its weighted products [regions, sums, products, N]."""
-        values, scores = rows, []
+    def _upward(
+        self, rows: tf.Tensor, combine: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Values of all nodes [nodes, N], and of each level those of its products [regions, products, N]."""
+        values, of_levels = rows, []
         for level in self.layout.levels:
             products = None
             for children, is_child in zip(level.children, level.is_child, strict=True):
@@ -185,12 +222,13 @@ class SumProductCircuit:
                 if not is_child.all():
                     factor = tf.where(is_child[..., np.newaxis], factor, tf.zeros_like(factor))
                 products = factor if products is None else products + factor
-            weights = self.layout.weights_of(level, self.log_weights)
-            weighted = products[:, tf.newaxis] + tf.cast(weights, products.dtype)[..., tf.newaxis]
-            scores.append(weighted)
-            sums = tf.reshape(combine(weighted, axis=2), [level.nodes.stop - level.nodes.start, -1])
-            values = tf.concat([values, sums], axis=0)
-        return values, scores
+            of_levels.append(products)
+            sums = combine(products, self._weights_of(level, products.dtype))
+            values = tf.concat([values, tf.reshape(sums, [level.nodes.stop - level.nodes.start, -1])], axis=0)
+        return values, of_levels
+
+    def _weights_of(self, level: _Level, dtype: tf.DType) -> tf.Tensor:
+        return tf.cast(self.layout.weights_of(level, self.log_weights), dtype)
 
     def leaf_posterior(self, leaf_log_prob: tf.Tensor) -> tf.Tensor:
         """The probability that each leaf is used, given the evidence: [..., L] to [..., L]; no gradient.
@@ -222,7 +260,7 @@ class SumProductCircuit:
             Arbitrary where the evidence is impossible.
         """
         rows, shape = self._rows(leaf_log_prob)
-        _, scores = self._upward(rows, logsumexp)
+        _, products = self._upward(rows, _sums)
         key = tf.convert_to_tensor(key, tf.uint32)
         num_rows, num_regions = tf.shape(rows)[1], [level.children.shape[1] for level in self.layout.levels]
         total = max(sum(num_regions), 1)
@@ -235,22 +273,22 @@ class SumProductCircuit:
         def choose(level: int, region_scores: tf.Tensor) -> tf.Tensor:
             return random.choose(units[level], region_scores, axis=1)
 
-        return self._descend(scores, choose, num_rows, shape)
+        return self._descend(products, choose, num_rows, shape)
 
     def most_probable_tree(self, leaf_log_prob: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The most probable induced tree: its log value [...], and its leaves, Boolean [..., L]."""
         rows, shape = self._rows(leaf_log_prob)
-        values, scores = self._upward(rows, tf.reduce_max)
+        values, products = self._upward(rows, _maxima)
 
         def choose(level: int, region_scores: tf.Tensor) -> tf.Tensor:
             del level
             return tf.argmax(region_scores, axis=1, output_type=tf.int32)
 
-        return tf.reshape(values[-1], shape), self._descend(scores, choose, tf.shape(rows)[1], shape)
+        return tf.reshape(values[-1], shape), self._descend(products, choose, tf.shape(rows)[1], shape)
 
     def _descend(
         self,
-        scores: list[tf.Tensor],
+        products: list[tf.Tensor],
         choose: Callable[[int, tf.Tensor], tf.Tensor],
         num_rows: tf.Tensor,
         shape: tf.Tensor,
@@ -259,13 +297,14 @@ class SumProductCircuit:
         num_nodes = self.layout.num_nodes
         used = tf.cast(tf.repeat(tf.range(num_nodes)[:, tf.newaxis] == num_nodes - 1, num_rows, axis=1), tf.float32)
         for place in reversed(range(len(self.layout.levels))):
-            level, weighted = self.layout.levels[place], scores[place]
+            level = self.layout.levels[place]
             regions, num_sums, num_products = level.weight_places.shape
-            of_sums = tf.reshape(used[level.nodes], [regions, num_sums, 1, -1])
+            of_sums = tf.reshape(used[level.nodes], [regions, num_sums, -1])
             # At most one sum of a region is used: the scopes of a tree's nodes are disjoint or nested.
-            is_used = of_sums > 0.0
-            region_scores = tf.reduce_sum(tf.where(is_used, weighted, tf.zeros_like(weighted)), axis=1)
-            region_used = tf.reduce_sum(of_sums[:, :, 0], axis=1)
+            weights = self._weights_of(level, products[place].dtype)
+            of_used = tf.gather(weights, tf.argmax(of_sums, axis=1, output_type=tf.int32), axis=1, batch_dims=1)
+            region_scores = products[place] + tf.transpose(of_used, [0, 2, 1])
+            region_used = tf.reduce_sum(of_sums, axis=1)
             chosen = tf.one_hot(choose(place, region_scores), num_products, axis=1) * region_used[:, tf.newaxis]
             for children, is_child in zip(level.children, level.is_child, strict=True):
                 counted = chosen * is_child[..., np.newaxis].astype(np.float32)

@@ -49,6 +49,7 @@ class SumProductNetwork(tfd.Distribution):
             smaller one is ignored.
         logits: of the sums' weights, [W], in the order of CircuitLayout; -inf stands for a weight of 0.
         num_sums: sums of each region that is neither leaf region nor root.
+        products: `cross` or `hadamard`, see CircuitLayout.
 
     All methods raise ValueError for values of another number of variables. Samples are drawn by TensorFlow
     Probability's generators, which give other numbers under XLA.
@@ -73,6 +74,7 @@ class SumProductNetwork(tfd.Distribution):
         logits: Any,
         *,
         num_sums: int = 1,
+        products: str = "cross",
         validate_args: bool = False,
         allow_nan_stats: bool = True,
         name: str = "SumProductNetwork",
@@ -87,7 +89,7 @@ class SumProductNetwork(tfd.Distribution):
                     f"leaf distributions must be scalar with batch shape [{len(scopes)}, leaves, {size}], found batch "
                     f"shape {shape} and event shape {leaf_distribution.event_shape.as_list()}"
                 )
-            layout = CircuitLayout(graph, num_leaves=shape[1], num_sums=num_sums)
+            layout = CircuitLayout(graph, num_leaves=shape[1], num_sums=num_sums, products=products)
             logits = tf.convert_to_tensor(logits)
             if logits.shape != (layout.num_weights,):
                 raise ValueError(f"logits must have shape [{layout.num_weights}], found {logits.shape}")

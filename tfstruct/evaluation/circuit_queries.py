@@ -30,10 +30,11 @@ def circuit_model(run: TrainedRun, replica: int = 0) -> SumProductVAE:
 
 
 def latent_maps(run: TrainedRun, *, replica: int = 0, points: int = 12) -> np.ndarray:
-    """Decodes a grid of latents of every leaf: what each leaf has learned of its part of the image.
+    """Decodes a grid of latents of every leaf's VAE: what it has learned of its part of the image.
 
-    A leaf of two latents is shown over all of them, at the quantiles of N(0, 1). Of more latents it is the plane of the
-    two principal directions of the posterior means of validation images, at quantiles of a Gaussian with their spread.
+    A VAE of two latents with the prior N(0, I) is shown over all of them, at quantiles of that. Of others it is the
+    plane of the two principal directions of the posterior means of validation images, at quantiles of a Gaussian with
+    their spread.
 
     Args:
         run: of a sum-product VAE whose leaf regions are rectangles of one size that do not overlap.
@@ -41,7 +42,7 @@ def latent_maps(run: TrainedRun, *, replica: int = 0, points: int = 12) -> np.nd
         points: of the grid along each direction.
 
     Returns:
-        [leaves of a region, height * points, width * points(, channels)] in [0, 1]: every leaf region's place holds
+        [VAEs of a region, height * points, width * points(, channels)] in [0, 1]: every leaf region's place holds
         points x points pictures of it.
 
     Raises:
@@ -52,12 +53,12 @@ def latent_maps(run: TrainedRun, *, replica: int = 0, points: int = 12) -> np.nd
     if not model.graph.is_tiling:
         raise ValueError("latent maps need leaf regions that do not overlap")
     quantiles = special.ndtri((np.arange(points) + 0.5) / points)
-    latent_dim, num_leaves = model.config.model.num_latents, model.num_leaves
-    if latent_dim == 2:
-        centre, axes = np.zeros([num_leaves, 1, 2]), np.repeat(np.eye(2)[np.newaxis], num_leaves, axis=0)
+    latent_dim, num_vaes = model.config.model.num_latents, model.leaves.num_vaes
+    if latent_dim == 2 and model.leaves_per_sample == 1:
+        centre, axes = np.zeros([num_vaes, 1, 2]), np.repeat(np.eye(2)[np.newaxis], num_vaes, axis=0)
     else:
         rows = tf.constant(run.data.validation[:_ENCODED].astype(np.float32))
-        means = model.encode(rows)["z_mean"].numpy().reshape(-1, num_leaves, latent_dim).swapaxes(0, 1)
+        means = model.encode(rows)["z_mean"].numpy().reshape(-1, num_vaes, latent_dim).swapaxes(0, 1)
         centre = means.mean(axis=1, keepdims=True)
         _, spread, directions = np.linalg.svd(means - centre, full_matrices=False)
         axes = (spread[:, :2, np.newaxis] / np.sqrt(means.shape[1])) * directions[:, :2]
@@ -68,7 +69,7 @@ def latent_maps(run: TrainedRun, *, replica: int = 0, points: int = 12) -> np.nd
     z = centre + grid @ axes
     outputs = model.leaves.decode(tf.constant(z, tf.float32))
     tiles = model.pixels.mean(outputs).numpy() / model.observation_scale
-    per_region = model.config.model.num_leaves
+    per_region = num_vaes // len(model.leaf_regions)
     tiles = tiles.reshape(-1, per_region, points, points, height, width, channels)
     full_height, full_width = model.event_shape[:2]
     maps = np.zeros([per_region, full_height * points, full_width * points, channels])
@@ -170,7 +171,14 @@ def _scorer(model: SumProductVAE, num_samples: int) -> Callable[..., np.ndarray]
     @tf.function(autograph=False)
     def estimate(x: tf.Tensor, observed: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
         terms = lambda draws: model.importance_terms(x, seed=draws, num_samples=chunk, observed=observed)  # noqa: E731
-        return likelihood.estimate(terms, keys, num_samples=num_samples, chunk=chunk, circuit=model.circuit).log_prob
+        return likelihood.estimate(
+            terms,
+            keys,
+            num_samples=num_samples,
+            chunk=chunk,
+            circuit=model.circuit,
+            leaves_per_sample=model.leaves_per_sample,
+        ).log_prob
 
     def score(rows: np.ndarray, observed: np.ndarray, key: tf.Tensor) -> np.ndarray:
         keys, size = random.fold_in(key, tf.range(len(rows))), 50
@@ -240,6 +248,7 @@ def misplaced_regions(
             num_samples=num_samples,
             chunk=chunk,
             circuit=model.circuit,
+            leaves_per_sample=model.leaves_per_sample,
             by_leaf=True,
         )
         return model.region_log_prob(leaves.log_prob)

@@ -104,6 +104,7 @@ class HeldOutScorer:
                 chunk=self.chunk,
                 self_normalised=self.model.is_conditional,
                 circuit=self.model.circuit,
+                leaves_per_sample=self.model.leaves_per_sample,
             )
 
     def __call__(

@@ -49,6 +49,7 @@ def estimate(
     chunk: int,
     self_normalised: bool = False,
     circuit: SumProductCircuit | None = None,
+    leaves_per_sample: int = 1,
     by_leaf: bool = False,
 ) -> LikelihoodEstimate:
     """Estimates log p(x) of a batch with exactly `num_samples` importance samples.
@@ -66,9 +67,12 @@ def estimate(
             unequal ones it is that of a ratio of two means, consistent as K grows but above or below log p(x_2 | x_1)
             where `effective_draws` is small. `std_err` is then by the delta method, and collapses to 0 where one draw
             has all the weight. `elbo` is the weighted mean of log p(x_2 | z), `rate` is 0.
-        circuit: of terms with leaves, [C, B, L]: the leaves' estimates go through it. The weights of different leaves
-            must be independent given x. The effective sample size is then that of one weight whose relative variance
-            is the estimate's, and may be below 1.
+        circuit: of terms with leaves, [C, B, L]: the leaves' estimates go through it. The weights of leaves that may be
+            in one induced tree must be independent given x. The effective sample size is then that of one weight whose
+            relative variance is the estimate's, and may be below 1.
+        leaves_per_sample: how many leaves, one after the other, share their samples (see ImportanceTerms). Their
+            weights are dependent, `std_err` is then by the delta method, and memory grows with the square of their
+            number.
         by_leaf: return the estimates of the leaves, [B, L], as they are before the circuit.
 
     Raises:
@@ -85,9 +89,19 @@ def estimate(
     batch = tf.shape(row_keys)[0]
     shape = [batch] if circuit is None else [batch, circuit.layout.num_leaf_nodes]
     zeros = tf.zeros(shape)
+    by_group = tf.concat([[batch], [-1, leaves_per_sample]], axis=0)
+    # Sums of products of the weights of leaves that share samples, relative to the largest of either.
+    cross = tf.zeros([batch, 0, 1, 1])
+    if leaves_per_sample > 1:
+        cross = tf.zeros([batch, shape[1] // leaves_per_sample, leaves_per_sample, leaves_per_sample])
 
     def body(
-        first: tf.Tensor, is_broken: tf.Tensor, weights: _Sums, draws: _Sums, sums: tuple[tf.Tensor, ...]
+        first: tf.Tensor,
+        is_broken: tf.Tensor,
+        weights: _Sums,
+        draws: _Sums,
+        cross: tf.Tensor,
+        sums: tuple[tf.Tensor, ...],
     ) -> tuple:
         terms = terms_of(random.sample_keys(row_keys, chunk, first))
         # The last chunk may reach beyond K: its surplus samples count for nothing.
@@ -102,6 +116,12 @@ def estimate(
 
         log_weight = masked(log_weights(terms))
         weights, relative = _add(weights, log_weight)
+        if leaves_per_sample > 1:
+            kept = tf.reshape(weights.kept, by_group)
+            groups = tf.reshape(relative, tf.concat([[chunk], by_group], axis=0))
+            cross = cross * kept[..., tf.newaxis] * kept[:, :, tf.newaxis] + tf.einsum(
+                "cbgi,cbgj->bgij", groups, groups
+            )
         is_broken |= tf.reduce_any(tf.math.is_nan(log_weight), axis=0)
         if self_normalised:
             draws, relative_draws = _add(draws, masked(terms.log_prior - terms.log_posterior))
@@ -115,13 +135,13 @@ def estimate(
                 sums[0] + mean_term(terms.log_posterior - terms.log_prior),
                 sums[1] + mean_term(-terms.log_likelihood),
             )
-        return first + chunk, is_broken, weights, draws, sums
+        return first + chunk, is_broken, weights, draws, cross, sums
 
     empty = _Sums(zeros + float("-inf"), *[zeros] * 5)
-    _, is_broken, weights, draws, sums = tf.while_loop(
+    _, is_broken, weights, draws, cross, sums = tf.while_loop(
         lambda first, *_: first < num_samples,
         body,
-        (tf.constant(0), tf.zeros(shape, tf.bool), empty, empty, (zeros, zeros)),
+        (tf.constant(0), tf.zeros(shape, tf.bool), empty, empty, cross, (zeros, zeros)),
         maximum_iterations=-(-num_samples // chunk),
     )
     has_weight = weights.total > 0.0
@@ -142,9 +162,16 @@ def estimate(
         effective_draws = tf.fill(tf.shape(log_prob), float(num_samples))
     if circuit is not None and not by_leaf:
         used = circuit.leaf_posterior(log_prob)
-        variance, relative_variance = (
-            tf.reduce_sum(tf.square(used) * part, axis=-1) for part in (variance, relative_variance)
-        )
+        if leaves_per_sample == 1:
+            variance, relative_variance = (
+                tf.reduce_sum(tf.square(used) * part, axis=-1) for part in (variance, relative_variance)
+            )
+        else:  # of the sum over leaves of used * weight / mean weight, which is one number for every sample
+            share = used / tf.where(has_weight, weights.total, tf.ones_like(used))
+            share, groups = tf.reshape(share, by_group), tf.reshape(used, by_group)
+            second = tf.einsum("bgi,bgij,bgj->bg", share, cross, share)
+            relative_variance = tf.reduce_sum(second - tf.square(tf.reduce_sum(groups, axis=-1)) / num_samples, axis=-1)
+            variance = relative_variance * (num_samples / max(num_samples - 1, 1))
         log_prob = circuit.log_prob(log_prob)
         has_weight, is_broken = log_prob > float("-inf"), tf.reduce_any(is_broken, axis=-1)
         size = tf.where(has_weight, 1.0 / (relative_variance + 1.0 / num_samples), tf.zeros_like(variance))

@@ -31,6 +31,8 @@ class ImportanceTerms(NamedTuple):
             without persistent chains.
         circuit: what leaf log densities [B, L] go through to log p(x); None without leaves.
         penalty: scalar, nats, added to the losses times the KL weight and no part of the bound (`free_bits_penalty`).
+        leaves_per_sample: how many leaves, one after the other, share every sample z and its q(z | x), as the
+            components of one VAE's prior do; no two of them are in one induced tree. 1: each leaf has its own samples.
     """
 
     log_likelihood: tf.Tensor
@@ -40,6 +42,7 @@ class ImportanceTerms(NamedTuple):
     chains: Mapping[str, tf.Tensor] | None = None
     circuit: SumProductCircuit | None = None
     penalty: tf.Tensor | None = None
+    leaves_per_sample: int = 1
 
 
 class Objective(NamedTuple):
@@ -88,7 +91,7 @@ def elbo(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bo
     With `path` the gradient is the path derivative alone ("sticking the landing"): unbiased, and zero for every
     single sample once q is the exact posterior. In a circuit a leaf's factor depends on the leaf's own sample, and the
     path derivative takes that into account: with v = r / K, r the probability of the leaf, it has
-    v - kl_weight v (1 - r) / K.
+    v - kl_weight v (1 - r) / K. Where leaves share their samples the second r is that of any of them.
 
     References:
         Kingma & Welling, ICLR 2014; Roeder, Wu & Duvenaud, Sticking the Landing, NeurIPS 2017; SPVAE, theorem 1.
@@ -102,7 +105,8 @@ def elbo(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bo
     if path:
         num_samples = tf.cast(tf.shape(terms.log_prior)[0], leaves.dtype)
         used = terms.circuit.leaf_posterior(leaves)
-        factor = used / num_samples * (1.0 - kl_weight * (1.0 - used) / num_samples)
+        shared = sum_of_sharing(used, terms.leaves_per_sample)
+        factor = used / num_samples * (1.0 - kl_weight * (1.0 - shared) / num_samples)
         posterior_loss = -_weighted_mean(factor, log_weights(terms, kl_weight, path=True))
     bound = terms.circuit.log_prob(tf.reduce_mean(log_weights(terms), axis=0))
     return _objective(terms, bound, loss, posterior_loss)
@@ -114,7 +118,10 @@ def iwae(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bo
     With `path` the posterior's gradient is the doubly reparameterised one. At kl_weight lambda < 1 the normalised
     weights v enter it as lambda v^2 + (1 - lambda) v, which keeps it unbiased for the annealed bound; lambda = 1
     gives the squared weights of DReG. In a circuit v is the probability of leaf and sample: the bound is the logarithm
-    of a function that is affine in each leaf's each weight, which is all that the derivation needs.
+    of a function that is affine in each leaf's each weight, which is all that the derivation needs. Where leaves share
+    their samples it is affine in the weights of a sample together. With V the sum of v over the leaves that share it,
+    the score -lambda V d log q / d phi reparameterises to -lambda (1 - V) sum v d log w / d z, and v enters as
+    lambda v V + (1 - lambda) v.
 
     References:
         Burda, Grosse & Salakhutdinov, ICLR 2016; Tucker et al., Doubly Reparameterized Gradient Estimators,
@@ -131,7 +138,8 @@ def iwae(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bo
     normalised = tf.stop_gradient(tf.exp(annealed - logsumexp(annealed, axis=0, keepdims=True)))
     if terms.circuit is not None:
         normalised *= terms.circuit.leaf_posterior(leaves)
-    factor = kl_weight * tf.square(normalised) + (1.0 - kl_weight) * normalised
+    shared = sum_of_sharing(normalised, terms.leaves_per_sample)
+    factor = kl_weight * normalised * shared + (1.0 - kl_weight) * normalised
     posterior_loss = -_weighted_mean(factor, log_weights(terms, kl_weight, path=True))
     return _objective(terms, bound, generative_loss, posterior_loss)
 
@@ -154,6 +162,16 @@ def free_bits_penalty(rates: tf.Tensor, free: float) -> tf.Tensor:
 
 def _penalised(loss: tf.Tensor, terms: ImportanceTerms, kl_weight: tf.Tensor | float) -> tf.Tensor:
     return loss if terms.penalty is None else loss + kl_weight * terms.penalty
+
+
+def sum_of_sharing(values: tf.Tensor, leaves_per_sample: int) -> tf.Tensor:
+    """In place of each leaf's value the sum over all leaves that share its samples: [..., L] to [..., L]."""
+    if leaves_per_sample == 1:
+        return values
+    shape = tf.shape(values)
+    groups = tf.reshape(values, tf.concat([shape[:-1], [-1, leaves_per_sample]], axis=0))
+    total = tf.reduce_sum(groups, axis=-1, keepdims=True)
+    return tf.reshape(total + tf.zeros_like(groups), shape)
 
 
 def _weighted_mean(factor: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

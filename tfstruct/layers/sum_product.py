@@ -16,6 +16,7 @@ class SumProduct(keras.layers.Layer):
         graph: the region graph.
         num_leaves: leaves of each leaf region.
         num_sums: sums of each other region but the root.
+        products: `cross` or `hadamard`, see CircuitLayout.
 
     Example:
         >>> layer = SumProduct(poon_domingos((28, 28), 7), num_leaves=2, num_sums=2)
@@ -26,9 +27,11 @@ class SumProduct(keras.layers.Layer):
         SPVAE, section 4 and its published code.
     """
 
-    def __init__(self, graph: RegionGraph, *, num_leaves: int, num_sums: int, **kwargs) -> None:
+    def __init__(
+        self, graph: RegionGraph, *, num_leaves: int, num_sums: int, products: str = "cross", **kwargs
+    ) -> None:
         super().__init__(**kwargs)
-        self.layout = CircuitLayout(graph, num_leaves=num_leaves, num_sums=num_sums)
+        self.layout = CircuitLayout(graph, num_leaves=num_leaves, num_sums=num_sums, products=products)
         self.logits = None
 
     def build(self, input_shape: object = None) -> None:

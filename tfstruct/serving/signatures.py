@@ -143,6 +143,7 @@ class ServedSystem(tf.Module):
                 chunk=self._chunk,
                 self_normalised=self._model.value.is_conditional,
                 circuit=self._model.value.circuit,
+                leaves_per_sample=self._model.value.leaves_per_sample,
                 by_leaf=by_leaf,
             )
         return valid, estimate
