@@ -152,7 +152,7 @@ def test_the_conditional_estimate_approaches_the_enumerated_sum(model, options, 
     if options.get("num_temperatures") == 1:  # the draws are not those of q: their weights matter
         plain = small.terms(system, x, 20_000, **options).log_likelihood.numpy().astype(np.float64)
         unweighted = special.logsumexp(plain, axis=0) - np.log(20_000)
-        assert np.abs(unweighted - expected).max() > 10.0 * found.std_err.numpy().max()
+        assert np.abs(unweighted - expected).max() > 8.0 * found.std_err.numpy().max()
 
 
 # Bugs seen: the predicted half in the encoder, the given half in the likelihood.
