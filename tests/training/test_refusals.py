@@ -197,6 +197,11 @@ def test_the_doubly_reparameterised_gradient_is_refused_where_batch_norm_biases_
         training.train(tiny.vae_config(file, *path, "model.batch_norm=True"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert training.train(tiny.vae_config(file, *path, "model.batch_norm=False"), tmp_path / "run").step == 2
+    asked_for = tiny.vae_config(file, *path, "objective.allow_biased_gradient=True")
+    assert training.train(asked_for, tmp_path / "biased").step == 2
+    for name, is_flagged in (("run", False), ("biased", True)):
+        flags = report.evaluate(report.TrainedRun(str(tmp_path / name)))["flags"]
+        assert any(flag.startswith("biased gradient") for flag in flags) == is_flagged
 
 
 # The loop's own test of this is in the default suite.

@@ -21,7 +21,7 @@ from tfstruct.math import bits_per_dim
 from tfstruct.models import registry
 from tfstruct.models.boltzmann_vae import BoltzmannVAE
 from tfstruct.models.graph_vae import GraphVAE
-from tfstruct.models.settings import check_annealing
+from tfstruct.models.settings import check_annealing, has_biased_gradient
 from tfstruct.models.system import System
 from tfstruct.training.checkpoint import replacing, write_json
 from tfstruct.training.data import load_data
@@ -30,6 +30,10 @@ from tfstruct.training.workdir import TrainedWeights, Workdir, environment
 
 SCHEMA_VERSION = 2
 _PREPARATION = ("prior_temperatures", "prior_chains", "posterior_temperatures")
+
+_BIASED_GRADIENT = (
+    "biased gradient: trained by doubly reparameterised gradients under batch normalisation, which are biased there"
+)
 
 
 class TrainedRun:
@@ -196,7 +200,7 @@ def evaluate(
             report, flags = report | checked, flags + annealing_flags
         if edge_scorer is not None:
             report["edge_effects"] = structure.edge_effects(edge_scorer, parameters, statistics, edge_rows, seed=seed)
-        report["flags"] += flags
+        report["flags"] += flags + ([_BIASED_GRADIENT] if has_biased_gradient(run.config) else [])
         replicas.append(_finite(report))
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -213,6 +217,7 @@ def evaluate(
                 "name": run.data.name,
                 "variant": run.data.variant,
                 "checksum": run.data.checksum,
+                "use_validation": run.config.data.use_validation,
             },
         },
         "num_samples": num_samples,
