@@ -1,5 +1,6 @@
 """Filling a table, with a program of milliseconds in place of training and evaluation."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -64,10 +65,20 @@ def test_units_go_seed_by_seed_and_leave_out_what_has_no_data(tmp_path):
         reproduce.units(TABLE, tmp_path, rows=["grph"])
 
 
+def test_runs_of_the_same_changes_share_a_folder_and_others_do_not(tmp_path):
+    graph, tuned = (TABLE.row(name) for name in ("graph", "open"))
+    again = dataclasses.replace(graph, name="again", evaluation=tuned.evaluation)
+    folders = [reproduce.run_folder(TABLE, row) for row in (graph, again, tuned, TABLE.row("other"))]
+    assert folders[0] == folders[1] != folders[2]
+    assert folders[3] == "vae-tiny"
+    assert folders[2] != reproduce.run_folder(TABLE, dataclasses.replace(tuned, start_from=""))
+    assert all(len(folder) < 60 for folder in folders)
+
+
 def test_commands_name_preset_seed_settings_and_the_run_to_start_from(tmp_path):
     unit = reproduce.units(TABLE, tmp_path, rows=["open"], seeds=(5,))[0]
     command = reproduce.command("train", TABLE, unit, "/data")
-    source = tmp_path / "graph_vae-tiny,training.steps=100" / "seed_5"
+    source = reproduce.units(TABLE, tmp_path, rows=["graph"], seeds=(5,))[0].workdir
     assert command[1:] == [
         "-m",
         "tfstruct.trainers.train",

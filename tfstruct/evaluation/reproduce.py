@@ -1,5 +1,6 @@
 """Fills a table: trains and evaluates the runs that it lacks, as processes that resume, within given hours."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -62,11 +63,15 @@ class Unit(NamedTuple):
 
 
 def run_folder(table: Table, row: Row) -> str:
-    """Name of the folder of a row's runs: rows of other tables that train the same share it."""
-    parts = [row.preset.replace("/", "-"), *(override.replace("/", "_") for override in row.overrides)]
+    """Name of the folder of a row's runs, which rows of other tables that train the same share.
+
+    The preset, and where it is changed a digest of the changes; what they are is in the folder's config.json.
+    """
+    changes = list(row.overrides)
     if row.start_from:
-        parts.append(f"from={run_folder(table, table.row(row.start_from))}")
-    return ",".join(part.replace(" ", "") for part in parts)
+        changes.append(f"start from {run_folder(table, table.row(row.start_from))}")
+    digest = hashlib.sha256("\n".join(changes).encode()).hexdigest()[:10]
+    return row.preset.replace("/", "-") + (f"-{digest}" if changes else "")
 
 
 def units(
