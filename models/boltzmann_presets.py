@@ -156,16 +156,18 @@ _PRESETS: dict[str, tuple[tuple[Callable[[ml_collections.ConfigDict], None], ...
         (_structured,),
         f"the lower half of static MNIST given the upper one, 100 + 100 latents; {_NOT_RUN}",
     ),
-    "mnist_100_tuned": ((_tuned,), "static MNIST, 100 + 100 latents, cheaper samplers, 300,000 steps"),
-    "mnist_structured_tuned": (
-        (_structured, _tuned),
-        "the lower half of static MNIST given the upper one, 100 + 100 latents, cheaper samplers, 200,000 steps",
-    ),
     "omniglot_structured": (
         (_omniglot, _structured),
         f"the lower half of Omniglot given the upper one, 100 + 100 latents; {_NOT_RUN}",
     ),
 }
+
+
+for _name, (_changes, _about) in list(_PRESETS.items()):
+    if _name != "tiny":
+        _steps = 200_000 if _structured in _changes else 300_000
+        _text = f"{_about.removesuffix(_NOT_RUN)}cheaper samplers and averaged weights, {_steps:,} steps"
+        _PRESETS[f"{_name}_tuned"] = ((*_changes, _tuned), _text)
 
 
 def all_presets() -> Iterator[tuple[str, str, Callable[[], ml_collections.ConfigDict]]]:
