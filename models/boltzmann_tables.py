@@ -6,7 +6,7 @@ from tfstruct.models.table_parts import Difference, Evaluation, Published, Row, 
 
 _PAPER = "Vahdat, Andriyash & Macready, Undirected Graphical Models as Approximate Posteriors, ICML 2020"
 _PAPER_STEPS = 1_000_000
-# The estimate is unbiased whatever the number of temperatures; the paper's 500 take eleven hours for each run on a core.
+# Unbiased whatever the number of temperatures; with the paper's 500 a run would take eleven hours on a core.
 _K4000 = Evaluation(4_000, overrides=("evaluation.posterior_temperatures=25",))
 _OMNIGLOT_MISSING = "Burda's chardata.mat is at no package registry; --data_dir with it runs the row"
 _DATA = {"mnist": "MNIST, static", "omniglot": "Omniglot 28x28 of Burda et al., dynamic"}
