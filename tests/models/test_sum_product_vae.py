@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
+from tests.reference import networks
 from tests.reference import sum_product_vae as small
 from tfstruct import random
 from tfstruct.inference import likelihood, objectives
@@ -266,6 +267,26 @@ def test_completions_of_leaves_observed_in_part_and_of_unequal_leaves_follow_the
     assert _completions(model, x, log_prob, 6, (1, 3), 100) > 1e-3
     drawn = model.sample(20_000, seed=KEY)["x"].numpy().reshape(-1, model.dims)
     counts = np.array([np.all(drawn == image, axis=1).sum() for image in x.reshape(-1, model.dims)])
+    assert stats.chisquare(counts, 20_000 * np.exp(log_prob) / np.exp(log_prob).sum()).pvalue > 1e-3
+
+
+# A latent of a component that was not chosen would do where components lie close together.
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [({"structure": "bisected"}, (2, 3)), ({"structure": "single"}, (1, 3)), ({"structure": "single"}, (0, 1, 2, 3))],
+    ids=["whole tiles", "part of a tile", "the only tile"],
+)
+def test_completions_and_samples_tell_components_apart(options, missing):
+    model = small.system(leaf_vaes="shared", products="hadamard", **options)
+    networks.randomize(model.decoder, np.random.default_rng(4), 1.6)
+    model.components.mean.assign(np.broadcast_to([[[-1.3], [1.3]]], model.components.mean.shape))
+    model.components.log_excess.assign(np.full(model.components.log_excess.shape, 0.5))
+    x = small.every_image()
+    log_prob = small.root(model, small.exact_leaves(model, x))
+    assert np.exp(log_prob).sum() == pytest.approx(1.0, abs=1e-9)
+    assert _completions(model, x, log_prob, 6, missing, 400) > 1e-3
+    drawn = model.sample(20_000, seed=KEY)["x"].numpy().reshape(-1, 4)
+    counts = np.array([np.all(drawn == image, axis=1).sum() for image in x.reshape(-1, 4)])
     assert stats.chisquare(counts, 20_000 * np.exp(log_prob) / np.exp(log_prob).sum()).pvalue > 1e-3
 
 
