@@ -70,6 +70,7 @@ def write_evaluation(row, workdir, seeds=(0,), flags=()):
             "bits_per_dim": 0.2,
             "elbo": float(own.mean(dtype=np.float64)) - 2.0,
             "rate": 20.0,
+            "rate_quantiles": {"0.5": 20.0, "0.99": 40.0 + seed, "1.0": 60.0},
             "flags": list(flags),
         }
         for seed, own in zip(seeds, values, strict=True)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from tests.evaluation.made_up_runs import TABLE
@@ -28,6 +30,16 @@ def test_a_table_shows_every_row_beside_the_papers_numbers(filled):
     assert "tfstruct-reproduce --table=graph_vae/made_up" in text
     assert "* fine-tuned: loose" in lines
     assert "Not run for want of data: no network." in text
+
+
+def test_rates_show_their_upper_quantile_and_bits_stand_where_they_are_asked_for(filled):
+    with_rate = dataclasses.replace(TABLE, metrics=("log_likelihood", "rate", "bits_per_dim"))
+    text = documents.table_to_markdown(with_rate, filled)
+    assert "| 20.0 +- 0.0, 99 % below 41.0 |" in text
+    assert "bits/dim" not in text
+    assert "| 0.200 +- 0.000 |" in documents.table_to_markdown(
+        dataclasses.replace(TABLE, metrics=("bits_per_dim", "elbo")), filled
+    )
 
 
 def test_a_brief_table_has_the_rows_that_were_run(filled):

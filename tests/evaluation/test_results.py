@@ -35,6 +35,7 @@ def test_every_number_comes_from_the_scores_of_images(tmp_path):
         over_images = values.mean(axis=0)
         expected = over_images.std(ddof=1) / np.sqrt(len(over_images))
         assert summary["std_err_over_images"] == pytest.approx(expected, rel=1e-9)
+        assert found.document["rows"][name]["summary"]["rate"]["quantile_99"] == pytest.approx(41.0)
         for seed in range(3):
             np.testing.assert_array_equal(found.scores[f"{name}/{seed}"], scores(name, seed))
 

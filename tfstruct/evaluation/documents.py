@@ -21,13 +21,13 @@ def table_to_markdown(table: Table, results: Results, *, is_brief: bool = False)
         results: its results.
         is_brief: leave out rows that were not run, and notes.
     """
-    metrics = [metric for metric in table.metrics if _is_used(metric, table, results)]
-    heading = ["model", *(METRICS[metric][0] for metric in metrics), "seeds", "steps", "the paper"]
     blocks = []
     for group in dict.fromkeys(row.group for row in table.rows):
         rows = [row for row in table.rows if row.group == group and (results.seeds(row.name) or not is_brief)]
         if not rows:
             continue
+        metrics = [metric for metric in table.metrics if metric != "bits_per_dim" or _shows_bits(table, rows)]
+        heading = ["model", *(METRICS[metric][0] for metric in metrics), "seeds", "steps", "the paper"]
         lines = [_line(heading), _line(["---"] * len(heading))]
         lines += [_line(_cells(row, results.document["rows"].get(row.name), metrics)) for row in rows]
         blocks.append("\n".join([*([f"**{group}**", ""] if group else []), *lines]))
@@ -38,10 +38,9 @@ def table_to_markdown(table: Table, results: Results, *, is_brief: bool = False)
     return "\n\n".join(blocks) + "\n"
 
 
-def _is_used(metric: str, table: Table, results: Results) -> bool:
-    entries = results.document["rows"].values()
-    is_measured = any(metric in entry["summary"] for entry in entries)
-    return any(metric in row.published for row in table.rows) or (is_measured and metric != "bits_per_dim")
+def _shows_bits(table: Table, rows: Sequence[Row]) -> bool:
+    """Bits per dimension are for the tables that are about them, and beside published ones."""
+    return table.metrics[0] == "bits_per_dim" or any("bits_per_dim" in row.published for row in rows)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -69,8 +68,9 @@ def _measured(summary: Mapping[str, Any], metric: str) -> str:
     text = _number(summary["mean"], metric)
     if summary["std_over_seeds"] is not None:
         text += f" +- {_number(summary['std_over_seeds'], metric)}"
-    error = summary.get("std_err_over_images")
-    return text + (f" ({_number(error, metric)})" if error is not None else "")
+    error, quantile = summary.get("std_err_over_images"), summary.get("quantile_99")
+    text += f" ({_number(error, metric)})" if error is not None else ""
+    return text + (f", 99 % below {_number(quantile, metric)}" if quantile is not None else "")
 
 
 def _number(value: float | str, metric: str) -> str:
@@ -85,7 +85,8 @@ def _notes(table: Table, results: Results) -> list[str]:
         hours = sum(_hours(entry) for row in rows.values() for entry in row["seeds"].values())
         devices = sorted({_device(entry["training"]) for row in rows.values() for entry in row["seeds"].values()})
         notes.append(
-            "+- is the standard deviation over seeds; in brackets, the standard error over images. "
+            "+- is the standard deviation over seeds; in brackets, the standard error over images; 99 % of the images "
+            "have rates below the number named. "
             f"Scored: {'; '.join(scored)}. Trained in {hours:.1f} hours on {', '.join(devices)}."
         )
     notes.append(f"    tfstruct-reproduce --table={table.name}")

@@ -175,6 +175,9 @@ def _row_document(row: Row, seeds: dict[str, dict[str, Any]], scores: Mapping[st
                 "mean": _number(np.mean(values)),
                 "std_over_seeds": _number(np.std(values, ddof=1)) if len(values) > 1 else None,
             }
+    quantiles = [entry.get("rate_quantiles", {}).get("0.99") for entry in seeds.values()]
+    if None not in quantiles:  # rates of single images run away where the mean does not show it
+        summary["rate"]["quantile_99"] = _number(np.mean([float(value) for value in quantiles]))
     images = np.mean([scores[f"{row.name}/{seed}"].astype(np.float64) for seed in seeds], axis=0)
     summary["log_likelihood"]["std_err_over_images"] = _number(mean_and_std_err(images)[1]) if len(images) > 1 else None
     return {
