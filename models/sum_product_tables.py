@@ -9,7 +9,8 @@ _SVHN_MISSING = "SVHN is in TFDS but not with this project; tfds build svhn_crop
 _K5000 = Evaluation(5_000)
 _FAMILIES = {"spvae": "SPVAE", "dense_vae": "VAE", "conv_spvae": "Conv-SPVAE", "conv_vae": "Conv-VAE"}
 _DATA = {"mnist": "MNIST", "svhn": "SVHN in grey", "cifar10": "CIFAR-10 in grey"}
-# 5,000-sample bounds, nats; and the steps of the best runs in the published logs.
+_PLACES = {family: place for place, family in enumerate(_FAMILIES)}
+# 5,000-sample bounds, nats, of the families in that order.
 _TABLE_1 = {
     "continuous": {
         "mnist": (2819, 2598, 2702, 2907),
@@ -48,7 +49,9 @@ def _table_1() -> Table:
                         )
                     )
                 for first, other in (("spvae", "dense_vae"), ("conv_spvae", "conv_vae")):
-                    claim = f"{group}: an {_FAMILIES[first]} is better than a {_FAMILIES[other]}."
+                    claim = f"{_DATA[data]}, {kind}, {protocol}: {_FAMILIES[first]} is better than {_FAMILIES[other]}."
+                    if values[_PLACES[first]] < values[_PLACES[other]]:
+                        claim = ""  # convolutions on continuous MNIST, where the paper finds the opposite
                     differences.append(Difference(f"{prefix}-{first}", f"{prefix}-{other}", claim))
     return Table(
         "spvae/table1",

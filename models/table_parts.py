@@ -129,7 +129,8 @@ class Table:
         differences: comparisons of rows.
 
     Raises:
-        ValueError: two rows of one name, or a difference or a start of rows that are not there.
+        ValueError: two rows of one name, a claim that stands twice, or a difference or a start of rows that are not
+            there.
     """
 
     name: str
@@ -144,6 +145,9 @@ class Table:
         if len(set(names)) < len(names):
             raise ValueError(f"{self.name} has two rows of one name, found {names}")
         named = [name for difference in self.differences for name in difference[:2]]
+        claims = [difference.claim for difference in self.differences if difference.claim]
+        if len(set(claims)) < len(claims):
+            raise ValueError(f"{self.name} makes a claim twice, found {claims}")
         for name in (*named, *(row.start_from for row in self.rows if row.start_from)):
             if name not in names:
                 raise ValueError(f"{self.name} has no row {name!r}")

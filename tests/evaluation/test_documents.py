@@ -42,6 +42,11 @@ def test_rates_show_their_upper_quantile_and_bits_stand_where_they_are_asked_for
     )
 
 
+def test_replicas_share_the_hours_of_their_run(filled, tmp_path):
+    together = fill(tmp_path / "results", tmp_path / "runs", per_run=3)
+    assert "Trained in 2.0 hours" in documents.table_to_markdown(TABLE, together)
+
+
 def test_a_brief_table_has_the_rows_that_were_run(filled):
     text = documents.table_to_markdown(TABLE, filled, is_brief=True)
     assert "Graph VAE" in text

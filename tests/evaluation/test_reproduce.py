@@ -15,6 +15,7 @@ from tests.trainers import tiny
 from tfstruct.evaluation import reproduce
 from tfstruct.evaluation import results as results_lib
 from tfstruct.models import tables
+from tfstruct.models.table_parts import Evaluation
 
 
 @pytest.fixture
@@ -100,6 +101,57 @@ def test_commands_name_preset_seed_settings_and_the_run_to_start_from(tmp_path):
         "--num_samples=5",
         "--images=40",
     ]
+
+
+def test_commands_pass_on_other_data_settings_of_the_evaluation_and_replicas(tmp_path):
+    evaluation = Evaluation(7, data="binarized_mnist/static", split="test", overrides=("evaluation.chunk=3",))
+    row = dataclasses.replace(TABLE.row("graph"), evaluation=evaluation)
+    unit = reproduce.Unit(row, (1, 2, 3), tmp_path / "run")
+    command = reproduce.command("evaluate", TABLE, unit, None)
+    assert command[-4:] == [
+        "--num_samples=7",
+        "--images=0",
+        "--data=binarized_mnist/static",
+        "--set=evaluation.chunk=3",
+    ]
+    assert "--tag=k7_binarized_mnist_static_chunk-3" in command
+    assert {"--seed=1", "--replicas=3"} <= set(reproduce.command("train", TABLE, unit, None))
+
+
+def test_a_run_to_start_from_that_was_not_asked_for_is_trained_first(runner, tmp_path):
+    units = todo(tmp_path, rows=("open",), seeds=(0,))
+    made = runner()
+    assert made.run(units)
+    assert made.failed == {}
+    assert set(results_lib.read(tmp_path / "results", TABLE).document["rows"]) == {"graph", "open"}
+
+
+def test_a_folder_of_another_definition_fails_alone(runner, tmp_path):
+    units = todo(tmp_path, rows=("graph",), seeds=(0, 1))
+    made_up_runs.write_training(TABLE.row("open"), units[0].workdir)
+    made_up_runs.write_evaluation(TABLE.row("graph"), units[0].workdir)
+    made = runner()
+    assert not made.run(units)
+    assert "is no run of the row graph" in made.failed["graph seed 0"]
+    assert list(results_lib.read(tmp_path / "results", TABLE).seeds("graph")) == ["1"]
+
+
+def test_an_error_of_the_runner_leaves_no_process_behind(runner, tmp_path, monkeypatch):
+    (unit,) = todo(tmp_path, rows=("graph",), seeds=(0,))
+    processes = []
+    popen = reproduce.subprocess.Popen
+    monkeypatch.setattr(
+        reproduce.subprocess, "Popen", lambda *a, **k: processes.append(popen(*a, **k)) or processes[-1]
+    )
+
+    def fail(job):
+        raise RuntimeError("no more memory")
+
+    made = runner(progress_seconds=0.1)
+    monkeypatch.setattr(made, "_progress", fail)
+    with pytest.raises(RuntimeError):
+        made.run([unit])
+    assert processes[0].poll() is not None
 
 
 def test_a_table_is_filled_in_order_of_dependence_with_one_processor_a_job(runner, tmp_path):

@@ -11,6 +11,7 @@ from tests.evaluation.made_up_runs import TABLE, scores
 from tfstruct.evaluation import results as results_lib
 from tfstruct.evaluation.reproduce import units
 from tfstruct.models.table_parts import Evaluation
+from tfstruct.training.checkpoint import Checkpoints
 
 
 def fill(folder, workdir, seeds=(0, 1, 2), names=("graph", "open"), per_run=1):
@@ -101,10 +102,20 @@ def redefine(table, name, **changes):
 )
 def test_results_of_a_row_that_means_something_else_now_are_left_out_aloud(tmp_path, changes):
     fill(tmp_path / "results", tmp_path / "runs")
-    with pytest.warns(UserWarning, match="row graph is defined otherwise now"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         found = results_lib.read(tmp_path / "results", redefine(TABLE, "graph", **changes))
-    assert list(found.document["rows"]) == ["open"]
-    assert {name.partition("/")[0] for name in found.scores} == {"open"}
+    assert any("row graph is defined otherwise now" in str(warning.message) for warning in caught)
+    # What starts from the row means something else as well, unless the row is only scored otherwise.
+    assert list(found.document["rows"]) == (["open"] if "evaluation" in changes else [])
+    assert {name.partition("/")[0] for name in found.scores} == set(found.document["rows"])
+
+
+def test_results_of_a_row_with_another_start_are_left_out(tmp_path):
+    fill(tmp_path / "results", tmp_path / "runs")
+    with pytest.warns(UserWarning, match="row open is defined otherwise now"):
+        found = results_lib.read(tmp_path / "results", redefine(TABLE, "open", start_from=""))
+    assert list(found.document["rows"]) == ["graph"]
 
 
 def test_settings_that_came_later_do_not_make_results_old(tmp_path):
@@ -117,6 +128,69 @@ def test_settings_that_came_later_do_not_make_results_old(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert set(results_lib.read(tmp_path / "results", TABLE).document["rows"]) == {"graph", "open"}
+
+
+def test_a_change_of_a_setting_that_the_results_do_not_know_makes_them_old(tmp_path):
+    fill(tmp_path / "results", tmp_path / "runs", names=("graph",))
+    path, _ = results_lib.paths(tmp_path / "results", TABLE)
+    document = json.loads(path.read_text())
+    del document["rows"]["graph"]["config"]["model"]["share_top_down"]
+    path.write_text(json.dumps(document))
+    assert set(results_lib.read(tmp_path / "results", TABLE).document["rows"]) == {"graph"}
+    changed = redefine(TABLE, "graph", overrides=(*made_up_runs.GRAPH, "model.share_top_down=True"))
+    with pytest.warns(UserWarning, match="row graph is defined otherwise now"):
+        assert not results_lib.read(tmp_path / "results", changed).document["rows"]
+
+
+def test_a_way_of_evaluating_that_came_later_has_its_default(tmp_path):
+    fill(tmp_path / "results", tmp_path / "runs")
+    path, _ = results_lib.paths(tmp_path / "results", TABLE)
+    document = json.loads(path.read_text())
+    for entry in document["rows"].values():
+        del entry["evaluation"]["overrides"]
+    path.write_text(json.dumps(document))
+    assert set(results_lib.read(tmp_path / "results", TABLE).document["rows"]) == {"graph", "open"}
+
+
+def test_a_writer_killed_between_the_two_files_loses_nothing(tmp_path):
+    whole = fill(tmp_path / "results", tmp_path / "runs", seeds=(0,))
+    path, scores_path = results_lib.paths(tmp_path / "results", TABLE)
+    np.savez(scores_path, **whole.scores, **{"graph/1": np.zeros(3)})
+    found = results_lib.read(tmp_path / "results", TABLE)
+    assert found.document == whole.document
+    assert set(found.scores) == {"graph/0", "open/0"}
+
+
+@pytest.mark.parametrize("change", [{"num_samples": 3}, {"trained_steps": 10}, {"data": {"images": 7}}])
+def test_an_evaluation_that_is_not_the_rows_is_refused(tmp_path, change):
+    (unit,) = units(TABLE, tmp_path, rows=["graph"], seeds=(0,))
+    made_up_runs.write_training(unit.row, unit.workdir)
+    made_up_runs.write_evaluation(unit.row, unit.workdir)
+    Checkpoints(unit.workdir / "checkpoints").save(100, {}, {})
+    results_lib.read_run(unit.row, unit.workdir)
+    report = json.loads(unit.evaluation.read_text())
+    report |= change if "data" not in change else {"data": report["data"] | change["data"]}
+    unit.evaluation.write_text(json.dumps(report))
+    with pytest.raises(ValueError, match=r"k5_n40.json has K, split and trained steps .* expected \(5, 'test', 100\)"):
+        results_lib.read_run(unit.row, unit.workdir)
+
+
+def test_numbers_of_different_images_are_not_put_together(tmp_path):
+    found = fill(tmp_path / "results", tmp_path / "runs", seeds=(0, 1))
+    found.document["rows"]["graph"]["seeds"]["1"]["evaluation"]["data"]["checksum"] = "d" * 64
+    with pytest.raises(ValueError, match="the seeds of row graph were scored on different data"):
+        results_lib.merge(TABLE, found, [])
+    found.document["rows"]["graph"]["seeds"]["0"]["evaluation"]["data"]["checksum"] = "d" * 64
+    with pytest.raises(ValueError, match="rows open and graph were scored on different images"):
+        results_lib.merge(TABLE, found, [])
+
+
+def test_a_metric_that_a_seed_lacks_has_no_mean(tmp_path):
+    found = fill(tmp_path / "results", tmp_path / "runs")
+    del found.document["rows"]["graph"]["seeds"]["1"]["bits_per_dim"]
+    rows = results_lib.merge(TABLE, found, []).document["rows"]
+    assert "bits_per_dim" not in rows["graph"]["summary"]
+    assert "bits_per_dim" in rows["open"]["summary"]
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):

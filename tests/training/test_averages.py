@@ -68,6 +68,16 @@ def test_training_averages_weights_and_batch_statistics_and_nothing_else_changes
     np.testing.assert_array_equal(plain_state.evaluated[0], plain_state.parameters)
 
 
+def test_the_momentum_rises_again_in_the_second_phase():
+    step, state = make_step("optimizer.ema_momentum=0.9", "training.structure_fraction=0.5")  # of 20 steps
+    moved = state._replace(parameters=state.parameters + 1.0)
+    zeros, metrics = tf.zeros_like(state.parameters), {"loss": tf.constant(1.0)}
+    for number, momentum in ((0, 0.1), (9, 10 / 19), (10, 0.1), (19, 10 / 19)):
+        after, _ = step.apply(moved, tf.constant(number), zeros, state.statistics, metrics)
+        found = (after.averages["parameters"] - state.averages["parameters"]) / 1.0
+        np.testing.assert_allclose(found, 1.0 - momentum, rtol=1e-5)
+
+
 def test_states_of_samplers_are_not_averaged():
     model = registry.build(tiny.presets.get("boltzmann_vae/tiny", ["optimizer.ema_momentum=0.5"]))
     step = TrainStep(model, "binarize")

@@ -57,6 +57,18 @@ def test_one_replica_starts_several_and_two_do_not_start_three(source):
             start_from(three, functional, source)
 
 
+def test_the_best_weights_start_a_run_not_the_latest(source, tmp_path):
+    stored = Checkpoints(source / "checkpoints").latest()
+    better = {name: values.copy() for name, values in stored.arrays.items()}
+    better["best/parameters"] += 1.0
+    Checkpoints(tmp_path / "checkpoints").save(20, better, stored.metadata)
+    functional = Functional(registry.build(Workdir(source).config()))
+    state = stack_states([initial_state(functional, random.key(0), is_averaged=True)])
+    found = start_from(state, functional, tmp_path)
+    np.testing.assert_array_equal(found.parameters, better["best/parameters"])
+    np.testing.assert_array_equal(found.averages["parameters"], better["best/parameters"])
+
+
 def test_resuming_does_not_need_the_source(file, source, tmp_path):
     copy = tmp_path / "copy"
     Checkpoints(copy / "checkpoints").save(20, final(source), Checkpoints(source / "checkpoints").latest().metadata)
@@ -65,6 +77,8 @@ def test_resuming_does_not_need_the_source(file, source, tmp_path):
     for path in (copy / "checkpoints").iterdir():
         path.unlink()
     assert training.train(config, tmp_path / "run", resume="must").step == 2
+    config.training.initial_weights = "moved"  # nor its name
+    assert training.train(config, tmp_path / "run", resume="must").step == 2
 
 
 @pytest.mark.parametrize(
@@ -72,6 +86,7 @@ def test_resuming_does_not_need_the_source(file, source, tmp_path):
     [
         (("model.decoder_units=(9,)",), r"other weights than this model .*decoder/dense_0/kernel \[6, 9\] / \[6, 8\]"),
         (("training.initial_weights=/nowhere",), "/nowhere/checkpoints holds no checkpoint"),
+        (("training.structure_fraction=0.5",), "initial_weights does not go with training.structure_fraction"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_before_a_folder_is_made(file, source, tmp_path, changes, message):

@@ -130,6 +130,13 @@ def train_with_bounds(monkeypatch, file, workdir, table, *overrides):
     return training.train(tiny.vae_config(file, *overrides), workdir), scorer
 
 
+def test_with_validation_rows_in_training_the_last_weights_are_kept_whatever_they_score(monkeypatch, file, tmp_path):
+    falling = [[-1], [-2], [-3], [-4], [-5], [-6]]
+    result, scorer = train_with_bounds(monkeypatch, file, tmp_path / "run", falling, "data.use_validation=True")
+    assert result.best.steps.tolist() == [12]
+    np.testing.assert_array_equal(result.best.parameters[0], scorer.seen[-1][0])
+
+
 def test_the_best_weights_are_those_of_the_best_validation_of_each_replica(monkeypatch, file, tmp_path):
     table = [[-9, -7], [-5, -8], [-6, -6], [-7, -9], [-5, -6], [-8, -7]]
     result, scorer = train_with_bounds(monkeypatch, file, tmp_path / "run", table)

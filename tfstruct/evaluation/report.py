@@ -234,9 +234,10 @@ def evaluate(
         "environment": environment(),
         "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
     }
-    write_json(run.folder.path / f"{stem}.json", result)
+    # The report last: where it exists, the scores do.
     with replacing(run.folder.path / f"{stem}_log_prob.npz") as file:
         np.savez(file, log_prob=np.stack(log_probs))
+    write_json(run.folder.path / f"{stem}.json", result)
     return result
 
 

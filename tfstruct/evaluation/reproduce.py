@@ -1,5 +1,6 @@
 """Fills a table: trains and evaluates the runs that it lacks, as processes that resume, within given hours."""
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -192,29 +193,44 @@ class Runner:
 
     def run(self, todo: Sequence[Unit]) -> bool:
         """Does what is to be done; returns whether all of it is done."""
-        self.write([unit for unit in todo if unit.state() == "done"])
-        waiting = [unit for unit in todo if not self._is_recorded(unit)]
+        for unit in todo:
+            if unit.state() == "done":
+                self._record(unit)
+        waiting = self._with_sources([unit for unit in todo if not self._is_recorded(unit)])
         working: list[_Job] = []
         last_progress = time.monotonic()
-        while (waiting or working) and not self._is_over():
-            while len(working) < self.jobs and (unit := self._next(waiting, working)) is not None:
-                waiting.remove(unit)
-                working.append(self._start(unit, {job.place for job in working}))
-            if not working:
-                break  # what is left waits for runs that failed
-            time.sleep(_POLL_SECONDS)
-            for job in [job for job in working if job.process.poll() is not None]:
-                working.remove(job)
-                waiting[:0] = self._finished(job)  # a result at hand before another training begins
-            if time.monotonic() - last_progress >= self.progress_seconds:
-                last_progress = time.monotonic()
-                for job in working:
-                    self.say(self._progress(job))
-        self._end(working)
+        try:
+            while (waiting or working) and not self._is_over():
+                while len(working) < self.jobs and (unit := self._next(waiting, working)) is not None:
+                    waiting.remove(unit)
+                    working.append(self._start(unit, {job.place for job in working}))
+                if not working:
+                    break  # what is left waits for runs that failed
+                time.sleep(_POLL_SECONDS)
+                for job in [job for job in working if job.process.poll() is not None]:
+                    working.remove(job)
+                    waiting[:0] = self._finished(job)  # a result at hand before another training begins
+                if time.monotonic() - last_progress >= self.progress_seconds:
+                    last_progress = time.monotonic()
+                    for job in working:
+                        self.say(self._progress(job))
+        finally:
+            self._end(working)
         for unit in waiting:
             if unit.label not in self.failed and not self._is_over():
                 self.failed[unit.label] = "waits for a run that failed"
         return all(self._is_recorded(unit) for unit in todo)
+
+    def _with_sources(self, waiting: list[Unit]) -> list[Unit]:
+        """Adds the runs that others start from and that are not at hand, recorded elsewhere or not asked for."""
+        for unit in list(waiting):
+            source = start_folder(self.table, unit)
+            if source is None or unit.is_trained:
+                continue
+            needed = unit._replace(row=self.table.row(unit.row.start_from), workdir=source)
+            if not needed.is_trained and all(other.workdir != source for other in waiting):
+                waiting.insert(waiting.index(unit), needed)
+        return waiting
 
     def _is_recorded(self, unit: Unit) -> bool:
         recorded = results_lib.read(self.results_folder, self.table).seeds(unit.row.name)
@@ -257,16 +273,31 @@ class Runner:
             return []
         if job.program == "train":
             return [job.unit]
-        self.write([job.unit])
-        self.say(f"{job.unit.label}: done")
+        if self._record(job.unit):
+            self.say(f"{job.unit.label}: done")
         return []
 
+    def _record(self, unit: Unit) -> bool:
+        """Writes the results of a unit; one that cannot be read fails alone."""
+        try:
+            self.write([unit])
+        except (OSError, ValueError, KeyError) as error:
+            self.failed[unit.label] = str(error)
+            self.say(f"{unit.label}: FAILED: {error}")
+        return unit.label not in self.failed
+
     def write(self, done: Sequence[Unit]) -> None:
-        """Takes evaluations up into the results."""
-        if done:
+        """Takes evaluations up into the results, one writer at a time."""
+        folder = results_lib.paths(self.results_folder, self.table)[0].parent
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             old = results_lib.read(self.results_folder, self.table)
             merged = results_lib.merge(self.table, old, [(unit.row, unit.workdir) for unit in done])
             results_lib.write(self.results_folder, self.table, merged)
+        finally:
+            os.close(descriptor)
 
     def _progress(self, job: _Job) -> str:
         steps = job.unit.row.config().training.steps

@@ -21,7 +21,7 @@ from tfstruct.evaluation.report import evaluation_stem
 from tfstruct.math import mean_and_std_err
 from tfstruct.models import presets
 from tfstruct.models.table_parts import METRICS, Evaluation, Row, Table
-from tfstruct.training.checkpoint import replacing, write_json
+from tfstruct.training.checkpoint import Checkpoints, replacing, write_json
 from tfstruct.training.logging import read_rows
 
 SCHEMA_VERSION = 1
@@ -45,18 +45,31 @@ class Results(NamedTuple):
         return self.document["rows"].get(row, {}).get("seeds", {})
 
 
-def is_current(row: Row, entry: Mapping[str, Any]) -> bool:
-    """Whether results of a row mean what the row means now, but for settings that the config then did not have."""
-    if entry["evaluation"] != _plain(row.evaluation) or entry["start_from"] != row.start_from:
+def is_current(table: Table, row: Row, entry: Mapping[str, Any]) -> bool:
+    """Whether results of a row mean what the row, and the row that it starts from, mean now.
+
+    Settings and ways of evaluating that came later have their defaults.
+    """
+    if _plain(Evaluation(0)) | entry["evaluation"] != _plain(row.evaluation) or entry["start_from"] != row.start_from:
+        return False
+    if row.start_from and _differences(table.row(row.start_from), json.dumps(entry["start_config"])):
         return False
     return not _differences(row, json.dumps(entry["config"]))
 
 
 def _differences(row: Row, text: str) -> list[str]:
-    """In what a stored config differs from that of a row, one line for each setting that it has."""
+    """In what a stored config differs from that of a row, one line for each setting.
+
+    A setting that the stored config lacks had the value that the preset gives it now without the row's changes.
+    """
     then = presets.with_defaults(config_lib.from_json(text))
-    known = set(config_lib.keys(then)) - _OF_A_RUN
-    return [line for line in config_lib.differences(then, row.config()) if line.partition(":")[0] in known]
+    known, unchanged = set(config_lib.keys(then)), set(config_lib.differences(then, presets.get(row.preset)))
+    lines = []
+    for line in config_lib.differences(then, row.config()):
+        name = line.partition(":")[0]
+        if name not in _OF_A_RUN and (name in known or line not in unchanged):
+            lines.append(line)
+    return lines
 
 
 def _plain(evaluation: Evaluation) -> dict[str, Any]:
@@ -83,11 +96,12 @@ def read(folder: str | Path, table: Table) -> Results:
     with np.load(scores_path) as archive:
         scores = dict(archive)
     expected = {f"{row}/{seed}" for row, entry in document["rows"].items() for seed in entry["seeds"]}
-    if expected != set(scores):
-        raise ValueError(f"{path} and {scores_path.name} hold different runs: {sorted(expected ^ set(scores))}")
+    if not expected <= set(scores):
+        raise ValueError(f"{path} and {scores_path.name} hold different runs: {sorted(expected - set(scores))}")
+    scores = {name: scores[name] for name in expected}  # a writer that was killed before the JSON leaves more
     known = {row.name: row for row in table.rows}
     for name, entry in list(document["rows"].items()):
-        if name not in known or not is_current(known[name], entry):
+        if name not in known or not is_current(table, known[name], entry):
             warnings.warn(f"{path}: row {name} is defined otherwise now; its old results are left out", stacklevel=2)
             for seed in document["rows"].pop(name)["seeds"]:
                 del scores[f"{name}/{seed}"]
@@ -98,7 +112,8 @@ def read_run(row: Row, workdir: Path) -> tuple[dict[str, dict[str, Any]], dict[s
     """The entries and scores, by seed, of a run that was trained and evaluated.
 
     Raises:
-        ValueError: a run of another config than the row's.
+        ValueError: a run of another config than the row's, or an evaluation that is not the row's or is older than the
+            weights.
     """
     different = _differences(row, (workdir / "config.json").read_text(encoding="utf-8"))
     if different:
@@ -106,6 +121,14 @@ def read_run(row: Row, workdir: Path) -> tuple[dict[str, dict[str, Any]], dict[s
         raise ValueError(f"{workdir} is no run of the row {row.name}; there / in the row:\n  {listing}")
     stem = evaluation_stem(row.evaluation.split, row.evaluation.tag)
     report = json.loads((workdir / f"{stem}.json").read_text(encoding="utf-8"))
+    asked, trained = row.evaluation, max(Checkpoints(workdir / "checkpoints").steps(), default=report["trained_steps"])
+    found = (report["num_samples"], report["data"]["split"], report["trained_steps"])
+    expected = (asked.num_samples, asked.split, trained)
+    if found != expected or (asked.images and report["data"]["images"] != asked.images):
+        raise ValueError(
+            f"{workdir / stem}.json has K, split and trained steps {found} and {report['data']['images']} images, "
+            f"expected {expected} and {asked.images or 'all'} images"
+        )
     environment = json.loads((workdir / "environment.json").read_text(encoding="utf-8"))
     with np.load(workdir / f"{stem}_log_prob.npz") as archive:
         log_prob = archive["log_prob"].astype(np.float32)
@@ -154,7 +177,7 @@ def merge(table: Table, results: Results, runs: Sequence[tuple[Row, Path]]) -> R
     for row in table.rows:
         if row.name in rows:
             seeds = dict(sorted(rows[row.name]["seeds"].items(), key=lambda item: int(item[0])))
-            ordered[row.name] = _row_document(row, seeds, scores)
+            ordered[row.name] = _row_document(table, row, seeds, scores)
     document = {
         "schema_version": SCHEMA_VERSION,
         "table": table.name,
@@ -166,7 +189,9 @@ def merge(table: Table, results: Results, runs: Sequence[tuple[Row, Path]]) -> R
     return Results(document, dict(sorted(scores.items())))
 
 
-def _row_document(row: Row, seeds: dict[str, dict[str, Any]], scores: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _row_document(
+    table: Table, row: Row, seeds: dict[str, dict[str, Any]], scores: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     summary = {}
     for metric in METRICS:
         values = [float(entry[metric]) for entry in seeds.values() if entry.get(metric) is not None]
@@ -178,6 +203,9 @@ def _row_document(row: Row, seeds: dict[str, dict[str, Any]], scores: Mapping[st
     quantiles = [entry.get("rate_quantiles", {}).get("0.99") for entry in seeds.values()]
     if None not in quantiles:  # rates of single images run away where the mean does not show it
         summary["rate"]["quantile_99"] = _number(np.mean([float(value) for value in quantiles]))
+    checksums = {entry["evaluation"]["data"]["checksum"] for entry in seeds.values()}
+    if len(checksums) > 1:
+        raise ValueError(f"the seeds of row {row.name} were scored on different data, checksums {sorted(checksums)}")
     images = np.mean([scores[f"{row.name}/{seed}"].astype(np.float64) for seed in seeds], axis=0)
     summary["log_likelihood"]["std_err_over_images"] = _number(mean_and_std_err(images)[1]) if len(images) > 1 else None
     return {
@@ -186,6 +214,7 @@ def _row_document(row: Row, seeds: dict[str, dict[str, Any]], scores: Mapping[st
         "preset": row.preset,
         "overrides": list(row.overrides),
         "start_from": row.start_from,
+        "start_config": json.loads(config_lib.to_json(table.row(row.start_from).config())) if row.start_from else None,
         "steps": row.config().training.steps,
         "paper_steps": row.paper_steps,
         "published": {name: number._asdict() for name, number in row.published.items()},
@@ -211,6 +240,9 @@ def differences(
         one, two = (
             [scores[f"{name}/{seed}"].astype(np.float64) for seed in rows[name]["seeds"]] for name in (first, other)
         )
+        data = [next(iter(rows[name]["seeds"].values()))["evaluation"]["data"] for name in (first, other)]
+        if any(data[0][key] != data[1][key] for key in ("checksum", "split", "images")):
+            raise ValueError(f"rows {first} and {other} were scored on different images, found {data}")
         means = [np.array([values.mean() for values in group]) for group in (one, two)]
         paired = np.mean(one, axis=0) - np.mean(two, axis=0)
         entry = {

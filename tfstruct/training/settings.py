@@ -64,6 +64,11 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, found {_value(config, name)!r}")
     if config.optimizer.ema_momentum >= 1.0:
         raise ValueError(f"optimizer.ema_momentum must be below 1, found {config.optimizer.ema_momentum}")
+    if config.training.initial_weights and config.training.structure_fraction:
+        raise ValueError(
+            "training.initial_weights does not go with training.structure_fraction, whose second phase starts all "
+            "weights anew; set training.structure_fraction=0.0"
+        )
     if config.data.use_validation and config.training.patience:
         raise ValueError(
             f"training.patience={config.training.patience} stops by validation rows, which data.use_validation=True "

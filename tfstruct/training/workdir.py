@@ -96,6 +96,8 @@ class Workdir:
         path = self.path / CONFIG_NAME
         if path.exists():
             lines = config_lib.differences(self.config(), config)
+            # Resuming does not need the weights that the run began with, which may have moved.
+            lines = [line for line in lines if not line.startswith("training.initial_weights:")]
             if lines and self.checkpoints.steps():
                 listing = "\n  ".join(lines)
                 raise ValueError(
