@@ -25,7 +25,8 @@ def test_other_data_are_scored_into_files_of_their_own(run, result, other):
     written = json.loads((run.folder.path / "evaluation_file_none.json").read_text())
     assert written["data"] == found["data"]
     assert found["data"]["checksum"] == other.checksum != run.data.checksum
-    assert found["data"]["trained_on"] == {"name": "file", "variant": "none", "checksum": run.data.checksum}
+    own = {"name": "file", "variant": "none", "checksum": run.data.checksum, "use_validation": False}
+    assert found["data"]["trained_on"] == own
     assert result["data"]["trained_on"]["checksum"] == result["data"]["checksum"] == run.data.checksum
     # The rows are the other ones.
     with np.load(run.folder.path / "evaluation_file_none_log_prob.npz") as archive:

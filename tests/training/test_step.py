@@ -29,7 +29,10 @@ def objective_of(step, state, number, rows, **options):
     x, seed, shared_seed = prepare_batch(
         rows, random.fold_in(random.fold_in(state.key, random.TRAINING_STEP), number), step.transform
     )
-    arguments = {"kl_weight": 1.0, "scheduled": {"gate_temperature": tf.constant(1.0)}} | options
+    arguments = {
+        "kl_weight": step.schedules["kl_weight"](tf.constant(number)),
+        "scheduled": {"gate_temperature": tf.constant(1.0)},
+    } | options
     return step.model.objective(x, seed=seed, shared_seed=shared_seed, **arguments)
 
 
