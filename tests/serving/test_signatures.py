@@ -114,7 +114,7 @@ def test_encode_and_reconstruct_are_those_of_the_python_model(trained, signature
 
 
 def test_the_density_sums_to_one_over_all_sixteen_observations(signatures):
-    repeats = 300
+    repeats = 200
     x = np.repeat(states(), repeats, axis=0)
     log_prob = call(signatures["log_prob"], x, np.arange(len(x)))["log_prob"].astype(np.float64)
     # Independent estimates of the sum: each adds one estimate of every state. A missing term such as log 2 pi of
