@@ -56,4 +56,4 @@ def test_models_are_listed_by_name_wherever_they_are_looked_for(tmp_path, monkey
 
 def test_a_named_model_of_the_checkout_is_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert tfstruct.load("graph_vae/mnist").card["preset"] == "graph_vae/mnist"
+    assert tfstruct.load("graph_vae/mnist").card["preset"] == "graph_vae/mnist_tuned"
