@@ -3,7 +3,6 @@
 import datetime
 import json
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -156,7 +155,7 @@ def _card(
             }
             for name, function in signatures.items()
         },
-        "exported": environment() | {"git_commit": _git_commit()},
+        "exported": environment(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "license": "Apache-2.0",
     }
@@ -188,18 +187,6 @@ def _specs(structure: dict[str, tf.TensorSpec]) -> dict[str, dict[str, Any]]:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _git_commit() -> str | None:
-    """The checkout's commit, when there is one."""
-    folder = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _golden(model: LoadedModel, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,0 +1,41 @@
+import subprocess
+
+from tests.trainers import tiny
+from tfstruct.training import workdir
+
+
+def commit_of(root, monkeypatch):
+    """The commit that a package installed at `root` names."""
+    monkeypatch.setattr(workdir, "__file__", str(root / "tfstruct/training/workdir.py"))
+    return workdir.environment()["commit"]
+
+
+def git(folder, *arguments):
+    identity = ("-c", "user.name=t", "-c", "user.email=t@t")
+    command = ["git", *identity, "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_checkout_names_its_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
+    git(tmp_path, "init", "-q")
+    (tmp_path / "setup.py").write_text("a")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    assert commit_of(tmp_path, monkeypatch) == head
+    (tmp_path / "setup.py").write_text("b")
+    assert commit_of(tmp_path, monkeypatch) == f"{head}-dirty"
+
+
+def test_an_installed_package_does_not_name_the_commit_of_a_repository_around_it(tmp_path, monkeypatch):
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "the user's own")
+    inside = tmp_path / ".venv/lib/site-packages"
+    inside.mkdir(parents=True)
+    assert commit_of(inside, monkeypatch) is None
+    assert commit_of(tmp_path, monkeypatch) is None  # no setup.py of ours
+
+
+def test_this_checkout_names_its_own_commit():
+    if (tiny.CHECKOUT / ".git").exists():
+        assert workdir.environment()["commit"].removesuffix("-dirty") == git(tiny.CHECKOUT, "rev-parse", "HEAD")
