@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.reference.monte_carlo import paired_difference
 from tfstruct import random
 from tfstruct.distributions.region_graph import RegionGraph, single_region
 from tfstruct.distributions.sum_product_circuit import CircuitLayout, SumProductCircuit
@@ -142,16 +143,11 @@ def _gradients(name, path, kl_weight, factor=None):
     return np.stack([gradient(random.fold_in(random.key(5), repeat)).numpy() for repeat in range(_REPEATS)])
 
 
-def _difference(one, two):
-    """Mean difference, in the same noise, and its standard error."""
-    return (one - two).mean(axis=0), (one - two).std(axis=0, ddof=1) / np.sqrt(_REPEATS)
-
-
 @pytest.mark.parametrize("name", ["elbo", "iwae"])
 @pytest.mark.parametrize("kl_weight", [1.0, 0.4])
 def test_path_gradients_through_a_circuit_have_the_mean_of_the_plain_ones(name, kl_weight):
     plain = _gradients(name, False, kl_weight)
-    difference, error = _difference(_gradients(name, True, kl_weight), plain)
+    difference, error = paired_difference(_gradients(name, True, kl_weight), plain)
     # 800,000 rows: what would go unseen is a bias of 4 standard errors, 0.008 of gradients up to 0.5.
     assert error.max() < 2e-3
     assert np.abs(plain.mean(axis=0)).max() > 0.1
@@ -160,7 +156,7 @@ def test_path_gradients_through_a_circuit_have_the_mean_of_the_plain_ones(name, 
 
 def test_the_resolution_of_that_comparison_would_show_a_leaf_share_taken_for_a_constant():
     wrong = _gradients("elbo", True, 1.0, factor="without own share")
-    difference, error = _difference(wrong, _gradients("elbo", False, 1.0))
+    difference, error = paired_difference(wrong, _gradients("elbo", False, 1.0))
     assert np.max(np.abs(difference) / error) > 10.0
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.reference.monte_carlo import paired_difference
 from tfstruct import random
 from tfstruct.distributions.region_graph import RegionGraph
 from tfstruct.distributions.sum_product_circuit import CircuitLayout, SumProductCircuit
@@ -70,16 +71,11 @@ def _gradients(name, path, kl_weight, as_independent=False):
     return np.stack([gradient(random.fold_in(random.key(5), repeat)).numpy() for repeat in range(_REPEATS)])
 
 
-def _difference(one, two):
-    """Mean difference, in the same noise, and its standard error."""
-    return (one - two).mean(axis=0), (one - two).std(axis=0, ddof=1) / np.sqrt(_REPEATS)
-
-
 @pytest.mark.parametrize("name", ["elbo", "iwae"])
 @pytest.mark.parametrize("kl_weight", [1.0, 0.4])
 def test_path_gradients_of_shared_samples_have_the_mean_of_the_plain_ones(name, kl_weight):
     plain = _gradients(name, False, kl_weight)
-    difference, error = _difference(_gradients(name, True, kl_weight), plain)
+    difference, error = paired_difference(_gradients(name, True, kl_weight), plain)
     # 800,000 rows: what would go unseen is a bias of 4 standard errors, 0.012 of gradients up to 0.5.
     assert error.max() < 3e-3
     assert np.abs(plain.mean(axis=0)).max() > 0.1
@@ -89,7 +85,7 @@ def test_path_gradients_of_shared_samples_have_the_mean_of_the_plain_ones(name, 
 @pytest.mark.parametrize("name", ["elbo", "iwae"])
 def test_the_resolution_of_that_comparison_would_show_samples_taken_for_independent(name):
     wrong = _gradients(name, True, 1.0, as_independent=True)
-    difference, error = _difference(wrong, _gradients(name, False, 1.0))
+    difference, error = paired_difference(wrong, _gradients(name, False, 1.0))
     assert np.max(np.abs(difference) / error) > 10.0
 
 

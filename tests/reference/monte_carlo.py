@@ -22,3 +22,9 @@ def assert_mean_close(samples, expected, *, resolution, sigmas=5.0):
     # Samples that do not vary leave only the rounding of their mean.
     rounding = 1e-12 * (1.0 + np.abs(np.asarray(expected, np.float64)))
     assert np.all(error <= half_width + rounding), f"mean off by {error}, allowed {half_width}"
+
+
+def paired_difference(one, two):
+    """Mean of one - two along the first axis, drawn with the same noise, and its standard error."""
+    difference = one - two
+    return difference.mean(axis=0), difference.std(axis=0, ddof=1) / np.sqrt(len(difference))

@@ -56,6 +56,11 @@ class Unit(NamedTuple):
         """Of the newest checkpoint."""
         return max(Checkpoints(self.workdir / "checkpoints").steps(), default=0)
 
+    def is_recorded(self, results: results_lib.Results) -> bool:
+        """Whether results have every seed, from this machine or another."""
+        recorded = results.seeds(self.row.name)
+        return all(str(seed) in recorded for seed in self.seeds)
+
     def state(self) -> str:
         """One of STATES."""
         if self.is_trained:
@@ -193,10 +198,10 @@ class Runner:
 
     def run(self, todo: Sequence[Unit]) -> bool:
         """Does what is to be done; returns whether all of it is done."""
-        for unit in todo:
+        for unit in self._unrecorded(todo):
             if unit.state() == "done":
                 self._record(unit)
-        waiting = self._with_sources([unit for unit in todo if not self._is_recorded(unit)])
+        waiting = self._with_sources(self._unrecorded(todo))
         working: list[_Job] = []
         last_progress = time.monotonic()
         try:
@@ -219,7 +224,7 @@ class Runner:
         for unit in waiting:
             if unit.label not in self.failed and not self._is_over():
                 self.failed[unit.label] = "waits for a run that failed"
-        return all(self._is_recorded(unit) for unit in todo)
+        return not self._unrecorded(todo)
 
     def _with_sources(self, waiting: list[Unit]) -> list[Unit]:
         """Adds the runs that others start from and that are not at hand, recorded elsewhere or not asked for."""
@@ -232,9 +237,10 @@ class Runner:
                 waiting.insert(waiting.index(unit), needed)
         return waiting
 
-    def _is_recorded(self, unit: Unit) -> bool:
-        recorded = results_lib.read(self.results_folder, self.table).seeds(unit.row.name)
-        return all(str(seed) in recorded for seed in unit.seeds)
+    def _unrecorded(self, todo: Sequence[Unit]) -> list[Unit]:
+        """The units of which the results lack a seed."""
+        results = results_lib.read(self.results_folder, self.table)
+        return [unit for unit in todo if not unit.is_recorded(results)]
 
     def _next(self, waiting: Sequence[Unit], working: Sequence[_Job]) -> Unit | None:
         """The next unit that can start: not one whose folder is at work, nor one whose start is not trained."""
@@ -345,10 +351,9 @@ def status(todo: Sequence[Unit], results: results_lib.Results) -> Iterator[str]:
         by_row.setdefault(unit.row.name, []).append(unit)
     width = max((len(name) for name in by_row), default=0)
     for name, own in by_row.items():
-        recorded = results.seeds(name)
         words = []
         for unit in own:
-            state = "done" if all(str(seed) in recorded for seed in unit.seeds) else unit.state()
+            state = "done" if unit.is_recorded(results) else unit.state()
             if state == "started":
                 state = f"step {unit.step} of {unit.row.config().training.steps}"
             words.append(f"{'-'.join(map(str, unit.seeds))} {state}")
