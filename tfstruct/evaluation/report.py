@@ -1,5 +1,6 @@
 """One evaluation and one schema for all systems: `evaluation.json`."""
 
+import functools
 import json
 import os
 import re
@@ -159,24 +160,18 @@ def evaluate(
         raise ValueError(f"images must be 0 (all) to {len(rows)}, found {images}")
     rows = rows[:images] if images else rows
     start = time.monotonic()
-    scorer = HeldOutScorer(
+    make_scorer = functools.partial(
+        HeldOutScorer,
         run.model,
-        num_samples=num_samples,
-        batch_size=min(batch_size, len(rows)),
         chunk=chunk,
         compiler=resolve_compiler(run.config),
         terms_options=run.model.terms_options(options),
     )
+    scorer = make_scorer(num_samples=num_samples, batch_size=min(batch_size, len(rows)))
     edge_scorer = None
     if edges:
         edge_rows = rows[:edge_images]
-        edge_scorer = HeldOutScorer(
-            run.model,
-            num_samples=edge_samples,
-            batch_size=min(batch_size, len(edge_rows)),
-            chunk=chunk,
-            compiler=resolve_compiler(run.config),
-        )
+        edge_scorer = make_scorer(num_samples=edge_samples, batch_size=min(batch_size, len(edge_rows)))
     latent_use = None
     if isinstance(run.model, GraphVAE):
         latent_use = structure.LatentUse(run.model, batch_size=scorer.batch_size)

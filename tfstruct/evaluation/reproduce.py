@@ -17,7 +17,6 @@ from tfstruct.models.table_parts import Row, Table
 from tfstruct.training.checkpoint import Checkpoints, PathLike
 from tfstruct.training.logging import METRICS_NAME, read_rows
 
-STATES = ("done", "trained", "started", "missing")
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 600.0  # a trainer saves at the end of a call, an evaluation is simply lost
 
@@ -62,7 +61,7 @@ class Unit(NamedTuple):
         return all(str(seed) in recorded for seed in self.seeds)
 
     def state(self) -> str:
-        """One of STATES."""
+        """`done`, `trained`, `started` or `missing`, by what lies in the folder."""
         if self.is_trained:
             return "done" if self.evaluation.exists() else "trained"
         return "started" if self.workdir.exists() else "missing"
