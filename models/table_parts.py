@@ -49,6 +49,7 @@ class Evaluation:
         data: `name/variant` of other data than those of training; empty for the same.
         split: `validation` or `test`.
         overrides: `evaluation.key=value`.
+        edges: whether to measure also what each edge of a learned graph is worth, by flipping it.
     """
 
     num_samples: int
@@ -56,6 +57,7 @@ class Evaluation:
     data: str = ""
     split: str = "test"
     overrides: tuple[str, ...] = ()
+    edges: bool = False
 
     @property
     def tag(self) -> str:
@@ -64,7 +66,7 @@ class Evaluation:
         values = [
             override.replace("evaluation.", "").replace("=", "-").replace(".", "_") for override in self.overrides
         ]
-        return "_".join(part for part in [*parts, *values] if part)
+        return "_".join(part for part in [*parts, *values, "edges" if self.edges else ""] if part)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,6 +59,20 @@ def write_training(row, workdir, seeds=(0,)):
         (workdir / "best" / f"replica_{place}.weights.h5").touch()
 
 
+#: two edges: one that matters, one that does not
+EDGES = {
+    "num_samples": 5,
+    "images": IMAGES,
+    "edges": [
+        {"is_open": True, "change": -1.5, "std_err": 0.25},
+        {"is_open": False, "change": 0.01, "std_err": 0.02},
+    ],
+    "all_open": {"change": 0.01, "std_err": 0.02},
+    "all_closed": {"change": -1.5, "std_err": 0.25},
+    "undecided": None,
+}
+
+
 def write_evaluation(row, workdir, seeds=(0,), flags=()):
     """What an evaluation leaves."""
     values = np.stack([scores(row.name, seed) for seed in seeds])
@@ -72,6 +86,7 @@ def write_evaluation(row, workdir, seeds=(0,), flags=()):
             "rate": 20.0,
             "rate_quantiles": {"0.5": 20.0, "0.99": 40.0 + seed, "1.0": 60.0},
             "flags": list(flags),
+            "edge_effects": EDGES if row.evaluation.edges else None,
         }
         for seed, own in zip(seeds, values, strict=True)
     ]

@@ -89,3 +89,19 @@ def test_marked_parts_of_a_document_are_written_anew_and_nothing_else():
         "<!-- end of results -->\n"
     )
     assert documents.filled(found, lambda name: f"new {name}") == found
+
+
+def test_edges_of_learned_graphs_stand_in_tables_and_findings(tmp_path):
+    row = TABLE.row("graph")
+    asked = dataclasses.replace(row, evaluation=dataclasses.replace(row.evaluation, edges=True), seeds=(0,))
+    table = dataclasses.replace(TABLE, rows=(asked,), differences=())
+    filled = fill(tmp_path / "results", tmp_path / "runs", seeds=(0,), names=("graph",), table=table)
+    line = (
+        "* Graph VAE, seed 0: 1 of 2 open; flipping one alone is worse for 1, better for 0 (by more than two standard "
+        "errors over images), by -1.500 +- 0.250 to +0.010 +- 0.020 nats; all open +0.010 +- 0.020, all closed "
+        "-1.500 +- 0.250 nats (K=5, 40 images)"
+    )
+    assert line in documents.table_to_markdown(table, filled).splitlines()
+    text = documents.findings([table], {table.name: filled})
+    assert "No claim has been tested yet." in text
+    assert line in text.splitlines()

@@ -115,6 +115,10 @@ def test_commands_pass_on_other_data_settings_of_the_evaluation_and_replicas(tmp
         "--set=evaluation.chunk=3",
     ]
     assert "--tag=k7_binarized_mnist_static_chunk-3" in command
+    asked = dataclasses.replace(row, evaluation=Evaluation(7, 20, edges=True))
+    command = reproduce.command("evaluate", TABLE, unit._replace(row=asked), None)
+    assert command[-4:] == ["--images=20", "--edges", "--edge_samples=7", "--edge_images=20"]
+    assert "--tag=k7_n20_edges" in command
     assert {"--seed=1", "--replicas=3"} <= set(reproduce.command("train", TABLE, unit, None))
 
 

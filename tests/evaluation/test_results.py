@@ -14,16 +14,16 @@ from tfstruct.models.table_parts import Evaluation
 from tfstruct.training.checkpoint import Checkpoints
 
 
-def fill(folder, workdir, seeds=(0, 1, 2), names=("graph", "open"), per_run=1):
+def fill(folder, workdir, seeds=(0, 1, 2), names=("graph", "open"), per_run=1, table=TABLE):
     """Results of made-up runs; returns them as read back."""
-    done = [unit for unit in units(TABLE, workdir, rows=names, seeds=seeds, per_run=per_run)]
+    done = [unit for unit in units(table, workdir, rows=names, seeds=seeds, per_run=per_run)]
     for unit in done:
         made_up_runs.write_training(unit.row, unit.workdir, unit.seeds)
         made_up_runs.write_evaluation(unit.row, unit.workdir, unit.seeds, flags=["loose"] * (unit.row.name == "open"))
-    old = results_lib.read(folder, TABLE)
-    merged = results_lib.merge(TABLE, old, [(unit.row, unit.workdir) for unit in done])
-    results_lib.write(folder, TABLE, merged)
-    return results_lib.read(folder, TABLE)
+    old = results_lib.read(folder, table)
+    merged = results_lib.merge(table, old, [(unit.row, unit.workdir) for unit in done])
+    results_lib.write(folder, table, merged)
+    return results_lib.read(folder, table)
 
 
 def test_every_number_comes_from_the_scores_of_images(tmp_path):
@@ -207,3 +207,16 @@ def test_a_run_of_another_config_is_refused_by_name(tmp_path):
     made_up_runs.write_evaluation(unit.row, unit.workdir)
     with pytest.raises(ValueError, match=r"(?s)seed_0 is no run of the row graph; .*training.steps: 50 / 100"):
         results_lib.read_run(unit.row, unit.workdir)
+
+
+def test_an_evaluation_that_lacks_the_edges_asked_for_is_refused(tmp_path):
+    row = TABLE.row("graph")
+    made_up_runs.write_training(row, tmp_path)
+    made_up_runs.write_evaluation(row, tmp_path)
+    asked = dataclasses.replace(row, evaluation=dataclasses.replace(row.evaluation, edges=True))
+    (tmp_path / "evaluation_k5_n40.json").rename(tmp_path / "evaluation_k5_n40_edges.json")
+    with pytest.raises(ValueError, match="evaluation_k5_n40_edges.json does not say what edges are worth"):
+        results_lib.read_run(asked, tmp_path)
+    made_up_runs.write_evaluation(asked, tmp_path)
+    entries, _ = results_lib.read_run(asked, tmp_path)
+    assert entries["0"]["edge_effects"] == made_up_runs.EDGES

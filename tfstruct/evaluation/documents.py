@@ -89,6 +89,8 @@ def _notes(table: Table, results: Results) -> list[str]:
             "have rates below the number named. "
             f"Scored: {'; '.join(scored)}. Trained in {hours:.1f} hours on {', '.join(devices)}."
         )
+    edges = _edges(table, results)
+    notes += ["\n".join(["Edges flipped one at a time:", "", *edges])] if edges else []
     notes.append(f"    tfstruct-reproduce --table={table.name}")
     flagged = [f"* {row['title']}: {flag}" for row in rows.values() for flag in row["flags"]]
     if flagged:
@@ -96,6 +98,37 @@ def _notes(table: Table, results: Results) -> list[str]:
     missing = dict.fromkeys(row.missing for row in table.rows if row.missing and row.name not in rows)
     notes += [f"Not run for want of data: {reason}." for reason in missing]
     return notes
+
+
+def _edges(table: Table, results: Results) -> list[str]:
+    """What the edges of every learned graph of a table are worth, a line for each run where it was measured."""
+    return [
+        f"* {row.title}, seed {seed}: {_edge_summary(entry['edge_effects'])}"
+        for row in table.rows
+        for seed, entry in results.seeds(row.name).items()
+        if entry.get("edge_effects")
+    ]
+
+
+def _edge_summary(effects: Mapping[str, Any]) -> str:
+    """How many edges matter, and the range of what flipping one does; changes count beyond two standard errors."""
+    edges = effects["edges"]
+    changes = [(float(edge["change"]), float(edge["std_err"])) for edge in edges]
+    worse, better = (sum(sign * change > 2.0 * error for change, error in changes) for sign in (-1.0, 1.0))
+    named = {"all open": effects["all_open"], "all closed": effects["all_closed"]}
+    if effects["undecided"] is not None:
+        named[f"averaged over {len(effects['undecided']['edges'])} undecided edges"] = effects["undecided"]
+    whole = [f"{name} {_signed(float(part['change']), float(part['std_err']))}" for name, part in named.items()]
+    return (
+        f"{sum(edge['is_open'] for edge in edges)} of {len(edges)} open; flipping one alone is worse for {worse}, "
+        f"better for {better} (by more than two standard errors over images), by {_signed(*min(changes))} to "
+        f"{_signed(*max(changes))} nats; {', '.join(whole)} nats (K={effects['num_samples']}, "
+        f"{effects['images']:,} images)"
+    )
+
+
+def _signed(change: float, error: float) -> str:
+    return f"{change:+.3f} +- {error:.3f}"
 
 
 def _scored(entry: Mapping[str, Any]) -> str:
@@ -148,6 +181,9 @@ def findings(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
         lines.append("")
     if len(lines) == 6:
         lines += ["No claim has been tested yet.", ""]
+    for table in tables:
+        edges = _edges(table, results[table.name])
+        lines += [f"## {table.title} (`{table.name}`)", "", *edges, ""] if edges else []
     return "\n".join(lines)
 
 

@@ -135,6 +135,9 @@ def _evaluate_arguments(unit: Unit) -> list[str]:
     command = [f"--workdir={unit.workdir}", f"--split={evaluation.split}", f"--tag={evaluation.tag}", "--nopictures"]
     command += [f"--num_samples={evaluation.num_samples}", f"--images={evaluation.images}"]
     command += [f"--data={evaluation.data}"] if evaluation.data else []
+    if evaluation.edges:
+        command += ["--edges", f"--edge_samples={evaluation.num_samples}"]
+        command += [f"--edge_images={evaluation.images}"] if evaluation.images else []
     return command + [f"--set={override}" for override in evaluation.overrides]
 
 

@@ -129,6 +129,8 @@ def read_run(row: Row, workdir: Path) -> tuple[dict[str, dict[str, Any]], dict[s
             f"{workdir / stem}.json has K, split and trained steps {found} and {report['data']['images']} images, "
             f"expected {expected} and {asked.images or 'all'} images"
         )
+    if asked.edges and any(replica.get("edge_effects") is None for replica in report["replicas"]):
+        raise ValueError(f"{workdir / stem}.json does not say what edges are worth, expected that of every seed")
     environment = json.loads((workdir / "environment.json").read_text(encoding="utf-8"))
     with np.load(workdir / f"{stem}_log_prob.npz") as archive:
         log_prob = archive["log_prob"].astype(np.float32)
