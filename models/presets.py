@@ -1,13 +1,13 @@
 """Presets: everything that decides a result, as data, by name."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 
 import ml_collections
 
 from tfstruct.config import apply_overrides
 from tfstruct.models import boltzmann_presets, graph_vae_presets, sum_product_presets
+from tfstruct.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,28 +25,7 @@ class Preset:
     make: Callable[[], ml_collections.ConfigDict]
 
 
-_PRESETS: dict[str, Preset] = {}
-
-
-def register(name: str, description: str, make: Callable[[], ml_collections.ConfigDict]) -> None:
-    """Adds a preset; raises ValueError when the name is taken."""
-    if name in _PRESETS:
-        raise ValueError(f"preset {name!r} exists already")
-    _PRESETS[name] = Preset(name, description, make)
-
-
-def names() -> list[str]:
-    """Returns all preset names, sorted."""
-    return sorted(_PRESETS)
-
-
-def describe(name: str) -> Preset:
-    """Returns a preset; raises ValueError that lists the near names for an unknown one."""
-    if name not in _PRESETS:
-        near = difflib.get_close_matches(name, _PRESETS, n=3, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "."
-        raise ValueError(f"unknown preset {name!r}{hint} There are {', '.join(names())}")
-    return _PRESETS[name]
+PRESETS: Registry[Preset] = Registry("preset")
 
 
 def get(name: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
@@ -55,7 +34,7 @@ def get(name: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     Raises:
         ValueError: an unknown preset or key (the near names are listed), or a value of another type.
     """
-    config = describe(name).make()
+    config = PRESETS[name].make()
     config.preset = name
     if isinstance(overrides, (str, Mapping)):
         raise ValueError(f"overrides are a list of 'key=value' strings, found {overrides!r}")
@@ -100,4 +79,4 @@ def with_defaults(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
 
 for _module in (graph_vae_presets, boltzmann_presets, sum_product_presets):
     for _preset in _module.all_presets():
-        register(*_preset)
+        PRESETS.register(_preset[0], Preset(*_preset))

@@ -1,13 +1,13 @@
 """What a table of a paper is, as data: what to train, how to evaluate it, and what the paper reports."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import ml_collections
 
 from tfstruct.models import presets
+from tfstruct.registry import require_known
 
 #: metrics of an evaluation that a table may show: heading, decimal places
 METRICS = {
@@ -16,15 +16,6 @@ METRICS = {
     "rate": ("rate, nats", 1),
     "bits_per_dim": ("bits/dim", 3),
 }
-
-
-def known_name(name: str, known: list[str], kind: str) -> str:
-    """Returns a name that is known; raises ValueError with the near ones for any other."""
-    if name in known:
-        return name
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "."
-    raise ValueError(f"unknown {kind} {name!r}{hint} There are {', '.join(known)}")
 
 
 class Published(NamedTuple):
@@ -156,4 +147,4 @@ class Table:
 
     def row(self, name: str) -> Row:
         """Returns a row; raises ValueError with the near names for an unknown one."""
-        return next(row for row in self.rows if row.name == known_name(name, [row.name for row in self.rows], "row"))
+        return next(row for row in self.rows if row.name == require_known(name, [row.name for row in self.rows], "row"))

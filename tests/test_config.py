@@ -116,7 +116,7 @@ def test_keys_are_all_dotted_names(config):
     assert sorted(config_lib.keys(config)) == expected
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", presets.PRESETS)
 def test_config_to_json_to_config_is_the_identity_for_every_preset(name):
     config = presets.get(name)
     text = config_lib.to_json(config)

@@ -6,25 +6,26 @@ import warnings
 import numpy as np
 import pytest
 
+from tfstruct import files
 from tfstruct.evaluation import documents
 from tfstruct.evaluation import results as results_lib
 from tfstruct.models import tables
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = CHECKOUT / "results"
-FILLED = [name for name in tables.names() if (RESULTS / f"{name}.json").exists()]
+FILLED = [name for name in tables.TABLES if (RESULTS / f"{name}.json").exists()]
 
 
 def read(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return results_lib.read(RESULTS, tables.get(name))
+        return results_lib.read(RESULTS, tables.TABLES[name])
 
 
 @pytest.mark.parametrize("name", FILLED)
 def test_results_follow_from_the_scores_of_images(name):
     found = read(name)
-    assert results_lib.merge(tables.get(name), found, []).document == found.document
+    assert files.to_json(results_lib.merge(tables.TABLES[name], found, []).document) == files.to_json(found.document)
     for row, entry in found.document["rows"].items():
         for seed, run in entry["seeds"].items():
             scores = found.scores[f"{row}/{seed}"]
@@ -39,11 +40,11 @@ def test_every_file_of_results_belongs_to_a_table():
 
 def test_documents_are_written_from_the_results(tmp_path):
     (tmp_path / "README.md").write_bytes((CHECKOUT / "README.md").read_bytes())
-    named = [tables.get(name) for name in tables.names() if name != tables.TESTS]
+    named = [tables.TABLES[name] for name in tables.TABLES if name != tables.TESTS]
     results = {table.name: read(table.name) for table in named}
     assert documents.findings(named, results) == (RESULTS / "FINDINGS.md").read_text(encoding="utf-8")
     assert documents.all_results(named, results) == (CHECKOUT / "docs/results.md").read_text(encoding="utf-8")
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    render = lambda name: documents.table_to_markdown(tables.get(name), results[name], is_brief=True)  # noqa: E731
+    render = lambda name: documents.table_to_markdown(tables.TABLES[name], results[name], is_brief=True)  # noqa: E731
     assert documents.filled(readme, render) == readme
     assert readme.count("<!-- results:") == 5

@@ -81,9 +81,9 @@ def main() -> None:
     """Analyses, writes numbers and figure, prints their places."""
     from tfstruct.evaluation import boltzmann_analysis, boltzmann_machines, boltzmann_sweeps, gradient_estimators
     from tfstruct.evaluation.report import TrainedRun
+    from tfstruct.files import write_json
     from tfstruct.plotting import boltzmann as drawing
     from tfstruct.plotting.figures import save
-    from tfstruct.training.checkpoint import write_json
     from tfstruct.training.workdir import environment
 
     name = _ANALYSIS.value

@@ -30,8 +30,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "A .json file to write.")
 
 def main() -> None:
     """Measures and prints a table of steps per second."""
+    from tfstruct.files import write_json
     from tfstruct.models import presets
-    from tfstruct.training.checkpoint import write_json
     from tfstruct.training.data import load_data
     from tfstruct.training.workdir import environment
 

@@ -17,7 +17,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "A .json file to write.")
 def main() -> None:
     """Prints the tables, and writes the numbers behind them."""
     from tfstruct.evaluation import comparison
-    from tfstruct.training.checkpoint import write_json
+    from tfstruct.files import write_json
 
     groups = []
     for text in _MODEL.value:

@@ -41,9 +41,9 @@ def main() -> None:
 
     from tfstruct.evaluation import circuit_queries
     from tfstruct.evaluation.report import TrainedRun
+    from tfstruct.files import write_json
     from tfstruct.plotting import circuits
     from tfstruct.plotting.figures import save
-    from tfstruct.training.checkpoint import write_json
     from tfstruct.training.workdir import environment
 
     name = _FIGURE.value

@@ -33,9 +33,9 @@ def _numbers(flag: flags.FlagHolder, kind: type) -> list:
 def main() -> None:
     """Trains, evaluates, draws; prints a table."""
     from tfstruct.evaluation import low_data
+    from tfstruct.files import write_json
     from tfstruct.plotting import circuits
     from tfstruct.plotting.figures import save
-    from tfstruct.training.checkpoint import write_json
     from tfstruct.training.workdir import environment
 
     fractions = low_data.FRACTIONS if _FRACTIONS.value is None else _numbers(_FRACTIONS, float)

@@ -37,14 +37,14 @@ def main() -> None:
         for path in documents.write_all(_RESULTS.value, _DOCUMENTS.value):
             print(path)
         return
-    names = _TABLE.value or (tables.names() if _LIST.value else [])
+    names = _TABLE.value or (tables.TABLES if _LIST.value else [])
     if not names:
-        raise ValueError(f"--table is needed: {', '.join(tables.names())}")
+        raise ValueError(f"--table is needed: {', '.join(tables.TABLES)}")
     if len(names) > 1 and _ROWS.value:
         raise ValueError(f"--rows goes with one table, found {', '.join(names)}")
     deadline = None if _HOURS.value is None else time.monotonic() + 3600.0 * _HOURS.value
     is_complete = True
-    for table in [tables.get(name) for name in names]:
+    for table in [tables.TABLES[name] for name in names]:
         units = reproduce.units(
             table, _WORKDIR.value, rows=_ROWS.value, seeds=_numbers(_SEEDS.value), per_run=_seeds_per_run()
         )

@@ -21,8 +21,8 @@ def main() -> None:
     from tfstruct.models import presets
 
     if _LIST.value:
-        for name in presets.names():
-            print(f"{name:26} {presets.describe(name).description}")
+        for name in presets.PRESETS:
+            print(f"{name:26} {presets.PRESETS[name].description}")
         return
     if _PRESET.value is None or _WORKDIR.value is None:
         raise ValueError("--preset and --workdir are needed; --list_presets shows the presets")

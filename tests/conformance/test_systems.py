@@ -74,7 +74,7 @@ def test_every_registered_system_is_listed_and_has_a_tiny_preset():
 
 
 def test_every_preset_named_tiny_is_listed():
-    assert {name for name in presets.names() if name.partition("/")[2].startswith("tiny")} == set(PRESETS)
+    assert {name for name in presets.PRESETS if name.partition("/")[2].startswith("tiny")} == set(PRESETS)
 
 
 def test_an_unknown_system_lists_the_known_ones():

@@ -7,6 +7,7 @@ import pytest
 from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.evaluation import report
+from tfstruct.files import to_json
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.training import data as data_lib
@@ -49,7 +50,7 @@ def test_the_file_is_strict_json_with_exactly_the_keys_of_the_schema(run, result
     for replica in written["replicas"]:
         assert set(replica) == REPLICA_KEYS
     assert set(written["mean"]) == set(written["std"]) == set(STATISTICS)
-    assert written == json.loads(json.dumps(result))
+    assert written == json.loads(to_json(result))
 
 
 def test_what_was_evaluated_is_said(run, result):

@@ -252,7 +252,7 @@ def test_the_real_programs_interrupted_and_resumed_give_the_same_numbers(tmp_pat
             codes.append(done.returncode)
         assert codes[-1] == 0, done.stderr
         assert "| log-likelihood -150.00 +- 0.50 |" in done.stdout
-        found = results_lib.read(tmp_path / name, tables.get(tables.TESTS))
+        found = results_lib.read(tmp_path / name, tables.TABLES[tables.TESTS])
         summaries.append([row["summary"] for row in found.document["rows"].values()])
         scores.append(found.scores)
     assert len(codes) > 1

@@ -24,10 +24,10 @@ def _num_weights(name, encoder_change=0):
 def test_every_family_has_every_data_preset():
     families = ("graph_vae", "vae", "ladder_vae", "fc_vae", "iaf_vae", "graph_iaf_vae")
     expected = {f"{family}/{data}" for family in families for data in DATA_PRESETS}
-    assert expected <= set(presets.names())
+    assert expected <= set(presets.PRESETS)
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_preset_names_data_that_exist_and_settings_that_can_be(name):
     config = presets.get(name)
     settings.check(config)
@@ -100,13 +100,13 @@ def test_families_without_flows_have_none(family):
 
 
 def test_two_phases_are_for_the_models_with_flows_and_their_rival_on_thresholded_images():
-    phased = {name for name in presets.names() if presets.get(name).training.structure_fraction}
+    phased = {name for name in presets.PRESETS if presets.get(name).training.structure_fraction}
     assert phased == {f"graph_iaf_vae/{data}" for data in DATA_PRESETS} | {"graph_vae/mnist_thresholded"}
     fractions = {presets.get(name).training.structure_fraction for name in phased - {"graph_iaf_vae/tiny"}}
     assert fractions == {0.2}
 
 
-@pytest.mark.parametrize("name", [name for name in presets.names() if name.startswith("graph_iaf_vae/")])
+@pytest.mark.parametrize("name", [name for name in presets.PRESETS if name.startswith("graph_iaf_vae/")])
 def test_the_first_phase_is_whole_calls(name):
     # A call of another length is another program to compile.
     options = presets.get(name).training

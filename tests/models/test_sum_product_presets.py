@@ -67,7 +67,7 @@ def test_presets_build_with_leaves_on_a_grid_of_four_by_four(family, row):
 )
 def test_descriptions_name_what_differs_from_the_paper(row, named):
     for family in FAMILIES:
-        description = presets.describe(f"{family}/{row}").description
+        description = presets.PRESETS[f"{family}/{row}"].description
         assert all(text in description for text in named), description
 
 

@@ -374,7 +374,7 @@ def test_save_is_whole_or_not_at_all(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def torn(target, **_):
-        target.write_bytes(b"half a picture")
+        target.write(b"half a picture")
         raise OSError("disk full")
 
     monkeypatch.setattr(figure, "savefig", torn)

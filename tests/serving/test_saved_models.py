@@ -49,7 +49,7 @@ def test_models_are_listed_by_name_wherever_they_are_looked_for(tmp_path, monkey
     with pytest.raises(FileNotFoundError, match=r"no exported model 'graph_vea/mnist'; did you mean graph_vae/mnist"):
         tfstruct.load("graph_vea/mnist")
     with pytest.raises(
-        FileNotFoundError, match="no exported model 'zzz'; there are .*own/model.*Looked for a card.json"
+        FileNotFoundError, match="no exported model 'zzz'. There are .*own/model.*Looked for a card.json"
     ):
         tfstruct.load("zzz")
 

@@ -13,14 +13,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from tfstruct import files
 from tfstruct.training import checkpoint
 from tfstruct.training.checkpoint import (
     Checkpoints,
     DamagedCheckpointError,
     WorkdirBusyError,
     WorkdirLock,
-    replacing,
-    write_json,
 )
 
 # A child needs checkpoint.py alone; importing the package would import TensorFlow, seconds each time.
@@ -229,7 +228,7 @@ class FullDisk:
         (os, "fsync", errno.ENOSPC, 0),
         (os, "fsync", errno.EIO, 0),
         (os, "replace", errno.EACCES, 0),
-        (checkpoint, "_create_temporary", errno.EROFS, 0),
+        (files, "_create_temporary", errno.EROFS, 0),
         (pathlib.Path, "mkdir", errno.EACCES, 0),
     ],
 )
@@ -300,32 +299,6 @@ for step in itertools.count(found.step + 1 if found else 1):
         f"step_{last:09d}.npz",
         f"step_{last + 1:09d}.npz",
     ]
-
-
-def test_temporary_of_a_living_writer_is_left_alone(tmp_path):
-    with replacing(tmp_path / "slow.json") as file:
-        write_json(tmp_path / "quick.json", [1])
-        file.write(b"{}")
-    assert (tmp_path / "slow.json").read_text() == "{}"
-    assert sorted(os.listdir(tmp_path)) == ["quick.json", "slow.json"]
-
-
-def test_write_json_replaces_or_leaves_as_it_was(tmp_path):
-    path = tmp_path / "card.json"
-    write_json(path, {"a": [1.5, "ü"]})
-    assert json.loads(path.read_text()) == {"a": [1.5, "ü"]}
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(path, {"a": float("inf")})
-    with pytest.raises(ZeroDivisionError), replacing(path) as file:
-        file.write(b"half" + bytes(1 // 0))
-    assert json.loads(path.read_text()) == {"a": [1.5, "ü"]}
-    assert os.listdir(tmp_path) == ["card.json"]
-
-
-def test_written_files_have_ordinary_permissions(tmp_path):
-    write_json(tmp_path / "card.json", {})
-    (tmp_path / "plain").touch()
-    assert (tmp_path / "card.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_second_trainer_is_refused_until_the_first_is_dead(tmp_path):

@@ -5,7 +5,6 @@ TensorFlow Datasets prepared beforehand, and `load("file", variant, data_file=..
 """
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import math
@@ -17,6 +16,7 @@ import numpy as np
 from tfstruct import random
 from tfstruct.data import files, mnist, omniglot, prepared, variants
 from tfstruct.data.support import BINARY, require_binary
+from tfstruct.registry import require_known
 
 __all__ = ["Dataset", "checksum", "hold_out", "load", "names", "require_binary", "variants_of"]
 
@@ -88,7 +88,7 @@ def names() -> tuple[str, ...]:
 
 def variants_of(name: str) -> tuple[str, ...]:
     """Returns the variants of a data set; ValueError for an unknown name. A file may have fewer."""
-    _check_name(name, names(), "data set")
+    require_known(name, names(), "data set")
     return variants.VARIANTS if name == "file" else _SOURCES[name].variants
 
 
@@ -119,7 +119,7 @@ def load(
             does not have, for a file that does not fit, and for an event shape of another size.
         DatasetNotFoundError: at once, if a set is not prepared, with the command that prepares it.
     """
-    _check_name(variant, variants_of(name), f"variant of the data set {name}")
+    require_known(variant, variants_of(name), f"variant of the data set {name}")
     if (name == "file") != (data_file is not None):
         raise ValueError(f"data_file goes with the name 'file' and only with it; found {name!r}, {data_file!r}")
     if name == "file":
@@ -200,15 +200,6 @@ def _with_event(rows: np.ndarray, event_shape: Sequence[int] | None) -> np.ndarr
     if any(size < 1 for size in shape) or math.prod(shape) != math.prod(rows.shape[1:]) or not shape:
         raise ValueError(f"event_shape {shape} does not fit rows of shape {rows.shape[1:]}")
     return rows.reshape(len(rows), *shape)
-
-
-def _check_name(name: str, known: Sequence[str], kind: str) -> None:
-    """Raises ValueError with near names and all names unless a name is known."""
-    if name in known:
-        return
-    near = difflib.get_close_matches(str(name), known)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "."
-    raise ValueError(f"unknown {kind}: {name!r}{hint} There are {', '.join(known)}.")
 
 
 def _shuffled(rows: np.ndarray, split: str) -> np.ndarray:

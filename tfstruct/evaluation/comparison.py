@@ -1,6 +1,5 @@
 """Likelihoods of several models on the same images: seeds as the sample, images paired."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfstruct.evaluation.report import evaluation_stem
+from tfstruct.files import PathLike, read_json
 from tfstruct.math import mean_and_std_err
-from tfstruct.training.checkpoint import PathLike
 
 
 class Group(NamedTuple):
@@ -54,7 +53,7 @@ def read_group(name: str, workdirs: Sequence[PathLike], *, split: str = "test", 
                 f"{path} does not exist (evaluations there: {', '.join(there)}); run tfstruct-evaluate "
                 f"{' '.join(flags)} first, with the number of samples that the others have"
             )
-        reports.append(json.loads(path.read_text(encoding="utf-8")))
+        reports.append(read_json(path))
         scores_path = path.with_name(f"{stem}_log_prob.npz")
         with np.load(scores_path) as archive:
             scores.append(archive["log_prob"].astype(np.float64))

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tfstruct.evaluation.results import Results, read
+from tfstruct.files import PathLike, write_text
 from tfstruct.models import tables as tables_lib
 from tfstruct.models.table_parts import METRICS, Row, Table
-from tfstruct.training.checkpoint import PathLike, replacing
 
 _MARKER = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- end of results -->\n)", re.DOTALL)
 
@@ -226,7 +226,7 @@ def write_all(results_folder: PathLike, folder: PathLike) -> list[Path]:
     Raises:
         ValueError: a README that marks a table which does not exist.
     """
-    named = [tables_lib.get(name) for name in tables_lib.names() if name != tables_lib.TESTS]
+    named = [tables_lib.TABLES[name] for name in tables_lib.TABLES if name != tables_lib.TESTS]
     results = {table.name: read(results_folder, table) for table in named}
     paths = [
         write_text(Path(results_folder) / "FINDINGS.md", findings(named, results)),
@@ -234,15 +234,6 @@ def write_all(results_folder: PathLike, folder: PathLike) -> list[Path]:
     ]
     readme = Path(folder) / "README.md"
     if readme.exists():
-        render = lambda name: table_to_markdown(tables_lib.get(name), results[name], is_brief=True)  # noqa: E731
+        render = lambda name: table_to_markdown(tables_lib.TABLES[name], results[name], is_brief=True)  # noqa: E731
         paths.append(write_text(readme, filled(readme.read_text(encoding="utf-8"), render)))
     return paths
-
-
-def write_text(path: PathLike, text: str) -> Path:
-    """Writes a document, whole or not at all, unless it says that already."""
-    path = Path(path)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        with replacing(path) as file:
-            file.write(text.encode())
-    return path

@@ -1,6 +1,5 @@
 """How models do with less data: the same presets trained on growing parts of one training set."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from tfstruct import config as config_lib
 from tfstruct.evaluation import report
+from tfstruct.files import read_json
 from tfstruct.models import presets
 from tfstruct.training import run as training
 from tfstruct.training.data import load_data
@@ -105,7 +105,7 @@ def _trained_and_evaluated(
 ) -> dict[str, Any]:
     path = folder / f"{report.evaluation_stem(tag=_TAG)}.json"
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         is_same = found["num_samples"] == num_samples and found["data"]["checksum"] == checksum
         if is_same and not config_lib.differences(
             config, config_lib.from_json((folder / "config.json").read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfstruct import plotting, random
 from tfstruct.evaluation.report import TrainedRun
+from tfstruct.files import write_text
 from tfstruct.training.logging import METRICS_NAME, read_rows
 from tfstruct.training.phases import Phases
 
@@ -35,7 +36,7 @@ def draw_all(run: TrainedRun, *, replica: int = 0, seed: int = 0) -> list[Path]:
     graph = model.structure_report().get("edge_probabilities")
     if graph is not None:
         probabilities = np.array(graph)
-        files.append(_write_text(folder / f"structure{suffix}.dot", plotting.to_dot(probabilities)))
+        files.append(write_text(folder / f"structure{suffix}.dot", plotting.to_dot(probabilities)))
         colors = plotting.edge_colors(plotting.lower_triangle_edges(len(probabilities)))
         keep(plotting.draw_structure(probabilities, colors=colors), "structure")
         logged = [row for row in rows if "train/gate_probabilities" in row]
@@ -58,9 +59,3 @@ def draw_all(run: TrainedRun, *, replica: int = 0, seed: int = 0) -> list[Path]:
         figure = plotting.draw_reconstructions(originals / scale, np.clip(means / scale, 0.0, 1.0))
         keep(figure, "reconstructions")
     return files
-
-
-def _write_text(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path

@@ -1,7 +1,6 @@
 """One evaluation and one schema for all systems: `evaluation.json`."""
 
 import functools
-import json
 import os
 import re
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 from tfstruct import config as config_lib
 from tfstruct.data import datasets, variants
 from tfstruct.evaluation import annealing_check, plausibility, structure
+from tfstruct.files import read_json, replacing, write_json
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
 from tfstruct.math import bits_per_dim
@@ -24,7 +24,6 @@ from tfstruct.models.boltzmann_vae import BoltzmannVAE
 from tfstruct.models.graph_vae import GraphVAE
 from tfstruct.models.settings import check_annealing, has_biased_gradient
 from tfstruct.models.system import System
-from tfstruct.training.checkpoint import replacing, write_json
 from tfstruct.training.data import load_data
 from tfstruct.training.settings import resolve_compiler
 from tfstruct.training.workdir import TrainedWeights, Workdir, environment
@@ -196,7 +195,7 @@ def evaluate(
         if edge_scorer is not None:
             report["edge_effects"] = structure.edge_effects(edge_scorer, parameters, statistics, edge_rows, seed=seed)
         report["flags"] += flags + ([_BIASED_GRADIENT] if has_biased_gradient(run.config) else [])
-        replicas.append(_finite(report))
+        replicas.append(report)
     result = {
         "schema_version": SCHEMA_VERSION,
         "system": run.config.system,
@@ -269,7 +268,7 @@ def _check_same_data(path: Path, data: datasets.Dataset) -> None:
     """Raises ValueError for an evaluation of other data that would be overwritten."""
     if not path.exists():
         return
-    found = json.loads(path.read_text(encoding="utf-8")).get("data", {})
+    found = read_json(path).get("data", {})
     if found.get("checksum", data.checksum) != data.checksum:
         raise ValueError(
             f"tag must not be that of an evaluation of other data, found {path.name} of {found['name']}/"
@@ -318,15 +317,6 @@ def _replica_report(run: TrainedRun, data: datasets.Dataset, replica: int, summa
     return report | gates
 
 
-def _finite(value: Any) -> Any:
-    """Strict JSON has no infinities: they are written as text, also inside lists and dictionaries."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def _over_replicas(replicas: list[dict[str, Any]], statistic: Any) -> dict[str, Any]:
     names = ("log_likelihood", "bits_per_dim", "elbo", "rate", "distortion", "effective_sample_size")
     result = {}
@@ -334,8 +324,8 @@ def _over_replicas(replicas: list[dict[str, Any]], statistic: Any) -> dict[str, 
         values = [replica[name] for replica in replicas]
         if None not in values:
             with np.errstate(invalid="ignore"):
-                number = statistic([float(value) for value in values])  # also of "nan" and "-inf"
-            result[name] = None if number is None else _finite(float(number))
+                number = statistic(values)
+            result[name] = None if number is None else float(number)
     return result
 
 

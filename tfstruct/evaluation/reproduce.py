@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from tfstruct.evaluation import results as results_lib
 from tfstruct.evaluation.report import evaluation_stem
+from tfstruct.files import PathLike
 from tfstruct.models.table_parts import Row, Table
-from tfstruct.training.checkpoint import Checkpoints, PathLike
+from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import METRICS_NAME, read_rows
 
 _POLL_SECONDS = 0.5

@@ -6,7 +6,6 @@ of runs that are no longer at hand stay in the files as long as the row means th
 """
 
 import dataclasses
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,11 @@ import scipy.stats
 
 from tfstruct import config as config_lib
 from tfstruct.evaluation.report import evaluation_stem
+from tfstruct.files import read_json, replacing, sha256, write_json
 from tfstruct.math import mean_and_std_err
 from tfstruct.models import presets
 from tfstruct.models.table_parts import METRICS, Evaluation, Row, Table
-from tfstruct.training.checkpoint import Checkpoints, replacing, write_json
+from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import read_rows
 
 SCHEMA_VERSION = 1
@@ -92,7 +92,7 @@ def read(folder: str | Path, table: Table) -> Results:
     empty = {"schema_version": SCHEMA_VERSION, "table": table.name, "rows": {}, "differences": []}
     if not path.exists():
         return Results(empty, {})
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = read_json(path)
     with np.load(scores_path) as archive:
         scores = dict(archive)
     expected = {f"{row}/{seed}" for row, entry in document["rows"].items() for seed in entry["seeds"]}
@@ -120,7 +120,7 @@ def read_run(row: Row, workdir: Path) -> tuple[dict[str, dict[str, Any]], dict[s
         listing = "\n  ".join(different)
         raise ValueError(f"{workdir} is no run of the row {row.name}; there / in the row:\n  {listing}")
     stem = evaluation_stem(row.evaluation.split, row.evaluation.tag)
-    report = json.loads((workdir / f"{stem}.json").read_text(encoding="utf-8"))
+    report = read_json(workdir / f"{stem}.json")
     asked, trained = row.evaluation, max(Checkpoints(workdir / "checkpoints").steps(), default=report["trained_steps"])
     found = (report["num_samples"], report["data"]["split"], report["trained_steps"])
     expected = (asked.num_samples, asked.split, trained)
@@ -131,10 +131,10 @@ def read_run(row: Row, workdir: Path) -> tuple[dict[str, dict[str, Any]], dict[s
         )
     if asked.edges and any(replica.get("edge_effects") is None for replica in report["replicas"]):
         raise ValueError(f"{workdir / stem}.json does not say what edges are worth, expected that of every seed")
-    environment = json.loads((workdir / "environment.json").read_text(encoding="utf-8"))
+    environment = read_json(workdir / "environment.json")
     with np.load(workdir / f"{stem}_log_prob.npz") as archive:
         log_prob = archive["log_prob"].astype(np.float32)
-    config_digest = hashlib.sha256((workdir / "config.json").read_bytes()).hexdigest()
+    config_digest = sha256(workdir / "config.json")
     training = {
         "steps": report["trained_steps"],
         "seconds": read_rows(workdir / "metrics.jsonl")[-1]["seconds"],
@@ -199,17 +199,17 @@ def _row_document(
         values = [float(entry[metric]) for entry in seeds.values() if entry.get(metric) is not None]
         if len(values) == len(seeds):
             summary[metric] = {
-                "mean": _number(np.mean(values)),
-                "std_over_seeds": _number(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "mean": float(np.mean(values)),
+                "std_over_seeds": float(np.std(values, ddof=1)) if len(values) > 1 else None,
             }
     quantiles = [entry.get("rate_quantiles", {}).get("0.99") for entry in seeds.values()]
     if None not in quantiles:  # rates of single images run away where the mean does not show it
-        summary["rate"]["quantile_99"] = _number(np.mean([float(value) for value in quantiles]))
+        summary["rate"]["quantile_99"] = float(np.mean([float(value) for value in quantiles]))
     checksums = {entry["evaluation"]["data"]["checksum"] for entry in seeds.values()}
     if len(checksums) > 1:
         raise ValueError(f"the seeds of row {row.name} were scored on different data, checksums {sorted(checksums)}")
     images = np.mean([scores[f"{row.name}/{seed}"].astype(np.float64) for seed in seeds], axis=0)
-    summary["log_likelihood"]["std_err_over_images"] = _number(mean_and_std_err(images)[1]) if len(images) > 1 else None
+    summary["log_likelihood"]["std_err_over_images"] = float(mean_and_std_err(images)[1]) if len(images) > 1 else None
     return {
         "title": row.title,
         "group": row.group,
@@ -252,24 +252,18 @@ def differences(
             "other": other,
             "claim": claim,
             "num_seeds": [len(one), len(two)],
-            "log_likelihood": _number(means[0].mean() - means[1].mean()),
-            "std_err_over_images": _number(mean_and_std_err(paired)[1]) if len(paired) > 1 else None,
+            "log_likelihood": float(means[0].mean() - means[1].mean()),
+            "std_err_over_images": float(mean_and_std_err(paired)[1]) if len(paired) > 1 else None,
             "std_err_over_seeds": None,
             "interval": None,
         }
         if min(entry["num_seeds"]) > 1:
             variances = [group.var(ddof=1) / len(group) for group in means]
-            entry["std_err_over_seeds"] = _number(np.sqrt(sum(variances)))
+            entry["std_err_over_seeds"] = float(np.sqrt(sum(variances)))
             interval = scipy.stats.ttest_ind(*means, equal_var=False).confidence_interval(_CONFIDENCE)
-            entry["interval"] = [_number(interval.low), _number(interval.high)]
+            entry["interval"] = [float(interval.low), float(interval.high)]
         found.append(entry)
     return found
-
-
-def _number(value: Any) -> float | str:
-    """Strict JSON has no infinities: they are written as text."""
-    value = float(value)
-    return value if np.isfinite(value) else str(value)
 
 
 def write(folder: str | Path, table: Table, results: Results) -> Path:

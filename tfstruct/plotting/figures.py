@@ -1,11 +1,11 @@
 """Writing figures to files."""
 
-import os
 import pathlib
-import secrets
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from tfstruct.files import PathLike, replacing
 
 
 def broken_line(steps: np.ndarray, values: np.ndarray, phase_start: int) -> tuple[np.ndarray, np.ndarray]:
@@ -16,7 +16,7 @@ def broken_line(steps: np.ndarray, values: np.ndarray, phase_start: int) -> tupl
     return np.insert(steps.astype(float), place, phase_start), np.insert(values.astype(float), place, np.nan, axis=0)
 
 
-def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float | None = None) -> pathlib.Path:
+def save(figure: Figure, path: PathLike, *, dpi: float | None = None) -> pathlib.Path:
     """Writes a figure to a file, whole or not at all.
 
     Args:
@@ -36,11 +36,6 @@ def save(figure: Figure, path: str | os.PathLike[str], *, dpi: float | None = No
     if kind not in figure.canvas.get_supported_filetypes():
         known = ", ".join(sorted(figure.canvas.get_supported_filetypes()))
         raise ValueError(f"{path.name}: unknown kind of picture {path.suffix!r}, expected one of {known}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        figure.savefig(temporary, format=kind, dpi=figure.dpi if dpi is None else dpi)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, format=kind, dpi=figure.dpi if dpi is None else dpi)
     return path

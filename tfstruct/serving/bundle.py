@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfstruct import config as config_lib
 from tfstruct.evaluation.report import TrainedRun, environment
+from tfstruct.files import read_json, sha256, to_json, write_text
 from tfstruct.models.system import System
 from tfstruct.serving import warmup
 from tfstruct.serving.client import (
@@ -20,7 +21,6 @@ from tfstruct.serving.client import (
     DamagedBundleError,
     LoadedModel,
     bundle_files,
-    sha256,
     verify_files,
 )
 from tfstruct.serving.signatures import ServedSystem
@@ -80,7 +80,7 @@ def export(
         # Rows of the test split, so that a warm-up request takes the path of a real one.
         rows = np.asarray(run.data.test[:_GOLDEN_ROWS], np.float32)
         card["warmup_records"] = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
-        (aside / CARD_NAME).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(aside / CARD_NAME, to_json(card, indent=2, sort_keys=True) + "\n")
         golden = _golden(LoadedModel(aside, verify=False), rows)
         _compare_with_model(golden, exact)
         np.savez(aside / GOLDEN_NAME, **golden)
@@ -145,7 +145,7 @@ def _card(
             "validation_bound": float(run.weights.bounds[replica])
             if np.isfinite(run.weights.bounds[replica])
             else None,
-            "environment": _read_json(run.folder.path / "environment.json"),
+            "environment": _environment(run),
         },
         "metrics": _metrics(run, replica),
         "signatures": {
@@ -161,11 +161,17 @@ def _card(
     }
 
 
+def _environment(run: TrainedRun) -> dict[str, Any] | None:
+    path = run.folder.path / "environment.json"
+    return read_json(path) if path.exists() else None
+
+
 def _metrics(run: TrainedRun, replica: int) -> dict[str, Any] | None:
     """What evaluation.json says of the weights that are exported; None if it is of others."""
-    evaluation = _read_json(run.folder.path / "evaluation.json")
-    if evaluation is None:
+    path = run.folder.path / "evaluation.json"
+    if not path.exists():
         return None
+    evaluation = read_json(path)
     evaluated = evaluation["replicas"][replica] if replica < len(evaluation["replicas"]) else {}
     # The run may have gone on since: only the numbers of these weights on these data belong on the card.
     is_of_these = (
@@ -183,10 +189,6 @@ def _specs(structure: dict[str, tf.TensorSpec]) -> dict[str, dict[str, Any]]:
         name: {"dtype": spec.dtype.name, "shape": [size if size is not None else -1 for size in spec.shape]}
         for name, spec in structure.items()
     }
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _golden(model: LoadedModel, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -233,7 +235,7 @@ def golden_outputs(model: LoadedModel, x: np.ndarray, seed: np.ndarray) -> dict[
 def write_checksums(folder: Path) -> None:
     """Writes SHA256SUMS of all other files, in the format of `sha256sum --check`."""
     lines = [f"{sha256(path)}  {path.relative_to(folder)}" for path in bundle_files(folder)]
-    (folder / CHECKSUMS_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / CHECKSUMS_NAME, "\n".join(lines) + "\n")
 
 
 def verify(folder: str | Path) -> None:

@@ -1,8 +1,5 @@
 """Using an exported model with TensorFlow alone: no Keras, no TensorFlow Probability, no model code."""
 
-import difflib
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from tfstruct.files import read_json, sha256
+from tfstruct.registry import did_you_mean
 
 ROOT_VARIABLE = "TFSTRUCT_SAVED_MODELS"
 CARD_NAME = "card.json"
@@ -65,8 +65,7 @@ def find(name: str | os.PathLike[str], *, version: int | None = None) -> Path:
         if numbers:
             return place / str(numbers[-1] if version is None else version)
     looked = ", ".join(str(place) for place in places)
-    near = difflib.get_close_matches(str(name), list_models(), n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(list_models()) or 'none'}."
+    hint = did_you_mean(str(name), list_models())
     raise FileNotFoundError(f"no exported model {str(name)!r}{hint} Looked for a {CARD_NAME} in {looked}")
 
 
@@ -79,11 +78,6 @@ def list_models() -> list[str]:
 def bundle_files(folder: Path) -> list[Path]:
     """Returns all files of a bundle but the list of checksums."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_NAME)
-
-
-def sha256(path: Path) -> str:
-    """Returns the hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def verify_files(folder: Path) -> None:
@@ -123,10 +117,7 @@ class LoadedModel:
 
     def __init__(self, path: str | os.PathLike[str], *, verify: bool = True) -> None:
         self.path = Path(path)
-        try:
-            self.card: dict[str, Any] = json.loads((self.path / CARD_NAME).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{self.path / CARD_NAME} is not JSON: {error}") from None
+        self.card: dict[str, Any] = read_json(self.path / CARD_NAME)
         if verify:
             verify_files(self.path)
         self._module = tf.saved_model.load(str(self.path))

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a crash at any instant, the lock of a working folder, and atomic JSON files.
+"""Checkpoints that survive a crash at any instant, and the lock of a working folder.
 
 A checkpoint is an ordinary `.npz` archive, uncompressed, so `numpy.load` opens it without this library, and
 nothing in it is ever unpickled. Its last 64 bytes, which are the comment of the zip archive, are the SHA-256
@@ -16,25 +16,22 @@ import operator
 import os
 import pathlib
 import re
-import secrets
 import socket
 import types
 import warnings
 import zipfile
-from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
+
+from tfstruct.files import PathLike, replacing
 
 _FORMAT = 1
 _DOCUMENT = "checkpoint.json"  # arrays end in .npy, so no array can take this name
 _DIGEST_LENGTH = 64  # hexadecimal SHA-256
 _BLOCK = 1 << 20
 _CHECKPOINT_NAME = re.compile(r"step_(\d{9,})\.npz")
-_TEMPORARY_NAME = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
-
-PathLike = str | os.PathLike[str]
 
 
 class DamagedCheckpointError(ValueError):
@@ -60,94 +57,6 @@ class Checkpoint:
     arrays: dict[str, np.ndarray]
     metadata: dict[str, Any]
     path: pathlib.Path
-
-
-@contextlib.contextmanager
-def replacing(path: PathLike) -> Iterator[BinaryIO]:
-    """Opens a temporary sibling of `path`, which takes the place of `path` if the block succeeds.
-
-    Readers see the old file or the new one, never a mixture, whenever the writer is killed: the sibling is
-    synced to disk before it is renamed, and the folder after. If the block fails, the sibling is removed and
-    `path` stays as it was. Siblings left by killed writers are removed on the way.
-
-    Args:
-        path: file to replace or create; missing folders above it are created.
-
-    Yields:
-        The sibling, open for reading and writing bytes.
-
-    Raises:
-        OSError: the file cannot be written; the message names `path`.
-    """
-    path = pathlib.Path(path)
-    file, temporary = None, None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned_temporaries(path.parent)  # first, because they may be what fills the disk
-        file, temporary = _create_temporary(path)
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        reason = f"cannot write {path.name}: {error.strerror or error}; what was there before is intact"
-        raise OSError(error.errno, reason, str(path)) from error
-    finally:
-        if file is not None:
-            with contextlib.suppress(OSError):  # closing flushes, which fails once more on a full disk
-                file.close()
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-
-def _create_temporary(path: pathlib.Path) -> tuple[BinaryIO, pathlib.Path]:
-    """Creates a sibling of `path` and locks it, which tells the living writers from the dead."""
-    while True:
-        # Not tempfile.mkstemp: its files are private to the user, and renaming would make `path` private too.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        file = open(temporary, "x+b")
-        with contextlib.suppress(OSError):  # a file system without flock: left-overs stay, saving works
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # Another writer may have taken the file for abandoned between its creation and its locking.
-        if os.fstat(file.fileno()).st_nlink:
-            return file, temporary
-        file.close()
-
-
-def _remove_abandoned_temporaries(folder: pathlib.Path) -> None:
-    for temporary in folder.glob(".*.tmp"):
-        if _TEMPORARY_NAME.fullmatch(temporary.name):
-            # OSError: its writer is alive and holds the lock, or has just renamed it.
-            with contextlib.suppress(OSError), open(temporary, "r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                temporary.unlink()
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Makes a rename inside `folder` survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: PathLike, data: Any) -> None:
-    """Writes `data` to `path` as strict, indented JSON, atomically.
-
-    Args:
-        path: file to replace or create.
-        data: what `json.dumps` accepts, without NaN and infinities.
-
-    Raises:
-        TypeError: `data` holds something JSON has no form for.
-        ValueError: `data` holds NaN or an infinity.
-        OSError: the file cannot be written.
-    """
-    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
-    with replacing(path) as file:
-        file.write(text.encode())
 
 
 class Checkpoints:

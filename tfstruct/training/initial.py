@@ -5,9 +5,9 @@ import numpy as np
 
 from tfstruct import random
 from tfstruct.data import datasets
+from tfstruct.files import PathLike
 from tfstruct.functional import Functional
 from tfstruct.models.system import System
-from tfstruct.training.checkpoint import PathLike
 from tfstruct.training.state import TrainState, initial_state, stack_states
 from tfstruct.training.workdir import Workdir
 

@@ -5,7 +5,6 @@ this folder on the path.
 """
 
 import json
-import math
 import pathlib
 import sys
 import time
@@ -18,22 +17,13 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from tfstruct.training.checkpoint import PathLike, replacing
+from tfstruct.files import PathLike, replacing, to_json
 
 METRICS_NAME = "metrics.jsonl"
 _SECONDS_BETWEEN_LINES = 10.0
 
 Metrics = Mapping[str, Any]
 Row = dict[str, Any]
-
-
-def _to_json(value: Any) -> Any:
-    """Returns a number or nested list, with NaN and infinities as text, which strict JSON has no numbers for."""
-    if isinstance(value, list):
-        return [_to_json(item) for item in value]
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _from_json(value: Any) -> Any:
@@ -154,8 +144,8 @@ class RunLog:
         }
         row: Row = {"step": step, "seconds": round(self._clock() - self._start, 3)}
         for name, value in values.items():
-            row[name] = _to_json(value.tolist())
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            row[name] = value.tolist()
+        self._file.write(to_json(row) + "\n")
         with self._writer.as_default():
             for name, value in values.items():
                 if value.ndim > (self._num_replicas > 1):
@@ -232,6 +222,5 @@ def _drop_rows_after(path: pathlib.Path, resume_step: int) -> list[Row]:
     kept = [row for row in rows if row["step"] <= resume_step]
     with replacing(path) as file:
         for row in kept:
-            strict = {name: _to_json(value) for name, value in row.items()}
-            file.write(json.dumps(strict, allow_nan=False).encode() + b"\n")
+            file.write(to_json(row).encode() + b"\n")
     return kept

@@ -12,11 +12,12 @@ from tfstruct import config as config_lib
 from tfstruct import random
 from tfstruct.data import datasets
 from tfstruct.data.pipeline import Pipeline
+from tfstruct.files import PathLike
 from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
 from tfstruct.models import registry
 from tfstruct.models.system import System
 from tfstruct.training import settings
-from tfstruct.training.checkpoint import Checkpoint, PathLike, WorkdirLock
+from tfstruct.training.checkpoint import Checkpoint, WorkdirLock
 from tfstruct.training.data import load_data
 from tfstruct.training.distribute import MirroredLoop, make_strategy
 from tfstruct.training.initial import make_initial_state, start_from

@@ -15,8 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import config as config_lib
+from tfstruct.files import PathLike, write_json, write_text
 from tfstruct.models import presets
-from tfstruct.training.checkpoint import Checkpoints, PathLike, replacing, write_json
+from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.state import from_arrays
 
 CONFIG_NAME = "config.json"
@@ -104,8 +105,7 @@ class Workdir:
                     f"{self.path} holds a run of another config; choose another --workdir, or the same settings. "
                     f"There / asked for:\n  {listing}"
                 )
-        with replacing(path) as file:
-            file.write((config_lib.to_json(config) + "\n").encode())
+        write_text(path, config_lib.to_json(config) + "\n")
 
     def config(self) -> ml_collections.ConfigDict:
         """Reads config.json; raises FileNotFoundError that says what a workdir is if there is none."""

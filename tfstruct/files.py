@@ -1,0 +1,162 @@
+"""Files that are written whole or not at all, strict JSON, and checksums: the only place that writes files."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # not a Unix: what killed writers leave behind stays
+    fcntl = None
+
+_TEMPORARY_NAME = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+
+PathLike = str | os.PathLike[str]
+
+
+@contextlib.contextmanager
+def replacing(path: PathLike) -> Iterator[BinaryIO]:
+    """Opens a temporary sibling of `path`, which takes the place of `path` if the block succeeds.
+
+    Readers see the old file or the new one, never a mixture, whenever the writer is killed: the sibling is
+    synced to disk before it is renamed, and the folder after. If the block fails, the sibling is removed and
+    `path` stays as it was. Siblings left by killed writers are removed on the way.
+
+    Args:
+        path: file to replace or create; missing folders above it are created.
+
+    Yields:
+        The sibling, open for reading and writing bytes.
+
+    Raises:
+        OSError: the file cannot be written; the message names `path`.
+    """
+    path = pathlib.Path(path)
+    file, temporary = None, None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned_temporaries(path.parent)  # first, because they may be what fills the disk
+        file, temporary = _create_temporary(path)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        reason = f"cannot write {path.name}: {error.strerror or error}; what was there before is intact"
+        raise OSError(error.errno, reason, str(path)) from error
+    finally:
+        if file is not None:
+            with contextlib.suppress(OSError):  # closing flushes, which fails once more on a full disk
+                file.close()
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _create_temporary(path: pathlib.Path) -> tuple[BinaryIO, pathlib.Path]:
+    """Creates a sibling of `path` and locks it, which tells the living writers from the dead."""
+    while True:
+        # Not tempfile.mkstemp: its files are private to the user, and renaming would make `path` private too.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        file = open(temporary, "x+b")
+        with contextlib.suppress(OSError):  # a file system without flock: left-overs stay, saving works
+            _lock(file, blocking=True)
+        # Another writer may have taken the file for abandoned between its creation and its locking.
+        if os.fstat(file.fileno()).st_nlink:
+            return file, temporary
+        file.close()
+
+
+def _remove_abandoned_temporaries(folder: pathlib.Path) -> None:
+    for temporary in folder.glob(".*.tmp"):
+        if _TEMPORARY_NAME.fullmatch(temporary.name):
+            # OSError: its writer is alive and holds the lock, or has just renamed it.
+            with contextlib.suppress(OSError), open(temporary, "r+b") as file:
+                _lock(file, blocking=False)
+                temporary.unlink()
+
+
+def _lock(file: BinaryIO, *, blocking: bool) -> None:
+    if fcntl is None:
+        raise OSError("this system has no flock")
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Makes a rename inside `folder` survive a loss of power."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: PathLike, text: str) -> pathlib.Path:
+    """Writes a text in UTF-8, atomically, unless the file holds it already; returns the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    if not path.exists() or path.read_bytes() != text.encode():
+        with replacing(path) as file:
+            file.write(text.encode())
+    return path
+
+
+def write_json(path: PathLike, data: Any) -> pathlib.Path:
+    """Writes data as indented JSON, atomically; returns the file.
+
+    Raises:
+        TypeError: `data` holds something JSON has no form for.
+        OSError: the file cannot be written.
+    """
+    return write_text(path, to_json(data, indent=2) + "\n")
+
+
+def read_json(path: PathLike) -> Any:
+    """Reads a JSON file; numbers that are not finite come as the texts that `to_json` writes.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no JSON; the message names it.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # also bytes that are no text
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def to_json(data: Any, **options: Any) -> str:
+    """Returns data as strict JSON: "NaN", "Infinity" and "-Infinity" stand as texts, which `float` reads.
+
+    Args:
+        data: what `json.dumps` takes.
+        **options: of `json.dumps`.
+    """
+    return json.dumps(_strict(data), allow_nan=False, **options)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _strict(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def sha256(path: PathLike) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal; raises OSError where it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
