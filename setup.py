@@ -6,8 +6,11 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 BESIDE = {"tfstruct.models": "models", "tfstruct.trainers": "trainers"}
+PACKAGES = [
+    f"{name}{'.' if part else ''}{part}" for name, folder in BESIDE.items() for part in ("", *find_packages(folder))
+]
 PROGRAMS = (
-    *("train", "evaluate", "compare", "reproduce", "analyse", "explore", "low_data"),
+    *("train", "evaluate", "compare", "reproduce", "analyse"),
     *("export", "score", "sample", "quickstart", "benchmark"),
 )
 
@@ -20,7 +23,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["tfstruct", "tfstruct.*"]) + list(BESIDE),
+    packages=find_packages(include=["tfstruct", "tfstruct.*"]) + PACKAGES,
     package_dir=BESIDE,
     package_data={"tfstruct": ["py.typed", "data/embedded/*.xz"]},
     # TensorFlow, Keras, tf-keras and TFP break together: their upper bounds move together.

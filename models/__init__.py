@@ -1,1 +1,3 @@
-"""One file per system, and the presets."""
+"""The systems, each in a folder of its own, the contract that they keep, and the presets."""
+
+from tfstruct.models import boltzmann_vae, graph_vae, sum_product_vae  # noqa: F401  (they register themselves)

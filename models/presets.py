@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 import ml_collections
 
 from tfstruct.config import apply_overrides
-from tfstruct.models import boltzmann_presets, graph_vae_presets, sum_product_presets
+from tfstruct.models.registry import SYSTEMS
 from tfstruct.registry import Registry
 
 
@@ -45,8 +45,7 @@ def get(name: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     return config
 
 
-# Settings that configs of older versions lack, at values that mean what was done then; `model.flow` and those of
-# _LATER_OF_GRAPHS only where the system is the Graph VAE.
+# Settings that configs of older versions lack, at values that mean what was done then; more are their system's.
 _LATER = {
     "data.train_images": 0,
     "data.use_validation": False,
@@ -55,28 +54,12 @@ _LATER = {
     "training.initial_weights": "",
     "training.structure_fraction": 0.0,
 }
-_LATER_OF_GRAPHS = {
-    "model.layer_norm": False,
-    "model.log_variance_bound": 0.0,
-    "objective.free_bits": 0.0,
-    "objective.allow_biased_gradient": False,
-}
 
 
 def with_defaults(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Adds in place what a config written by an older version lacks, at values that mean what was done then."""
-    later = _LATER
-    if config.system == "graph_vae":
-        later = _LATER | _LATER_OF_GRAPHS | {"model.flow": graph_vae_presets.base().model.flow}
-    if config.system == "sum_product_vae":
-        later = _LATER | {"model.products": "cross", "model.leaf_vaes": "separate"}
-    for name, value in later.items():
+    for name, value in (_LATER | dict(SYSTEMS[config.system].later)).items():
         group, last = name.split(".")
         if last not in config[group]:
             config[group][last] = value
     return config
-
-
-for _module in (graph_vae_presets, boltzmann_presets, sum_product_presets):
-    for _preset in _module.all_presets():
-        PRESETS.register(_preset[0], Preset(*_preset))

@@ -1,25 +1,84 @@
-"""Systems by name."""
+"""Systems by name: what a config names, and how it is built."""
 
-from collections.abc import Callable
+import contextlib
+import random as python_random
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_collections
 
-from tfstruct.models import boltzmann_vae, graph_vae, sum_product_vae
-from tfstruct.models.system import System
+from tfstruct.registry import Registry
 
-SYSTEMS: dict[str, Callable[..., System]] = {
-    "graph_vae": graph_vae.build,
-    "boltzmann_vae": boltzmann_vae.build,
-    "sum_product_vae": sum_product_vae.build,
-}
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from tfstruct.models.system import System
 
 
-def build(config: ml_collections.ConfigDict, *, seed: int = 0) -> System:
-    """Builds the system that a config names, with weights initialised by `seed`.
+class Analysis(NamedTuple):
+    """Something that `tfstruct-analyse` finds out about a system.
+
+    Attributes:
+        about: what, in a sentence.
+        function: (*subject, **settings) to results; what is no array goes into a file. Settings are its keyword-only
+            arguments with their defaults.
+        draw: results to a figure.
+        subject: (model, rows) to the first arguments of the function.
+        split: of the rows.
+        images: how many rows are taken from the front, by default; 0 for all.
+        takes_run: whether there are a model and rows at all.
+    """
+
+    about: str
+    function: Callable[..., dict[str, Any]]
+    draw: "Callable[[dict[str, Any]], Figure]"
+    subject: "Callable[[System, np.ndarray], tuple]" = lambda model, rows: (model, rows)
+    split: str = "test"
+    images: int = 0
+    takes_run: bool = True
+
+
+class SystemEntry(NamedTuple):
+    """A system as it is registered.
+
+    Attributes:
+        load: returns the class, importing what it needs; called when the first model is built.
+        analyses: returns what `tfstruct-analyse` offers for it, by name, importing what it needs.
+        later: settings that configs of older versions lack, by dotted name, at values that mean what was done then.
+    """
+
+    load: "Callable[[], type[System]]"
+    analyses: Callable[[], Mapping[str, Analysis]] = dict
+    later: Mapping[str, Any] = MappingProxyType({})
+
+
+SYSTEMS: Registry[SystemEntry] = Registry("system")
+
+
+def build(config: ml_collections.ConfigDict, *, seed: int = 0) -> "System":
+    """Builds the system that a config names, with all its weights, initialised by `seed` alone.
 
     Raises:
-        ValueError: an unknown system, or settings that its builder refuses.
+        ValueError: an unknown system, or settings that it refuses.
     """
-    if config.system not in SYSTEMS:
-        raise ValueError(f"system must be one of {', '.join(SYSTEMS)}, found {config.system!r}")
-    return SYSTEMS[config.system](config, seed=seed)
+    system = SYSTEMS[config.system].load()
+    with _seeded_initializers(seed):
+        model = system(config, name=config.system)
+        model.build()
+    return model
+
+
+@contextlib.contextmanager
+def _seeded_initializers(seed: int) -> Iterator[None]:
+    """Makes the weights created inside depend on `seed` alone, and leaves no trace outside.
+
+    Keras draws the seeds of initialisers from Python's global generator.
+    """
+    state = python_random.getstate()
+    python_random.seed(seed)
+    try:
+        yield
+    finally:
+        python_random.setstate(state)

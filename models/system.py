@@ -1,9 +1,7 @@
 """What every system of the zoo is: a Keras model with importance terms, sampling, encoding and decoding."""
 
 import abc
-import contextlib
-import random as python_random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -144,9 +142,39 @@ class System(keras.Model, abc.ABC):
         """Returns what is to be reported of a learned structure, as JSON-able values."""
         return {}
 
+    def structure_flags(self, report: Mapping[str, Any]) -> list[str]:
+        """Returns what is wrong with a structure, by what was reported of it."""
+        del report
+        return []
+
+    def report(
+        self, rows: np.ndarray, settings: Mapping[str, Any], prepared: Mapping[str, Any], *, seed: int = 0
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Returns what else an evaluation reports of the current weights, as JSON-able values, and its flags.
+
+        Args:
+            rows: the observations that are scored, [n, *event_shape].
+            settings: the config node `evaluation`.
+            prepared: what `prepare_evaluation` has returned.
+            seed: of whatever is drawn.
+        """
+        del rows, settings, prepared, seed
+        return {}, []
+
+    def edge_effects(
+        self, scorer: Any, parameters: np.ndarray, statistics: np.ndarray, rows: np.ndarray, *, seed: int = 0
+    ) -> dict[str, Any]:
+        """Returns what each edge of the latent graph is worth, as JSON-able values; of a system that `has_edges`."""
+        raise NotImplementedError
+
     def diagnostics(self) -> dict[str, tf.Tensor]:
         """Tensors to record while training, by name."""
         return {}
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether there is a latent graph whose edges can be flipped (`edge_effects`)."""
+        return False
 
     @property
     def has_regions(self) -> bool:
@@ -286,7 +314,7 @@ class System(keras.Model, abc.ABC):
                 kl_weight=self._scheduled("kl_weight", step),
                 scheduled={name: self._scheduled(name, step) for name in self.scheduled},
             )
-        gradients = group_gradients(tape, result, variables, self.posterior_variables)
+        gradients = objectives.group_gradients(tape, result, variables, self.posterior_variables)
         self.optimizer.apply(gradients, variables)
         return self._epoch_means(
             loss=result.generative_loss,
@@ -318,7 +346,7 @@ class System(keras.Model, abc.ABC):
         transform = self.train_transform
         if not training and rows.dtype.is_floating and not self.is_binary:
             transform = "cast"  # floats given to `evaluate` are final values
-        x, row_seeds, shared_seed = prepare_batch(rows, key, transform)
+        x, row_seeds, shared_seed = variants.prepare_batch(rows, key, transform)
         if transform == "binarize" and rows.dtype.is_integer:
             # Integers of 0 and 1 are final values (the validation rows of a data set, say), not faint intensities.
             x = tf.where(tf.reduce_max(rows) <= 1, tf.cast(rows, x.dtype), x)
@@ -326,61 +354,3 @@ class System(keras.Model, abc.ABC):
 
     def _scheduled(self, name: str, step: tf.Tensor) -> tf.Tensor:
         return Schedule.from_config(self.config.schedules[name], self.config.training.steps)(step)
-
-
-@contextlib.contextmanager
-def seeded_initializers(seed: int) -> Iterator[None]:
-    """Makes the weights created inside depend on `seed` alone, and leaves no trace outside.
-
-    An initialiser without a seed of its own takes one from Python's global generator when it is constructed.
-    """
-    state = python_random.getstate()
-    python_random.seed(seed)
-    try:
-        yield
-    finally:
-        python_random.setstate(state)
-
-
-def prepare_batch(
-    rows: tf.Tensor, key: tf.Tensor, transform: str, first_row: tf.Tensor | int = 0
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Turns stored rows into observations, and derives the keys of a training step.
-
-    Args:
-        rows: [B, *event_shape] as stored.
-        key: the key [2] of this step.
-        transform: see data.variants.
-        first_row: place of the first row in the global batch: the keys of a row do not depend on how the batch is
-            divided among devices.
-
-    Returns:
-        x float32 [B, *event_shape], row keys [B, 2], shared key [2].
-    """
-    data_key, row_key, shared_key = random.split(key, 3)
-    places = first_row + tf.range(tf.shape(rows)[0])
-    x = variants.training_rows(transform, rows, random.fold_in(data_key, places))
-    return x, random.fold_in(row_key, places), shared_key
-
-
-def group_gradients(
-    tape: tf.GradientTape,
-    result: Objective,
-    tensors: Sequence[Any],
-    posterior_tensors: Sequence[Any],
-) -> list[tf.Tensor]:
-    """Gradients of the losses with respect to `tensors`: of the posterior's loss for those of the posterior."""
-    if result.posterior_loss is result.generative_loss:
-        return tape.gradient(result.generative_loss, tensors, unconnected_gradients="zero")
-    in_posterior = {id(tensor) for tensor in posterior_tensors}
-    posterior = [tensor for tensor in tensors if id(tensor) in in_posterior]
-    generative = [tensor for tensor in tensors if id(tensor) not in in_posterior]
-    gradients = dict(
-        zip(
-            [id(tensor) for tensor in [*posterior, *generative]],
-            tape.gradient(result.posterior_loss, posterior, unconnected_gradients="zero")
-            + tape.gradient(result.generative_loss, generative, unconnected_gradients="zero"),
-            strict=True,
-        )
-    )
-    return [gradients[id(tensor)] for tensor in tensors]

@@ -56,7 +56,7 @@ def test_every_module_and_data_file_of_the_checkout_is_inside(wheel):
                 expected.add(f"{inside}/{path.relative_to(root).as_posix()}")
     names = {name for name in wheel.namelist() if not name.split("/")[0].endswith(".dist-info")}
     assert names == expected
-    for name in ("py.typed", "models/graph_vae.py", "trainers/train.py", "serving/client.py"):
+    for name in ("py.typed", "models/graph_vae/model.py", "trainers/train.py", "serving/client.py"):
         assert f"tfstruct/{name}" in names
     assert [name for name in names if name.startswith("tfstruct/data/embedded/") and name.endswith(".xz")]
 

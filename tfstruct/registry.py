@@ -1,10 +1,52 @@
-"""What is known by name: systems, presets, data sets, tables."""
+"""What is known by name: systems, presets, tables, data sets.
+
+A module of another package adds to them by calling `register` of `SYSTEMS`, `PRESETS`, `TABLES` or `SOURCES`. It is
+found through the entry-point group `tfstruct`, or named by `--import=module` of every program.
+"""
 
 import difflib
+import importlib
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from typing import TypeVar
 
+#: group of entry points whose modules register something when they are imported
+ENTRY_POINTS = "tfstruct"
+
 T = TypeVar("T")
+_loaded: set[str] = set()
+
+
+def load_plugins() -> None:
+    """Imports the modules of all installed packages that add to the registries, once.
+
+    Raises:
+        ImportError: a module that cannot be imported; the message names its package.
+    """
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        if entry.value not in _loaded:
+            _loaded.add(entry.value)
+            try:
+                entry.load()
+            except Exception as error:
+                package = entry.dist.name if entry.dist else "?"
+                raise ImportError(f"{entry.value}, the tfstruct plugin {entry.name!r} of {package}: {error}") from error
+
+
+def import_module(name: str) -> None:
+    """Imports a module that adds to the registries, which may lie in the current folder.
+
+    Raises:
+        ValueError: no such module.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"there is no module {error.name!r} to import, looked for in {os.getcwd()} too") from None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -24,7 +66,7 @@ def require_known(name: str, known: Iterable[str], kind: str) -> str:
 
 
 class Registry(Mapping[str, T]):
-    """Values by name, sorted; a name is taken once.
+    """Values by name, sorted, those of installed plugins among them; a name is taken once.
 
     Args:
         kind: what a value is, for messages.
@@ -43,13 +85,18 @@ class Registry(Mapping[str, T]):
 
     def __getitem__(self, name: str) -> T:
         """Raises ValueError with the near names for an unknown one."""
+        if name in self._values:
+            return self._values[name]
         return self._values[require_known(name, self, self.kind)]
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._values
-
     def __iter__(self) -> Iterator[str]:
+        load_plugins()
         return iter(sorted(self._values))
 
+    def __contains__(self, name: object) -> bool:
+        load_plugins()
+        return name in self._values
+
     def __len__(self) -> int:
+        load_plugins()
         return len(self._values)

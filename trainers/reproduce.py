@@ -3,7 +3,7 @@
 tfstruct-reproduce --table=graph_vae/table1 --hours=2.5 --jobs=2
 
 The same command goes on where it was interrupted. --list shows what is done; --write_docs writes the tables into
-README.md, docs/results.md and results/FINDINGS.md.
+README.md, docs/results.md and results/FINDINGS.md; --figures=FOLDER draws the tables that are figures in their paper.
 """
 
 import signal
@@ -25,6 +25,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared 
 _PROGRESS = flags.DEFINE_float("progress_seconds", 60.0, "Seconds between lines of progress.", lower_bound=0.1)
 _LIST = flags.DEFINE_bool("list", False, "Print what is done, running and missing, and end.")
 _WRITE_DOCS = flags.DEFINE_bool("write_docs", False, "Write the documents from the results, and end.")
+_FIGURES = flags.DEFINE_string("figures", None, "Folder to draw figures of the tables into, from the results; and end.")
 _DOCUMENTS = flags.DEFINE_string("documents", ".", "Folder of README.md and docs/, for --write_docs.")
 
 
@@ -35,6 +36,10 @@ def main() -> None:
 
     if _WRITE_DOCS.value:
         for path in documents.write_all(_RESULTS.value, _DOCUMENTS.value):
+            print(path)
+        return
+    if _FIGURES.value is not None:
+        for path in documents.write_figures(_RESULTS.value, _FIGURES.value, _TABLE.value):
             print(path)
         return
     names = _TABLE.value or (tables.TABLES if _LIST.value else [])

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import itertools
 import pkgutil
 
 import keras
@@ -9,20 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 import tfstruct.layers
+import tfstruct.models
 from tfstruct import random
 from tfstruct.distributions.region_graph import poon_domingos
-from tfstruct.layers import (
-    boltzmann,
-    edge_gates,
-    flow,
-    gaussian_components,
-    grouped,
-    leaf_networks,
-    likelihood,
-    made,
-    mlp,
-    sum_product,
-)
+from tfstruct.layers import flow, grouped, likelihood, made, mlp, sum_product
+from tfstruct.models.boltzmann_vae import networks as boltzmann
+from tfstruct.models.graph_vae import gates as edge_gates
+from tfstruct.models.sum_product_vae import components as gaussian_components
+from tfstruct.models.sum_product_vae import networks as leaf_networks
 
 #: registered system -> presets that between them use every part of it
 SYSTEMS = {
@@ -151,12 +146,16 @@ LAYERS = {
 
 
 def public_layers():
-    """Every public Keras layer that a module of tfstruct.layers defines."""
+    """Every public Keras layer that a module of tfstruct.layers or of a system defines."""
     found = set()
-    for info in pkgutil.iter_modules(tfstruct.layers.__path__, "tfstruct.layers."):
+    packages = [
+        pkgutil.walk_packages(part.__path__, f"{part.__name__}.") for part in (tfstruct.layers, tfstruct.models)
+    ]
+    for info in itertools.chain(*packages):
         module = importlib.import_module(info.name)
         for name, value in vars(module).items():
             is_own = inspect.isclass(value) and value.__module__ == module.__name__
-            if is_own and issubclass(value, keras.layers.Layer) and not name.startswith("_"):
+            is_layer = is_own and issubclass(value, keras.layers.Layer) and not issubclass(value, keras.Model)
+            if is_layer and not name.startswith("_"):
                 found.add(value)
     return found

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfstruct import config as config_lib
 from tfstruct.evaluation.report import evaluation_stem
-from tfstruct.models.table_parts import Difference, Evaluation, Published, Row, Table
+from tfstruct.models.tables import Difference, Evaluation, Published, Row, Table
 
 GRAPH, OPEN = ("training.steps=100",), ("training.steps=50", "model.decoder_units=(8, 8)")
 TABLE = Table(

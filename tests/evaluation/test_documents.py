@@ -105,3 +105,22 @@ def test_edges_of_learned_graphs_stand_in_tables_and_findings(tmp_path):
     text = documents.findings([table], {table.name: filled})
     assert "No claim has been tested yet." in text
     assert line in text.splitlines()
+
+
+def test_tables_that_are_figures_are_drawn_from_the_results(filled, tmp_path, monkeypatch):
+    rows = tuple(
+        dataclasses.replace(row, curve=("Graph VAE", place) if row.name != "absent" else None)
+        for place, row in enumerate(TABLE.rows, 1)
+    )
+    figure = dataclasses.replace(TABLE, name="graph_vae/curves", rows=rows, axis="place")
+    registry = {table.name: table for table in (TABLE, figure)}
+    monkeypatch.setattr(documents.tables_lib, "TABLES", registry)
+    fill(tmp_path / "results", tmp_path / "runs", table=figure)
+    (path,) = documents.write_figures(tmp_path / "results", tmp_path / "figures")
+    assert path == tmp_path / "figures/graph_vae-curves.png"
+    assert path.stat().st_size > 10_000
+    with pytest.raises(ValueError, match="graph_vae/made_up is no figure"):
+        documents.write_figures(tmp_path / "results", tmp_path, [TABLE.name])
+    with pytest.raises(ValueError, match="graph_vae/curves has no results yet in .*none"):
+        documents.write_figures(tmp_path / "none", tmp_path, [figure.name])
+    assert documents.write_figures(tmp_path / "none", tmp_path) == []

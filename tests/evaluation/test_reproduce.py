@@ -15,7 +15,7 @@ from tests.trainers import tiny
 from tfstruct.evaluation import reproduce
 from tfstruct.evaluation import results as results_lib
 from tfstruct.models import tables
-from tfstruct.models.table_parts import Evaluation
+from tfstruct.models.tables import Evaluation
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tests.evaluation import made_up_runs
 from tests.evaluation.made_up_runs import TABLE, scores
 from tfstruct.evaluation import results as results_lib
 from tfstruct.evaluation.reproduce import units
-from tfstruct.models.table_parts import Evaluation
+from tfstruct.models.tables import Evaluation
 from tfstruct.training.checkpoint import Checkpoints
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tests.reference import small
-from tfstruct.models import graph_vae, presets, registry
+from tfstruct.models import presets, registry
+from tfstruct.models.graph_vae import model as graph_vae
 
 
 def _gaussian(variant):

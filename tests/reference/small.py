@@ -7,8 +7,8 @@ import tensorflow as tf
 from tests.reference import networks
 from tests.reference.graph_vae import GraphVAE as Twin
 from tfstruct import random
+from tfstruct.inference.objectives import group_gradients
 from tfstruct.models import presets, registry
-from tfstruct.models.system import group_gradients
 
 STRUCTURES = ("independent", "chain", "full", "learned", "explicit")
 EVERY_STRUCTURE = pytest.mark.parametrize("structure", STRUCTURES)

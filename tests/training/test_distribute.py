@@ -5,9 +5,9 @@ import tensorflow as tf
 from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.data.pipeline import batch_indices
+from tfstruct.data.variants import prepare_batch
 from tfstruct.functional import Functional
 from tfstruct.models import registry
-from tfstruct.models.system import prepare_batch
 from tfstruct.training import run as training
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.distribute import MirroredLoop, make_strategy

@@ -4,8 +4,8 @@ import tensorflow as tf
 
 from tests.trainers import tiny
 from tfstruct import random
+from tfstruct.data.variants import prepare_batch
 from tfstruct.models import registry
-from tfstruct.models.system import prepare_batch
 from tfstruct.training.loop import device_state
 from tfstruct.training.state import initial_state
 from tfstruct.training.step import TrainStep

@@ -13,11 +13,11 @@ import tensorflow as tf
 from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.data.pipeline import batch_indices
+from tfstruct.data.variants import prepare_batch
 from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import Summary
 from tfstruct.models import registry
-from tfstruct.models.system import prepare_batch
 from tfstruct.schedules import Schedule
 from tfstruct.training import run as training
 from tfstruct.training.checkpoint import Checkpoints

@@ -253,3 +253,24 @@ _RENDERERS: dict[str, Callable[[Mapping[str, np.ndarray]], Rendering]] = {
     "discrete": _render_discrete,
     "levels": _render_levels,
 }
+
+
+def prepare_batch(
+    rows: tf.Tensor, key: tf.Tensor, transform: str, first_row: tf.Tensor | int = 0
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Turns stored rows into observations, and derives the keys of a training step.
+
+    Args:
+        rows: [B, *event_shape] as stored.
+        key: the key [2] of this step.
+        transform: see `training_rows`.
+        first_row: place of the first row in the global batch: the keys of a row do not depend on how the batch is
+            divided among devices.
+
+    Returns:
+        x float32 [B, *event_shape], row keys [B, 2], shared key [2].
+    """
+    data_key, row_key, shared_key = random.split(key, 3)
+    places = first_row + tf.range(tf.shape(rows)[0])
+    x = training_rows(transform, rows, random.fold_in(data_key, places))
+    return x, random.fold_in(row_key, places), shared_key

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfstruct import plotting
 from tfstruct.evaluation.results import Results, read
 from tfstruct.files import PathLike, write_text
 from tfstruct.models import tables as tables_lib
-from tfstruct.models.table_parts import METRICS, Row, Table
+from tfstruct.models.tables import METRICS, Row, Table
 
 _MARKER = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- end of results -->\n)", re.DOTALL)
 
@@ -218,6 +219,36 @@ def all_results(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
     for table in tables:
         parts += [f"## {table.title}", "", table_to_markdown(table, results[table.name])]
     return "\n".join(parts)
+
+
+def write_figures(results_folder: PathLike, folder: PathLike, names: Sequence[str] = ()) -> list[Path]:
+    """Draws the results of tables that are figures: `<system>-<table>.png`; those without results are left out.
+
+    Args:
+        results_folder: of the results.
+        folder: where to write.
+        names: of tables; default all that have a figure.
+
+    Raises:
+        ValueError: an unknown table, or one that was named and has no figure or no results.
+    """
+    paths = []
+    for name in names or [name for name, table in tables_lib.TABLES.items() if table.axis]:
+        table, points = tables_lib.TABLES[name], []
+        if not table.axis:
+            raise ValueError(f"{name} is no figure; it stands in docs/results.md")
+        results = read(results_folder, table)
+        for row in table.rows:
+            seeds = results.seeds(row.name).values()
+            if row.curve is not None and seeds:
+                values = [float(entry["log_likelihood"]) for entry in seeds]
+                points.append(plotting.Point(row.group, *row.curve, values))
+        if points:
+            figure = plotting.draw_table(points, axis=table.axis, metric=METRICS["log_likelihood"][0])
+            paths.append(plotting.save(figure, Path(folder) / f"{name.replace('/', '-')}.png"))
+        elif names:
+            raise ValueError(f"{name} has no results yet in {results_folder}")
+    return paths
 
 
 def write_all(results_folder: PathLike, folder: PathLike) -> list[Path]:

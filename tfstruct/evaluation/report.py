@@ -14,14 +14,12 @@ import numpy as np
 
 from tfstruct import config as config_lib
 from tfstruct.data import datasets, variants
-from tfstruct.evaluation import annealing_check, plausibility, structure
+from tfstruct.evaluation import plausibility
 from tfstruct.files import read_json, replacing, write_json
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
 from tfstruct.math import bits_per_dim
 from tfstruct.models import registry
-from tfstruct.models.boltzmann_vae import BoltzmannVAE
-from tfstruct.models.graph_vae import GraphVAE
 from tfstruct.models.settings import check_annealing, has_biased_gradient
 from tfstruct.models.system import System
 from tfstruct.training.data import load_data
@@ -128,7 +126,7 @@ def evaluate(
         overrides: `evaluation.key=value` for settings that are no argument here.
         data: what to score in place of the run's own data (see `other_data.load`); without a tag its files are named
             after it.
-        edges: whether to measure what each edge of a Graph VAE is worth (see `structure.edge_effects`).
+        edges: whether to measure what each edge of a Graph VAE is worth (see `System.edge_effects`).
         edge_samples: importance samples for that.
         edge_images: number of images for that, from the front of the split; all where there are fewer.
 
@@ -144,7 +142,7 @@ def evaluate(
         tag = f"{data.name}_{data.variant}"
     stem = evaluation_stem(split, tag)
     _check_same_data(run.folder.path / f"{stem}.json", data)
-    if edges and not (isinstance(run.model, GraphVAE) and run.model.gates.edges):
+    if edges and not run.model.has_edges:
         raise ValueError(f"edges must be those of a Graph VAE with possible edges, found a run of {run.config.preset}")
     options = evaluation_settings(run.config, overrides)
     num_samples = options.num_samples if num_samples is None else num_samples
@@ -171,9 +169,6 @@ def evaluate(
     if edges:
         edge_rows = rows[:edge_images]
         edge_scorer = make_scorer(num_samples=edge_samples, batch_size=min(batch_size, len(edge_rows)))
-    latent_use = None
-    if isinstance(run.model, GraphVAE):
-        latent_use = structure.LatentUse(run.model, batch_size=scorer.batch_size)
     replicas, log_probs = [], []
     for replica in range(run.num_replicas):
         parameters = run.weights.parameters[replica]
@@ -185,15 +180,11 @@ def evaluate(
         report = _replica_report(run, data, replica, scorer.summarise(estimate))
         spread, flags = plausibility.over_images(estimate, num_samples)
         report |= spread | prepared
-        run.use(replica)
-        if latent_use is not None:
-            report |= latent_use(rows, seed=seed)
-        if isinstance(run.model, BoltzmannVAE):
-            scorer.functional.assign(parameters, statistics)
-            checked, annealing_flags = annealing_check.check(run.model, rows, options, prepared, seed=seed)
-            report, flags = report | checked, flags + annealing_flags
+        scorer.functional.assign(parameters, statistics)
+        own, own_flags = run.model.report(rows, options, prepared, seed=seed)
+        report, flags = report | own, flags + own_flags
         if edge_scorer is not None:
-            report["edge_effects"] = structure.edge_effects(edge_scorer, parameters, statistics, edge_rows, seed=seed)
+            report["edge_effects"] = run.model.edge_effects(edge_scorer, parameters, statistics, edge_rows, seed=seed)
         report["flags"] += flags + ([_BIASED_GRADIENT] if has_biased_gradient(run.config) else [])
         replicas.append(report)
     result = {
@@ -303,17 +294,7 @@ def _replica_report(run: TrainedRun, data: datasets.Dataset, replica: int, summa
         ),
     }
     gates = run.structure(replica)
-    uncertainty = gates.get("largest_gate_uncertainty", 0.0)
-    if uncertainty > structure.DECIDED:
-        report["flags"].append(
-            f"undecided: a gate has probability {uncertainty:.2f} of being the other way; evaluation rounds it, "
-            "and with --edges also averages over it"
-        )
-    uncertainty = gates.get("largest_gate_uncertainty_when_fixed", 0.0)
-    if uncertainty > structure.DECIDED:
-        report["flags"].append(
-            f"undecided: a gate had probability {uncertainty:.2f} of being the other way when it was rounded and fixed"
-        )
+    report["flags"] += run.model.structure_flags(gates)
     return report | gates
 
 

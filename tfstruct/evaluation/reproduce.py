@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tfstruct.evaluation import results as results_lib
 from tfstruct.evaluation.report import evaluation_stem
 from tfstruct.files import PathLike
-from tfstruct.models.table_parts import Row, Table
+from tfstruct.models.tables import Row, Table
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import METRICS_NAME, read_rows
 

@@ -20,7 +20,7 @@ from tfstruct.evaluation.report import evaluation_stem
 from tfstruct.files import read_json, replacing, sha256, write_json
 from tfstruct.math import mean_and_std_err
 from tfstruct.models import presets
-from tfstruct.models.table_parts import METRICS, Evaluation, Row, Table
+from tfstruct.models.tables import METRICS, Evaluation, Row, Table
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import read_rows
 

@@ -9,7 +9,7 @@ The path runs over inverse temperatures t / T, t = 0 .. T, from a factorial base
 A path can miss modes, and then neither the estimate nor its error shows it. From `biases` that happens where couplings
 dominate: with fields h and couplings J of spins the biases are 2 (h - row sums of J), and a machine without fields,
 whose modes come in pairs z and 1 - z of equal weight, starts at all zeros or at all ones. `uniform` and `fields` start
-in the middle. `tfstruct.evaluation.annealing_check` compares two bases.
+in the middle. `tfstruct.models.boltzmann_vae.annealing_check` compares two bases.
 
 Side 2 is summed out of every density on the path, which costs nothing more than the matrix product that Gibbs sampling
 needs anyway and lowers the variance of the weights. All chains move together, as matrix products, in one loop that XLA

@@ -9,8 +9,8 @@ by leaf and go through the circuit (SPVAE, theorems 1 and 2), which is log-linea
 normalised weight of a sample, there stands the probability that leaf and sample are used, the derivative of the bound.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -232,3 +232,26 @@ def get(name: str) -> Callable[..., Objective]:
     if name not in OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, found {name!r}")
     return OBJECTIVES[name]
+
+
+def group_gradients(
+    tape: tf.GradientTape,
+    result: Objective,
+    tensors: Sequence[Any],
+    posterior_tensors: Sequence[Any],
+) -> list[tf.Tensor]:
+    """Gradients of the losses with respect to `tensors`: of the posterior's loss for those of the posterior."""
+    if result.posterior_loss is result.generative_loss:
+        return tape.gradient(result.generative_loss, tensors, unconnected_gradients="zero")
+    in_posterior = {id(tensor) for tensor in posterior_tensors}
+    posterior = [tensor for tensor in tensors if id(tensor) in in_posterior]
+    generative = [tensor for tensor in tensors if id(tensor) not in in_posterior]
+    gradients = dict(
+        zip(
+            [id(tensor) for tensor in [*posterior, *generative]],
+            tape.gradient(result.posterior_loss, posterior, unconnected_gradients="zero")
+            + tape.gradient(result.generative_loss, generative, unconnected_gradients="zero"),
+            strict=True,
+        )
+    )
+    return [gradients[id(tensor)] for tensor in tensors]

@@ -8,14 +8,17 @@ from tfstruct.plotting.curves import draw_curves
 from tfstruct.plotting.figures import save
 from tfstruct.plotting.images import draw_grid, draw_reconstructions
 from tfstruct.plotting.structure import draw_structure, edge_colors, lower_triangle_edges, to_dot
+from tfstruct.plotting.tables import Point, draw_table
 from tfstruct.plotting.trajectories import draw_gate_trajectories
 
 __all__ = [
+    "Point",
     "draw_curves",
     "draw_gate_trajectories",
     "draw_grid",
     "draw_reconstructions",
     "draw_structure",
+    "draw_table",
     "edge_colors",
     "lower_triangle_edges",
     "save",

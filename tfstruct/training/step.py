@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
+from tfstruct.data import variants
 from tfstruct.functional import Functional
-from tfstruct.inference import gibbs
-from tfstruct.models.system import System, group_gradients, prepare_batch
+from tfstruct.inference import gibbs, objectives
+from tfstruct.models.system import System
 from tfstruct.training.optimizer import Adam, moving_average
 from tfstruct.training.phases import Phases
 from tfstruct.training.state import TrainState
@@ -95,7 +96,7 @@ class TrainStep:
             row_ids: places of the rows in the training set, int32 [B], for samplers that persist.
         """
         key = random.fold_in(random.fold_in(state.key, random.TRAINING_STEP), step)
-        x, row_seeds, shared_seed = prepare_batch(rows, key, self.transform, first_row)
+        x, row_seeds, shared_seed = variants.prepare_batch(rows, key, self.transform, first_row)
         pieces = self.functional.parameters.split(state.parameters)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(pieces)
@@ -110,7 +111,7 @@ class TrainStep:
                 )
                 diagnostics = self.model.diagnostics()
             statistics = self.functional.new_statistics(scope)
-        gradients = group_gradients(tape, result, pieces, [pieces[place] for place in self.posterior_places])
+        gradients = objectives.group_gradients(tape, result, pieces, [pieces[place] for place in self.posterior_places])
         metrics = {
             "loss": result.generative_loss,
             "bound": tf.reduce_mean(result.bound),

@@ -1,0 +1,54 @@
+"""Boltzmann VAEs: binary latents with an RBM prior and an RBM or a directed posterior (DVAE##)."""
+
+from tfstruct.models.boltzmann_vae import presets, tables
+from tfstruct.models.presets import PRESETS, Preset
+from tfstruct.models.registry import SYSTEMS, Analysis, SystemEntry
+from tfstruct.models.tables import TABLES
+
+
+def _load() -> type:
+    from tfstruct.models.boltzmann_vae.model import BoltzmannVAE
+
+    return BoltzmannVAE
+
+
+def _analyses() -> dict[str, Analysis]:
+    from tfstruct.models.boltzmann_vae import analysis, figures, gradients, machines, sweeps
+
+    subject = lambda model, rows: (machines.machines_of(model, rows),)  # noqa: E731
+    return {
+        "gradients": Analysis(
+            "estimators of the gradient of KL(q || p) for an undirected Gaussian q: learning curves, bias, noise",
+            gradients.analyse_gradients,
+            figures.draw_gradients,
+            takes_run=False,
+        ),
+        "temperatures": Analysis(
+            "the error and the spread of log Z by the number of temperatures, of the prior and of posteriors",
+            analysis.analyse_temperatures,
+            figures.draw_temperatures,
+            subject,
+            images=20,
+        ),
+        "modes": Analysis(
+            "the number of modes of posteriors and prior, and KL(mean field || posterior)",
+            analysis.analyse_modes,
+            figures.draw_modes,
+            subject,
+            images=20,
+        ),
+        "sweeps": Analysis(
+            "the bias of posterior chains after s hard sweeps, and of t relaxed ones",
+            sweeps.analyse_sweeps,
+            figures.draw_sweeps,
+            subject,
+            images=20,
+        ),
+    }
+
+
+SYSTEMS.register("boltzmann_vae", SystemEntry(_load, _analyses))
+for _preset in presets.all_presets():
+    PRESETS.register(_preset[0], Preset(*_preset))
+for _table in tables.all_tables():
+    TABLES.register(_table.name, _table)

@@ -1,0 +1,19 @@
+"""Graph VAEs: latent nodes whose dependency graph is learned, fixed, or none; flows after each node."""
+
+from tfstruct.models.graph_vae import presets, tables
+from tfstruct.models.presets import PRESETS, Preset
+from tfstruct.models.registry import SYSTEMS, SystemEntry
+from tfstruct.models.tables import TABLES
+
+
+def _load() -> type:
+    from tfstruct.models.graph_vae.model import GraphVAE
+
+    return GraphVAE
+
+
+SYSTEMS.register("graph_vae", SystemEntry(_load, later=presets.LATER))
+for _preset in presets.all_presets():
+    PRESETS.register(_preset[0], Preset(*_preset))
+for _table in tables.all_tables():
+    TABLES.register(_table.name, _table)
