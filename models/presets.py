@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import ml_collections
 
-from tfstruct.config import apply_overrides
+from tfstruct.config import apply_overrides, keys
 from tfstruct.models.registry import SYSTEMS
 from tfstruct.registry import Registry
 
@@ -39,10 +39,22 @@ def get(name: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     if isinstance(overrides, (str, Mapping)):
         raise ValueError(f"overrides are a list of 'key=value' strings, found {overrides!r}")
     overrides = list(overrides)
+    _refuse_settings_of_other_systems(config, overrides)
     apply_overrides(config, overrides)
     if config.data.name == "file" and not any(override.startswith("data.event_shape=") for override in overrides):
         config.data.event_shape = ()  # the file's own
     return config
+
+
+def _refuse_settings_of_other_systems(config: ml_collections.ConfigDict, overrides: Iterable[str]) -> None:
+    """Raises ValueError that says whose setting it is, where a near name would only mislead."""
+    known = set(keys(config))
+    for override in overrides:
+        name = override.partition("=")[0]
+        if name not in known:
+            systems = [system for system, entry in SYSTEMS.items() if name in keys(entry.base())]
+            if systems:
+                raise ValueError(f"{name} is a setting of {', '.join(systems)}, and {config.preset} is {config.system}")
 
 
 # Settings that configs of older versions lack, at values that mean what was done then; more are their system's.

@@ -44,11 +44,13 @@ class SystemEntry(NamedTuple):
     """A system as it is registered.
 
     Attributes:
+        base: returns the config that its presets vary.
         load: returns the class, importing what it needs; called when the first model is built.
         analyses: returns what `tfstruct-analyse` offers for it, by name, importing what it needs.
         later: settings that configs of older versions lack, by dotted name, at values that mean what was done then.
     """
 
+    base: Callable[[], ml_collections.ConfigDict]
     load: "Callable[[], type[System]]"
     analyses: Callable[[], Mapping[str, Analysis]] = dict
     later: Mapping[str, Any] = MappingProxyType({})

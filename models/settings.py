@@ -43,6 +43,17 @@ def has_biased_gradient(config: Any) -> bool:
     return objective.name == "iwae" and objective.gradient == "path" and bool(config.model.batch_norm)
 
 
+def training_flags(config: Any) -> list[str]:
+    """Returns what every evaluation must say of how a config trains, also those of runs that start from its weights."""
+    flags = []
+    if has_biased_gradient(config):
+        flags.append(
+            "biased gradient: trained by doubly reparameterised gradients under batch normalisation, which are biased "
+            "there"
+        )
+    return flags
+
+
 def check_annealing(settings: Mapping[str, Any], name: str) -> None:
     """Raises ValueError for annealing settings of a config node that cannot be; nodes without them pass."""
     for key, least in (("prior_temperatures", 1), ("prior_chains", 2), ("posterior_temperatures", 1)):

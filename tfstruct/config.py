@@ -11,11 +11,7 @@ import ml_collections
 
 def keys(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:
     """Yields the dotted names of all settings."""
-    for name, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            yield from keys(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+    return (name for name, _ in _items(config, prefix))
 
 
 def apply_overrides(config: ml_collections.ConfigDict, overrides: Iterable[str]) -> None:
@@ -107,6 +103,23 @@ def from_json(text: str) -> ml_collections.ConfigDict:
 def copy(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns a deep, unfrozen copy; ConfigDict(config) would share the nested nodes."""
     return from_json(to_json(config))
+
+
+def overrides(config: ml_collections.ConfigDict, base: ml_collections.ConfigDict) -> list[str]:
+    """Returns `key=value` for each setting in which a config differs from a base that has the same settings.
+
+    `apply_overrides` makes the config of the base with them.
+    """
+    found, expected = (dict(_items(node)) for node in (config, base))
+    return [f"{name}={found[name]!r}" for name in sorted(found) if found[name] != expected[name]]
+
+
+def _items(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _items(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def differences(first: ml_collections.ConfigDict, second: ml_collections.ConfigDict) -> list[str]:

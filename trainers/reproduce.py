@@ -51,7 +51,12 @@ def main() -> None:
     is_complete = True
     for table in [tables.TABLES[name] for name in names]:
         units = reproduce.units(
-            table, _WORKDIR.value, rows=_ROWS.value, seeds=_numbers(_SEEDS.value), per_run=_seeds_per_run()
+            table,
+            _WORKDIR.value,
+            rows=_ROWS.value,
+            seeds=_numbers(_SEEDS.value),
+            per_run=_seeds_per_run(),
+            is_whole=_LIST.value,
         )
         if _LIST.value:
             print(f"{table.name}: {table.title}")

@@ -43,7 +43,10 @@ def main() -> None:
     result = run.train(config, _WORKDIR.value, strategy=_STRATEGY.value, resume=_RESUME.value, data_dir=_DATA_DIR.value)
     bounds = ", ".join(f"{bound:.2f}" for bound in result.best.bounds)
     samples = config.training.validation_samples
-    print(f"{_WORKDIR.value}: step {result.step}, best validation log-likelihood {bounds} nats (K={samples})")
+    what = "best validation log-likelihood"
+    if config.data.use_validation:
+        what = "log-likelihood of validation rows, which were trained on,"
+    print(f"{_WORKDIR.value}: step {result.step}, {what} {bounds} nats (K={samples})")
     if result.steps_per_second > 0:  # NaN when there was no call but the first, which compiles
         print(f"{result.steps_per_second:.1f} steps/s after compilation, {result.seconds:.0f} s in all")
 

@@ -47,7 +47,7 @@ def _analyses() -> dict[str, Analysis]:
     }
 
 
-SYSTEMS.register("boltzmann_vae", SystemEntry(_load, _analyses))
+SYSTEMS.register("boltzmann_vae", SystemEntry(presets.base, _load, _analyses))
 for _preset in presets.all_presets():
     PRESETS.register(_preset[0], Preset(*_preset))
 for _table in tables.all_tables():

@@ -12,7 +12,7 @@ def _load() -> type:
     return GraphVAE
 
 
-SYSTEMS.register("graph_vae", SystemEntry(_load, later=presets.LATER))
+SYSTEMS.register("graph_vae", SystemEntry(presets.base, _load, later=presets.LATER))
 for _preset in presets.all_presets():
     PRESETS.register(_preset[0], Preset(*_preset))
 for _table in tables.all_tables():

@@ -197,7 +197,7 @@ _DATA_PRESETS: dict[str, tuple[Callable[[ml_collections.ConfigDict], ml_collecti
     "tiny": (_tiny, "a small network on dynamically binarised MNIST, 200 steps, for tests"),
     "mnist_quick": (
         _mnist_quick,
-        "MNIST, dynamically binarised, half-width networks, 20,000 steps; graph_vae: 100 s on 2 CPU cores",
+        "MNIST, dynamically binarised, half-width networks, 20,000 steps",
     ),
     "mnist": (
         _mnist,
@@ -209,7 +209,7 @@ _DATA_PRESETS: dict[str, tuple[Callable[[ml_collections.ConfigDict], ml_collecti
     ),
     "mnist_thresholded": (
         _mnist_thresholded,
-        "MNIST thresholded at half intensity, which has no binarisation noise: its likelihoods are some 10 nats better "
+        "MNIST thresholded at half intensity, which has no binarisation noise: its likelihoods are higher "
         "than those of other binarisations and compare with none of them; early stopping; not yet run whole",
     ),
     "omniglot": (

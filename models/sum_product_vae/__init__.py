@@ -42,7 +42,7 @@ def _analyses() -> dict[str, Analysis]:
     }
 
 
-SYSTEMS.register("sum_product_vae", SystemEntry(_load, _analyses, presets.LATER))
+SYSTEMS.register("sum_product_vae", SystemEntry(presets.base, _load, _analyses, presets.LATER))
 for _preset in presets.all_presets():
     PRESETS.register(_preset[0], Preset(*_preset))
 for _table in tables.all_tables():

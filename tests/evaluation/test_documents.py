@@ -25,7 +25,13 @@ def test_a_table_shows_every_row_beside_the_papers_numbers(filled):
     assert graph.endswith("| 3 | 100 | - |")
     (tuned,) = [line for line in lines if line.startswith("| fine-tuned (flagged)")]
     assert tuned.endswith("| 3 | 50 of 2,000 | log-likelihood -80.50 +- 0.25 |")
-    assert "| unrun | not run | not run | - | 200 | ELBO -99.00 |" in lines
+    assert "<details><summary>2 of 4 rows are not run yet</summary>" in lines
+    assert lines[lines.index("**B**") :][2:5] == [
+        "| model | steps | the paper |",
+        "| --- | --- | --- |",
+        "| unrun | 200 | ELBO -99.00 |",
+    ]
+    assert "The commit of" not in text
     assert "mnist/dynamic test, 40 images, K=5. Trained in 6.0 hours on CPU cores." in text
     assert "tfstruct-reproduce --table=graph_vae/made_up" in text
     assert "* fine-tuned: loose" in lines
@@ -79,6 +85,31 @@ def test_findings_answer_the_claims_and_no_other_difference(filled):
     assert f"| {low:.2f} to {high:.2f} |" in line
     assert line.endswith("| 3 and 3 | yes |")
     assert text.count("3 and 3") == 1
+    assert "claims whose models" not in text
+
+
+def test_findings_name_the_claims_that_wait_for_models(tmp_path):
+    waiting = fill(tmp_path / "results", tmp_path / "runs", names=("graph",))
+    text = documents.findings([TABLE], {TABLE.name: waiting})
+    assert "No claim has been tested yet." in text
+    assert "<summary>1 claims whose models are not all trained yet</summary>" in text
+    assert "* Tuning helps." in text.splitlines()
+
+
+def test_learned_graphs_say_how_many_edges_are_open_and_lost_commits_are_told(filled):
+    rows = dict(filled.document["rows"])
+    seeds = {
+        seed: entry | {"open_edges": 2 + place, "possible_edges": 3, "training": entry["training"] | {"commit": None}}
+        for place, (seed, entry) in enumerate(rows["graph"]["seeds"].items())
+    }
+    rows["graph"] = rows["graph"] | {"seeds": seeds}
+    changed = filled._replace(document=filled.document | {"rows": rows})
+    text = documents.table_to_markdown(TABLE, changed)
+    assert "| Graph VAE, 2, 3, 4 of 3 edges open | " in text
+    assert "The commit of 3 of these runs was not recorded when they were trained." in text
+    fixed = rows["graph"] | {"config": rows["graph"]["config"] | {"model": {"structure": "full"}}}
+    changed = filled._replace(document=filled.document | {"rows": rows | {"graph": fixed}})
+    assert "edges open" not in documents.table_to_markdown(TABLE, changed)
 
 
 def test_marked_parts_of_a_document_are_written_anew_and_nothing_else():

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -233,6 +235,74 @@ def test_the_list_says_what_is_done_under_way_and_missing(runner, tmp_path):
     units[2].workdir.mkdir(parents=True)
     lines = list(reproduce.status(units, results_lib.read(tmp_path / "results", TABLE)))
     assert lines == ["graph  0 done; 1 step 0 of 100", "open   0 missing; 1 missing"]
+
+
+def test_rows_without_data_are_listed_with_the_reason_when_all_are_asked_for(tmp_path):
+    units = reproduce.units(TABLE, tmp_path, seeds=(0,), is_whole=True)
+    lines = list(reproduce.status(units, results_lib.read(tmp_path / "results", TABLE)))
+    assert lines[-1] == "absent  no data: no network; 0 missing"
+
+
+def test_the_reason_of_a_failure_is_that_of_its_own_process(runner, tmp_path):
+    """Another trainer at work in the same folder writes into the same log."""
+    (unit,) = todo(tmp_path, rows=("graph",), seeds=(0,))
+    unit.workdir.parent.mkdir(parents=True)
+    (unit.workdir.parent / "fail").touch()
+    log = unit.workdir.with_name("seed_0.train.log")
+    done = threading.Event()
+
+    def write_on():
+        while not done.wait(0.01):
+            with open(log, "a") as file:
+                file.write("step 7 of another\n")
+
+    other = threading.Thread(target=write_on)
+    other.start()
+    made = runner()
+    try:
+        assert not made.run([unit])
+    finally:
+        done.set()
+        other.join()
+    assert made.failed == {"graph seed 0": "no more memory"}
+    assert "no more memory" in log.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells children of their parent's death")
+def test_a_killed_runner_leaves_no_trainer_behind(tmp_path):
+    program = f"""
+import sys, time
+from tests.evaluation import made_up_runs
+from tfstruct.evaluation import reproduce
+unit = reproduce.units(made_up_runs.TABLE, {str(tmp_path)!r}, rows=["graph"], seeds=(0,))[0]
+reproduce.command = lambda *_: [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+job = reproduce.Runner(made_up_runs.TABLE, {str(tmp_path)!r})._start(unit, set())
+print("started", flush=True)
+time.sleep(60)
+"""
+    runner = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tiny.CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        while "started" not in runner.stdout.readline():
+            assert runner.poll() is None
+        (log,) = tmp_path.glob("*/seed_0.train.log")
+        while not log.read_text().strip():
+            time.sleep(0.02)
+    finally:
+        runner.kill()
+        runner.communicate()
+    child = int(log.read_text())
+    deadline = time.monotonic() + 20
+    while os.path.exists(f"/proc/{child}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{child}")
+
+
+@pytest.mark.parametrize("seeds", [(-1,), (0, -2)])
+def test_negative_seeds_are_refused(tmp_path, seeds):
+    with pytest.raises(ValueError, match="seeds must be at least 0, found"):
+        reproduce.units(TABLE, tmp_path, seeds=seeds)
 
 
 def test_no_jobs_are_refused(tmp_path):

@@ -6,7 +6,6 @@ import pytest
 
 from tests.reference import small
 from tfstruct.models import presets, registry
-from tfstruct.models.graph_vae import model as graph_vae
 
 
 def _gaussian(variant):
@@ -38,7 +37,7 @@ def test_fit_takes_grey_values_where_the_likelihood_is_real_valued(rng):
 
 
 def test_fit_reports_the_mean_over_the_epoch_and_not_the_last_batch(rng):
-    system = graph_vae.build(presets.get("graph_vae/tiny", ["model.batch_norm=False"]))
+    system = registry.build(presets.get("graph_vae/tiny", ["model.batch_norm=False"]))
     system.compile(
         keras.optimizers.SGD(0.0), run_eagerly=True
     )  # weights stay: a batch's loss depends on its rows alone

@@ -138,3 +138,21 @@ def test_thresholded_presets_are_the_mnist_ones_on_thresholded_images_with_early
 def test_an_unknown_preset_lists_the_near_names():
     with pytest.raises(ValueError, match="did you mean graph_vae/mnist"):
         presets.get("graph_vae/mnits")
+
+
+def test_a_setting_of_another_system_is_named_as_such():
+    with pytest.raises(
+        ValueError, match=r"model.layer_norm is a setting of graph_vae, and spvae/tiny is sum_product_vae"
+    ):
+        presets.get("spvae/tiny", ["model.layer_norm=True"])
+    with pytest.raises(ValueError, match="unknown setting 'model.layer_nrm'"):
+        presets.get("spvae/tiny", ["model.layer_nrm=True"])
+
+
+@pytest.mark.parametrize("name", ["graph_vae/mnist_quick", "boltzmann_vae/tiny", "spvae/mnist_missing"])
+def test_overrides_of_a_config_make_it_of_its_preset(name):
+    changes = ["training.seed=3", "data.file='a b'", "data.event_shape=(4, 7)", "optimizer.learning_rate=0.25"]
+    changed = presets.get(name, changes)
+    found = config_lib.overrides(changed, presets.get(name))
+    assert sorted(found) == sorted(change.replace("='a b'", "='a b'") for change in changes)
+    assert config_lib.differences(presets.get(name, found), changed) == []

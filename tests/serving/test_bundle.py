@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tfstruct import config as config_lib
 from tfstruct.evaluation import report
 from tfstruct.functional import Functional
+from tfstruct.models import presets
 from tfstruct.serving import bundle, client
 from tfstruct.serving.bundle import DamagedBundleError
 
@@ -99,6 +102,21 @@ def test_the_card_says_what_the_model_is(trained, folder):
     assert card["config"]["training"]["replicas"] == 2
     assert {"tensorflow", "keras", "numpy"} <= set(card["exported"]["versions"])
     assert card["metrics"] is None  # this run was not evaluated
+
+
+def test_the_recipe_on_the_card_makes_the_config_again(trained, folder):
+    card = json.loads((folder / "card.json").read_text())
+    *_, train, evaluate, export = (shlex.split(line) for line in card["recipe"])
+    assert (train[0], evaluate, export[0]) == (
+        "tfstruct-train",
+        ["tfstruct-evaluate", "--workdir=RUN"],
+        "tfstruct-export",
+    )
+    preset, workdir, *changes = train[1:]
+    assert workdir == "--workdir=RUN"
+    made = presets.get(preset.removeprefix("--preset="), [change.removeprefix("--set=") for change in changes])
+    assert config_lib.differences(made, trained.config) == []
+    assert export[1:] == ["--workdir=RUN", "--output=BUNDLE", "--weights_dtype=float32"]
 
 
 def test_the_signatures_of_the_card_are_those_of_the_model(folder, model):

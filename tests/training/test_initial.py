@@ -1,12 +1,14 @@
 """Runs that start from another run's weights, and runs on the validation rows."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from tests.trainers import tiny
 from tfstruct import random
+from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.models import registry
 from tfstruct.training import run as training
@@ -72,10 +74,10 @@ def test_the_best_weights_start_a_run_not_the_latest(source, tmp_path):
 def test_resuming_does_not_need_the_source(file, source, tmp_path):
     copy = tmp_path / "copy"
     Checkpoints(copy / "checkpoints").save(20, final(source), Checkpoints(source / "checkpoints").latest().metadata)
+    shutil.copy(source / "config.json", copy)
     config = tiny.vae_config(file, *FROZEN, f"training.initial_weights={copy}")
     training.train(config, tmp_path / "run")
-    for path in (copy / "checkpoints").iterdir():
-        path.unlink()
+    shutil.rmtree(copy)
     assert training.train(config, tmp_path / "run", resume="must").step == 2
     config.training.initial_weights = "moved"  # nor its name
     assert training.train(config, tmp_path / "run", resume="must").step == 2
@@ -117,3 +119,10 @@ def test_a_run_on_the_validation_rows_visits_them_and_keeps_its_last_weights(fil
     np.testing.assert_array_equal(weights.parameters, final(tmp_path / "run")["state/parameters"])
     environment = json.loads((tmp_path / "run/environment.json").read_text())
     assert "validation rows are training rows as well" in environment["data"]["description"]
+    after = tiny.vae_config(file, *steps[:1], "training.steps=2", f"training.initial_weights={tmp_path / 'run'}")
+    training.train(after, tmp_path / "after")
+    for name in ("run", "after"):
+        run = report.TrainedRun(str(tmp_path / name))
+        for split, is_flagged in (("validation", True), ("test", False)):
+            flags = report.evaluate(run, split=split)["flags"]
+            assert any(flag.startswith("not held out") for flag in flags) == is_flagged

@@ -24,19 +24,35 @@ def table_to_markdown(table: Table, results: Results, *, is_brief: bool = False)
     """
     blocks = []
     for group in dict.fromkeys(row.group for row in table.rows):
-        rows = [row for row in table.rows if row.group == group and (results.seeds(row.name) or not is_brief)]
+        rows = [row for row in table.rows if row.group == group and results.seeds(row.name)]
         if not rows:
             continue
         metrics = [metric for metric in table.metrics if metric != "bits_per_dim" or _shows_bits(table, rows)]
         heading = ["model", *(METRICS[metric][0] for metric in metrics), "seeds", "steps", "the paper"]
-        lines = [_line(heading), _line(["---"] * len(heading))]
-        lines += [_line(_cells(row, results.document["rows"].get(row.name), metrics)) for row in rows]
-        blocks.append("\n".join([*([f"**{group}**", ""] if group else []), *lines]))
+        lines = [_cells(row, results.document["rows"][row.name], metrics) for row in rows]
+        blocks.append(_block(group, heading, lines))
     if not blocks:
         blocks = ["Not run yet."]
     if not is_brief:
-        blocks += _notes(table, results)
+        blocks += _notes(table, results) + _not_run(table, results)
     return "\n\n".join(blocks) + "\n"
+
+
+def _block(group: str, heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [_line(cells) for cells in (heading, ["---"] * len(heading), *lines)]
+    return "\n".join([*([f"**{group}**", ""] if group else []), *rows])
+
+
+def _not_run(table: Table, results: Results) -> list[str]:
+    """The rows without results, folded away."""
+    left = [row for row in table.rows if not results.seeds(row.name)]
+    if not left:
+        return []
+    blocks = [f"<details><summary>{len(left)} of {len(table.rows)} rows are not run yet</summary>"]
+    for group in dict.fromkeys(row.group for row in left):
+        own = [row for row in left if row.group == group]
+        blocks.append(_block(group, ["model", "steps", "the paper"], [[row.title, *_expected(row)] for row in own]))
+    return [*blocks, "</details>"]
 
 
 def _shows_bits(table: Table, rows: Sequence[Row]) -> bool:
@@ -48,7 +64,8 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cells(row: Row, entry: Mapping[str, Any] | None, metrics: Sequence[str]) -> list[str]:
+def _expected(row: Row) -> list[str]:
+    """The steps of a row, of the paper's where it names them, and the paper's numbers."""
     published = ", ".join(
         f"{METRICS[metric][0].partition(',')[0]} {_number(number.value, metric)}"
         + (f" +- {_number(number.std, metric)}" if number.std is not None else "")
@@ -56,13 +73,23 @@ def _cells(row: Row, entry: Mapping[str, Any] | None, metrics: Sequence[str]) ->
     )
     steps = row.config().training.steps
     length = f"{steps:,}" + (f" of {row.paper_steps:,}" if row.paper_steps else "")
-    if entry is None:
-        return [row.title, *["not run"] * len(metrics), "-", length, published or "-"]
-    cells = [row.title + (" (flagged)" if entry["flags"] else "")]
+    return [length, published or "-"]
+
+
+def _cells(row: Row, entry: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+    cells = [row.title + _open_edges(entry) + (" (flagged)" if entry["flags"] else "")]
     for metric in metrics:
         summary = entry["summary"].get(metric)
         cells.append("-" if summary is None else _measured(summary, metric))
-    return [*cells, str(len(entry["seeds"])), length, published or "-"]
+    return [*cells, str(len(entry["seeds"])), *_expected(row)]
+
+
+def _open_edges(entry: Mapping[str, Any]) -> str:
+    """How many edges of a learned graph are open, of every seed."""
+    seeds = [seed for seed in entry["seeds"].values() if seed.get("possible_edges")]
+    if not seeds or entry["config"]["model"].get("structure") != "learned":
+        return ""
+    return f", {', '.join(str(seed['open_edges']) for seed in seeds)} of {seeds[0]['possible_edges']} edges open"
 
 
 def _measured(summary: Mapping[str, Any], metric: str) -> str:
@@ -85,11 +112,11 @@ def _notes(table: Table, results: Results) -> list[str]:
     if rows:
         hours = sum(_hours(entry) for row in rows.values() for entry in row["seeds"].values())
         devices = sorted({_device(entry["training"]) for row in rows.values() for entry in row["seeds"].values()})
-        notes.append(
-            "+- is the standard deviation over seeds; in brackets, the standard error over images; 99 % of the images "
-            "have rates below the number named. "
-            f"Scored: {'; '.join(scored)}. Trained in {hours:.1f} hours on {', '.join(devices)}."
-        )
+        notes.append(f"Scored: {'; '.join(scored)}. Trained in {hours:.1f} hours on {', '.join(devices)}.")
+        unknown = sum(entry["training"]["commit"] is None for row in rows.values() for entry in row["seeds"].values())
+        notes += [f"The commit of {unknown} of these runs was not recorded when they were trained."] if unknown else []
+    plain = [_difference(table, entry) for entry in results.document["differences"] if not entry["claim"]]
+    notes += ["\n".join(["Differences in nats, of paired images:", "", *plain])] if plain else []
     edges = _edges(table, results)
     notes += ["\n".join(["Edges flipped one at a time:", "", *edges])] if edges else []
     notes.append(f"    tfstruct-reproduce --table={table.name}")
@@ -99,6 +126,12 @@ def _notes(table: Table, results: Results) -> list[str]:
     missing = dict.fromkeys(row.missing for row in table.rows if row.missing and row.name not in rows)
     notes += [f"Not run for want of data: {reason}." for reason in missing]
     return notes
+
+
+def _difference(table: Table, entry: Mapping[str, Any]) -> str:
+    names = [table.row(entry[name]).title for name in ("first", "other")]
+    error = "" if entry["std_err_over_images"] is None else f" +- {float(entry['std_err_over_images']):.2f}"
+    return f"* {names[0]} less {names[1]}: {float(entry['log_likelihood']):+.2f}{error}"
 
 
 def _edges(table: Table, results: Results) -> list[str]:
@@ -182,6 +215,15 @@ def findings(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
         lines.append("")
     if len(lines) == 6:
         lines += ["No claim has been tested yet.", ""]
+    waiting = [
+        claim
+        for table in tables
+        for first, other, claim in table.differences
+        if claim and not (results[table.name].seeds(first) and results[table.name].seeds(other))
+    ]
+    if waiting:
+        lines += [f"<details><summary>{len(waiting)} claims whose models are not all trained yet</summary>", ""]
+        lines += [*(f"* {claim}" for claim in waiting), "", "</details>", ""]
     for table in tables:
         edges = _edges(table, results[table.name])
         lines += [f"## {table.title} (`{table.name}`)", "", *edges, ""] if edges else []
@@ -213,10 +255,12 @@ def all_results(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
     parts = [
         "# Results",
         "",
-        "Written by `tfstruct-reproduce --write_docs`; numbers come from the files in `results/`.",
+        "Written by `tfstruct-reproduce --write_docs`; numbers come from the files in `results/`. In every table +- is",
+        "the standard deviation over seeds and the number in brackets the standard error over images; 99 % of the",
+        "images have rates below the number named; steps are those run, of the paper's where it names them.",
         "",
     ]
-    for table in tables:
+    for table in sorted(tables, key=lambda table: not results[table.name].document["rows"]):
         parts += [f"## {table.title}", "", table_to_markdown(table, results[table.name])]
     return "\n".join(parts)
 

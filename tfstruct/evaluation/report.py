@@ -1,9 +1,7 @@
 """One evaluation and one schema for all systems: `evaluation.json`."""
 
 import functools
-import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,18 +18,14 @@ from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
 from tfstruct.math import bits_per_dim
 from tfstruct.models import registry
-from tfstruct.models.settings import check_annealing, has_biased_gradient
+from tfstruct.models.settings import check_annealing, training_flags
 from tfstruct.models.system import System
 from tfstruct.training.data import load_data
 from tfstruct.training.settings import resolve_compiler
-from tfstruct.training.workdir import TrainedWeights, Workdir, environment
+from tfstruct.training.workdir import TrainedWeights, Workdir, environment, program_command
 
 SCHEMA_VERSION = 2
 _PREPARATION = ("prior_temperatures", "prior_chains", "posterior_temperatures")
-
-_BIASED_GRADIENT = (
-    "biased gradient: trained by doubly reparameterised gradients under batch normalisation, which are biased there"
-)
 
 
 class TrainedRun:
@@ -62,6 +56,20 @@ class TrainedRun:
     def num_replicas(self) -> int:
         """R."""
         return len(self.weights.parameters)
+
+    @property
+    def trained_on_validation(self) -> bool:
+        """Whether the validation rows were trained on, here or in the run that this one started from."""
+        before = self.folder.environment().get("starts_from") or {}
+        return bool(self.config.data.use_validation or before.get("use_validation"))
+
+    def training_flags(self, split: str) -> list[str]:
+        """Returns what an evaluation of a split must say of the training, that of the run it started from included."""
+        before = self.folder.environment().get("starts_from") or {}
+        flags = sorted({*training_flags(self.config), *before.get("flags", [])})
+        if split == "validation" and self.trained_on_validation:
+            flags.append("not held out: the validation rows were trained on")
+        return flags
 
     def use(self, replica: int = 0) -> System:
         """Puts the best weights of a replica into the model and returns it.
@@ -185,7 +193,7 @@ def evaluate(
         report, flags = report | own, flags + own_flags
         if edge_scorer is not None:
             report["edge_effects"] = run.model.edge_effects(edge_scorer, parameters, statistics, edge_rows, seed=seed)
-        report["flags"] += flags + ([_BIASED_GRADIENT] if has_biased_gradient(run.config) else [])
+        report["flags"] += flags + run.training_flags(split)
         replicas.append(report)
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -202,7 +210,7 @@ def evaluate(
                 "name": run.data.name,
                 "variant": run.data.variant,
                 "checksum": run.data.checksum,
-                "use_validation": run.config.data.use_validation,
+                "use_validation": run.trained_on_validation,
             },
         },
         "num_samples": num_samples,
@@ -217,7 +225,7 @@ def evaluate(
         "num_parameters": int(sum(np.prod(variable.shape) for variable in run.model.trainable_variables)),
         "seconds": round(time.monotonic() - start, 2),
         "environment": environment(),
-        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        "command": program_command(),
     }
     # The report last: where it exists, the scores do.
     with replacing(run.folder.path / f"{stem}_log_prob.npz") as file:

@@ -1,15 +1,17 @@
 """Fills a table: trains and evaluates the runs that it lacks, as processes that resume, within given hours."""
 
+import ctypes
 import fcntl
 import hashlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from tfstruct.evaluation import results as results_lib
 from tfstruct.evaluation.report import evaluation_stem
@@ -19,6 +21,8 @@ from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import METRICS_NAME, read_rows
 
 _POLL_SECONDS = 0.5
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _GRACE_SECONDS = 600.0  # a trainer saves at the end of a call, an evaluation is simply lost
 
 
@@ -81,7 +85,13 @@ def run_folder(table: Table, row: Row) -> str:
 
 
 def units(
-    table: Table, workdir: PathLike, *, rows: Sequence[str] = (), seeds: Sequence[int] = (), per_run: int = 1
+    table: Table,
+    workdir: PathLike,
+    *,
+    rows: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    per_run: int = 1,
+    is_whole: bool = False,
 ) -> list[Unit]:
     """Returns the runs of a table in its order: for every row first all of the first seed, then of the next.
 
@@ -91,11 +101,14 @@ def units(
         rows: names; empty for all but those whose data are not at hand.
         seeds: in place of the rows' own.
         per_run: seeds that one process trains together as replicas.
+        is_whole: without `rows`, take also those whose data are not at hand.
 
     Raises:
-        ValueError: an unknown row, or seeds trained together that are not consecutive.
+        ValueError: an unknown row, a negative seed, or seeds trained together that are not consecutive.
     """
-    chosen = [table.row(name) for name in rows] or [row for row in table.rows if not row.missing]
+    if any(seed < 0 for seed in seeds):
+        raise ValueError(f"seeds must be at least 0, found {list(seeds)}")
+    chosen = [table.row(name) for name in rows] or [row for row in table.rows if is_whole or not row.missing]
     found = []
     for row in chosen:
         own = tuple(seeds) or row.seeds
@@ -150,12 +163,27 @@ class _Job(NamedTuple):
         program: `train` or `evaluate`.
         process: the process.
         place: which share of the processors it has.
+        errors: what it writes to standard error; the log may be another process's too.
     """
 
     unit: Unit
     program: str
     process: subprocess.Popen
     place: int
+    errors: BinaryIO
+
+    @property
+    def log(self) -> Path:
+        """Where all that it prints stands."""
+        return self.unit.workdir.with_name(f"{self.unit.workdir.name}.{self.program}.log")
+
+    def take_errors(self) -> list[str]:
+        """Adds what it wrote to standard error to its log, once it has ended; returns the lines."""
+        with self.errors as errors, open(self.log, "ab") as log:
+            errors.seek(0)
+            text = errors.read()
+            log.write(text)
+        return text.decode(errors="replace").strip().splitlines()
 
 
 class Runner:
@@ -237,6 +265,7 @@ class Runner:
                 continue
             needed = unit._replace(row=self.table.row(unit.row.start_from), workdir=source)
             if not needed.is_trained and all(other.workdir != source for other in waiting):
+                self.say(f"{unit.label} starts from {needed.label}, which is trained first")
                 waiting.insert(waiting.index(unit), needed)
         return waiting
 
@@ -261,24 +290,26 @@ class Runner:
         unit.workdir.parent.mkdir(parents=True, exist_ok=True)
         log_path = unit.workdir.with_name(f"{unit.workdir.name}.{program}.log")
         self.say(f"{unit.label}: {program} from step {unit.step} of {unit.row.config().training.steps}, log {log_path}")
+        errors = tempfile.TemporaryFile()
         with open(log_path, "ab") as log:
             process = subprocess.Popen(
                 command(program, self.table, unit, self.data_dir),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=errors,
                 start_new_session=True,  # Ctrl-C is for this process, which passes it on
+                preexec_fn=_end_with_parent if _LIBC else None,
             )
         share_processors(process.pid, place, self.jobs)
-        return _Job(unit, program, process, place)
+        return _Job(unit, program, process, place, errors)
 
     def _finished(self, job: _Job) -> list[Unit]:
         """Takes up a process that ended; returns what of its unit is left to do."""
-        log = job.unit.workdir.with_name(f"{job.unit.workdir.name}.{job.program}.log")
+        lines = job.take_errors()
         if job.process.returncode:
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
-            self.failed[job.unit.label] = lines[-1]
-            self.say(f"{job.unit.label}: {job.program} FAILED ({job.process.returncode}): {lines[-1]}; see {log}")
+            reason = lines[-1] if lines else f"exit status {job.process.returncode}"
+            self.failed[job.unit.label] = reason
+            self.say(f"{job.unit.label}: {job.program} FAILED ({job.process.returncode}): {reason}; see {job.log}")
             return []
         if job.program == "train":
             return [job.unit]
@@ -324,7 +355,7 @@ class Runner:
     def _end(self, working: Sequence[_Job]) -> None:
         """Lets the processes save and end."""
         for job in working:
-            self.say(f"{job.unit.label}: stopping")
+            self.say(f"{job.unit.label}: stopping, once the steps under way are saved; at most a few minutes")
             job.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_SECONDS
         for job in working:
@@ -333,6 +364,12 @@ class Runner:
             except subprocess.TimeoutExpired:
                 job.process.kill()
                 job.process.wait()
+            job.take_errors()
+
+
+def _end_with_parent() -> None:
+    """In a child: asks Linux for SIGTERM when the parent dies, even of `kill -9`, so that no trainer is left behind."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def share_processors(pid: int, place: int, jobs: int) -> None:
@@ -354,7 +391,7 @@ def status(todo: Sequence[Unit], results: results_lib.Results) -> Iterator[str]:
         by_row.setdefault(unit.row.name, []).append(unit)
     width = max((len(name) for name in by_row), default=0)
     for name, own in by_row.items():
-        words = []
+        words = [f"no data: {own[0].row.missing}"] if own[0].row.missing else []
         for unit in own:
             state = "done" if unit.is_recorded(results) else unit.state()
             if state == "started":

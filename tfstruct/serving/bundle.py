@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import tensorflow as tf
 from tfstruct import config as config_lib
 from tfstruct.evaluation.report import TrainedRun, environment
 from tfstruct.files import read_json, sha256, to_json, write_text
+from tfstruct.models import presets
 from tfstruct.models.system import System
 from tfstruct.serving import warmup
 from tfstruct.serving.client import (
@@ -145,8 +147,9 @@ def _card(
             "validation_bound": float(run.weights.bounds[replica])
             if np.isfinite(run.weights.bounds[replica])
             else None,
-            "environment": _environment(run),
+            "environment": run.folder.environment(),
         },
+        "recipe": _recipe(run, weights_dtype),
         "metrics": _metrics(run, replica),
         "signatures": {
             name: {
@@ -161,9 +164,17 @@ def _card(
     }
 
 
-def _environment(run: TrainedRun) -> dict[str, Any] | None:
-    path = run.folder.path / "environment.json"
-    return read_json(path) if path.exists() else None
+def _recipe(run: TrainedRun, weights_dtype: str) -> list[str]:
+    """Commands that make the bundle again; RUN and BUNDLE are folders of the user's."""
+    config, commit = run.config, run.folder.environment().get("commit")
+    changes = config_lib.overrides(config, presets.get(config.preset))
+    train = ["tfstruct-train", f"--preset={config.preset}", "--workdir=RUN", *(f"--set={change}" for change in changes)]
+    return [
+        *([f"git checkout {commit}"] if commit else []),
+        shlex.join(train),
+        "tfstruct-evaluate --workdir=RUN",
+        f"tfstruct-export --workdir=RUN --output=BUNDLE --weights_dtype={weights_dtype}",
+    ]
 
 
 def _metrics(run: TrainedRun, replica: int) -> dict[str, Any] | None:

@@ -1,15 +1,18 @@
 """The state in which a run starts: fresh weights, or those that another run has trained."""
 
+from typing import Any
+
 import ml_collections
 import numpy as np
 
 from tfstruct import random
 from tfstruct.data import datasets
-from tfstruct.files import PathLike
+from tfstruct.files import PathLike, sha256
 from tfstruct.functional import Functional
+from tfstruct.models.settings import training_flags
 from tfstruct.models.system import System
 from tfstruct.training.state import TrainState, initial_state, stack_states
-from tfstruct.training.workdir import Workdir
+from tfstruct.training.workdir import CONFIG_NAME, Workdir
 
 
 def make_initial_state(
@@ -62,6 +65,31 @@ def start_from(state: TrainState, functional: Functional, workdir: PathLike) -> 
             statistics[:, functional.statistics.place(variable)] = weights.statistics[:, stored[key]]
     averages = {"parameters": parameters, "statistics": statistics} if state.averages else {}
     return state._replace(parameters=parameters, statistics=statistics, averages=averages)
+
+
+def origin(config: ml_collections.ConfigDict, folder: Workdir) -> dict[str, Any] | None:
+    """Returns what is known of the run that a run starts from; None for one that starts from fresh weights.
+
+    A run that is resumed keeps what it noted when it began: the other folder may be gone.
+
+    Returns:
+        `workdir`, `preset` and `config_sha256` of the other run; `flags` of its training, and `use_validation`, whether
+        validation rows were trained on, in it or in one that it started from itself.
+    """
+    if not config.training.initial_weights:
+        return None
+    noted = folder.environment().get("starts_from")
+    if noted is not None:
+        return noted
+    source = Workdir(config.training.initial_weights)
+    other, before = source.config(), source.environment().get("starts_from") or {}
+    return {
+        "workdir": str(source.path),
+        "preset": other.preset,
+        "config_sha256": sha256(source.path / CONFIG_NAME),
+        "flags": sorted({*training_flags(other), *before.get("flags", [])}),
+        "use_validation": bool(other.data.use_validation or before.get("use_validation")),
+    }
 
 
 def _slices(layout: list) -> tuple[list[tuple], list[slice]]:

@@ -20,7 +20,7 @@ from tfstruct.training import settings
 from tfstruct.training.checkpoint import Checkpoint, WorkdirLock
 from tfstruct.training.data import load_data
 from tfstruct.training.distribute import MirroredLoop, make_strategy
-from tfstruct.training.initial import make_initial_state, start_from
+from tfstruct.training.initial import make_initial_state, origin, start_from
 from tfstruct.training.logging import RunLog
 from tfstruct.training.loop import TrainLoop, device_state, host_state
 from tfstruct.training.phases import fixed_structure
@@ -133,12 +133,14 @@ def train(
         )
     prepared = _Run(config, folder, data, models, seeds, compiler, chosen)
     with WorkdirLock(folder.path):
+        starts_from = origin(config, folder)
         folder.claim(config, resume)
         folder.write_environment(
             strategy=strategy,
             devices=1 if chosen is None else chosen.num_replicas_in_sync,
             compiler=compiler,
             data={"checksum": data.checksum, "description": data.description},
+            starts_from=starts_from,
         )
         return prepared.run()
 

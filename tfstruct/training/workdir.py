@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import config as config_lib
-from tfstruct.files import PathLike, write_json, write_text
+from tfstruct.files import PathLike, read_json, write_json, write_text
 from tfstruct.models import presets
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.state import from_arrays
@@ -121,6 +121,11 @@ class Workdir:
         """Writes environment.json: versions, machine, devices, command line."""
         write_json(self.path / "environment.json", environment() | extra)
 
+    def environment(self) -> dict[str, Any]:
+        """Reads environment.json; empty where there is none."""
+        path = self.path / "environment.json"
+        return read_json(path) if path.exists() else {}
+
     def weights(self) -> TrainedWeights:
         """Reads the best weights of the latest checkpoint; of a replica never validated, the current ones.
 
@@ -160,6 +165,13 @@ def _commit() -> str | None:
         return None
 
 
+def program_command() -> list[str]:
+    """Returns the command line of this process, a program of this package by the name that it is installed under."""
+    path = Path(sys.argv[0])
+    is_ours = path.suffix == ".py" and path.parent.name == "trainers"
+    return [f"tfstruct-{path.stem.replace('_', '-')}" if is_ours else path.name, *sys.argv[1:]]
+
+
 def environment() -> dict[str, Any]:
     """Returns what is needed to say where a number came from."""
     packages = ("tfstruct", "tensorflow", "keras", "tensorflow-probability", "numpy")
@@ -175,12 +187,12 @@ def environment() -> dict[str, Any]:
     ]
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        "command": program_command(),
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": platform.machine(),
-        "cpu_count": os.cpu_count(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpus": gpus,
         "versions": versions,
     }
