@@ -88,8 +88,8 @@ class System(keras.Model, abc.ABC):
         """Returns `x_mean` [..., *event_shape] for latents [..., M], and what else the likelihood needs."""
 
     @abc.abstractmethod
-    def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
-        """Returns the mean of p(x | z) at one draw of q(z | x), [B, *event_shape]."""
+    def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor, **options: Any) -> tf.Tensor:
+        """Returns the mean of p(x | z) at one draw of q(z | x), [B, *event_shape]; options as of `terms_options`."""
 
     @property
     @abc.abstractmethod

@@ -1,5 +1,9 @@
 import pytest
 
+import tfstruct
+from tests.trainers import tiny
+from tfstruct import registry
+from tfstruct.models import build
 from tfstruct.registry import Registry, did_you_mean, require_known
 
 
@@ -31,3 +35,74 @@ def test_an_unknown_name_is_refused_with_the_near_ones_and_all():
     with pytest.raises(ValueError, match=r"unknown row 'x'\. There are none\."):
         require_known("x", [], "row")
     assert did_you_mean("quite else", ["a"]) == ". There are a."
+
+
+PLUGIN = """
+import numpy as np
+from tfstruct.data import SOURCES, Source
+from tfstruct.models.presets import PRESETS, Preset, get
+
+def read(data_dir):
+    rows = np.random.default_rng(0).integers(0, 256, size=[60, 3, 4]).astype(np.uint8)
+    return {"train": rows[:40], "validation": rows[40:50], "test": rows[50:]}
+
+def make():
+    return get("graph_vae/tiny", ["data.name=dice", "data.variant=static", "data.event_shape=(3,4)", "training.steps=2",
+        "training.steps_per_call=2", "training.validate_every=2", "training.compiler=graph", "training.batch_size=8"])
+
+SOURCES.register("dice", Source(read, ("static", "grey"), "Thrown dice"))
+PRESETS.register("graph_vae/dice", Preset("graph_vae/dice", "Thrown dice.", make))
+"""
+
+
+def test_a_module_of_the_current_folder_adds_a_data_set_and_a_preset(tmp_path):
+    (tmp_path / "dice.py").write_text(PLUGIN)
+    arguments = ["--import=dice", "--preset=graph_vae/dice", f"--workdir={tmp_path / 'run'}"]
+    done = tiny.run_program("train", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = tiny.run_program("evaluate", f"--workdir={tmp_path / 'run'}", "--nopictures", "--import=dice", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "dice (static), test split, 10 images" in done.stdout
+    done = tiny.run_program("train", *arguments[1:], cwd=tmp_path)
+    assert done.returncode == 1
+    assert "unknown preset 'graph_vae/dice'" in done.stderr
+    done = tiny.run_program("train", "--import=dize", *arguments[1:], cwd=tmp_path)
+    assert done.returncode == 1
+    assert "there is no module 'dize' to import" in done.stderr
+
+
+class _EntryPoint:
+    def __init__(self, name, load):
+        self.name, self.value, self.load, self.dist = name, f"{name}_module", load, None
+
+
+def test_plugins_are_imported_once_when_a_name_is_looked_for(monkeypatch):
+    found, loads = Registry("thing"), []
+
+    def load():
+        loads.append(1)
+        found.register("theirs", 2)
+
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [_EntryPoint("theirs", load)])
+    monkeypatch.setattr(registry, "_loaded", set())
+    found.register("ours", 1)
+    assert found["ours"] == 1
+    assert loads == []  # what is there needs no plugin
+    assert found["theirs"] == 2
+    assert list(found) == ["ours", "theirs"]
+    assert loads == [1]
+
+
+def test_a_plugin_that_cannot_be_imported_is_named(monkeypatch):
+    def load():
+        raise SyntaxError("half a line")
+
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [_EntryPoint("broken", load)])
+    monkeypatch.setattr(registry, "_loaded", set())
+    with pytest.raises(ImportError, match="broken_module, the tfstruct plugin 'broken' of .*half a line"):
+        list(Registry("thing"))
+
+
+def test_the_package_names_what_it_offers():
+    assert {"data", "list_models", "load", "models"} <= set(dir(tfstruct))
+    assert tfstruct.models.build is build

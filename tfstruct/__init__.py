@@ -4,16 +4,23 @@
 models and trainers that made it live in `tfstruct.models` and `tfstruct.trainers` and are imported only when asked for.
 """
 
+import importlib
 from typing import Any
 
-__all__ = ["LoadedModel", "__version__", "list_models", "load"]
+__all__ = ["LoadedModel", "__version__", "data", "list_models", "load", "models"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Imports TensorFlow at the first use of `load`, not with the package."""
+    """Imports TensorFlow at the first use of what needs it, not with the package."""
     if name in ("LoadedModel", "list_models", "load"):
         from tfstruct.serving import client
 
         return getattr(client, name)
+    if name in ("data", "models"):
+        return importlib.import_module(f"tfstruct.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,6 +17,8 @@ ENTRY_POINTS = "tfstruct"
 
 T = TypeVar("T")
 _loaded: set[str] = set()
+#: modules that were imported by name, in their order
+imported: list[str] = []
 
 
 def load_plugins() -> None:
@@ -45,6 +47,7 @@ def import_module(name: str) -> None:
         sys.path.append(os.getcwd())
     try:
         importlib.import_module(name)
+        imported.append(name)
     except ModuleNotFoundError as error:
         raise ValueError(f"there is no module {error.name!r} to import, looked for in {os.getcwd()} too") from None
 

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 
+from tfstruct.registry import import_module
+
+_IMPORT = flags.DEFINE_multi_string("import", [], "A module that registers systems, presets, tables or data sets.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")
 
 # Mistakes of the user or the machine; anything else is a defect and keeps its traceback.
@@ -65,6 +68,8 @@ def run(main: Callable[[], None]) -> None:
                 raise ValueError(f"unexpected argument {arguments[1]!r}; settings have the form --name=value")
             logging.set_verbosity(logging.WARNING)
             _import_tensorflow()
+            for name in _IMPORT.value:
+                import_module(name)
             main()
         except _EXPECTED as error:
             if _DEBUG.value:

@@ -15,13 +15,17 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared 
 def main() -> None:
     """Writes the bundle and prints its folder."""
     from tfstruct.evaluation.report import TrainedRun
-    from tfstruct.serving import bundle
+    from tfstruct.serving import bundle, warmup
 
     run = TrainedRun(_WORKDIR.value, data_dir=_DATA_DIR.value)
     output = bundle.export(
         run, _OUTPUT.value, replica=_REPLICA.value, num_samples=_SAMPLES.value, weights_dtype=_DTYPE.value
     )
     print(f"exported and verified: {output}")
+    if not output.name.isdecimal():
+        print(f"TensorFlow Serving takes only folders whose name is a number for versions, such as {output}/1")
+    if not warmup.is_available():
+        print("without warm-up requests, which take the extra 'serving': pip install 'tfstruct[serving]'")
 
 
 def run() -> None:

@@ -314,11 +314,13 @@ class BoltzmannVAE(System):
         mean = self.likelihood.mean(self._logits(tf.cast(z, self.compute_dtype)))
         return {"x_mean": self._shaped(mean)}
 
-    def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+    def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor, num_temperatures: int | None = None) -> tf.Tensor:
         """See System; a conditional model completes the given half."""
+        if num_temperatures is None:
+            num_temperatures = self.config.evaluation.posterior_temperatures
         flat = self._flatten(x)
         keys = random.keys_of_samples(seed, 1, tf.shape(flat)[0])
-        draw = self.posterior.binary(self._features(flat), keys, self.config.evaluation.posterior_temperatures)
+        draw = self.posterior.binary(self._features(flat), keys, num_temperatures)
         mean = self.decode(draw.z[0])["x_mean"]
         if not self.is_conditional:
             return mean

@@ -57,7 +57,7 @@ def _sorted(rows):
 
 def test_colour_images_keep_their_bytes_and_the_last_ones_are_held_out(tmp_path, monkeypatch):
     images = _prepare_images(tmp_path, "svhn_cropped", (32, 32, 3), {"train": 30, "test": 20, "extra": 5})
-    source = datasets._SOURCES["svhn_cropped"]
+    source = datasets.SOURCES["svhn_cropped"]
     assert source.read.keywords == {"name": "svhn_cropped", "validation_count": 10_000}
     monkeypatch.setitem(source.read.keywords, "validation_count", 10)
     loaded = data.load("svhn_cropped", "dequantized", data_dir=tmp_path)

@@ -215,3 +215,26 @@ def test_a_run_stopped_before_its_first_validation_is_not_evaluated_with_its_ini
     except (ValueError, FileNotFoundError):
         return  # refusing is fine
     np.testing.assert_array_equal(weights.parameters, arrays["state/parameters"])
+
+
+def test_a_structure_is_told_without_touching_the_model(tmp_path):
+    file = tiny.write_rows(tmp_path / "rows.npz")
+    training.train(tiny.file_config(file, "training.replicas=2"), tmp_path / "run")
+    run = report.TrainedRun(str(tmp_path / "run"))
+    functional = Functional(run.use(1))
+    functional.assign(functional.parameters.values() + 1.0, functional.statistics.values() + 2.0)
+    before = functional.parameters.values(), functional.statistics.values()
+    assert run.structure(0) != run.structure(1)
+    for vector, expected in zip((functional.parameters, functional.statistics), before, strict=True):
+        np.testing.assert_array_equal(vector.values(), expected)
+
+
+def test_weights_that_do_not_fit_the_config_are_named_with_the_folder(tmp_path):
+    file = tiny.write_rows(tmp_path / "rows.npz")
+    training.train(tiny.file_config(file), tmp_path / "run")
+    path = tmp_path / "run/config.json"
+    config = json.loads(path.read_text())
+    config["model"]["decoder_units"] = [9]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"run has other weights than this model .*decoder/dense_0/kernel"):
+        report.TrainedRun(str(tmp_path / "run"))

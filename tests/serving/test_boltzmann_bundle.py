@@ -79,6 +79,29 @@ def test_scores_are_those_of_the_python_model_with_the_settings_of_the_export(na
     assert model.card["num_samples"] == NUM_SAMPLES
 
 
+def test_a_served_reconstruction_anneals_by_the_temperatures_of_the_export(density, monkeypatch):
+    run, system, model = density
+    x, seeds = every_row()[:4], np.arange(4, dtype=np.int64)
+    served = ServedSystem(
+        system,
+        num_samples=NUM_SAMPLES,
+        chunk=3,
+        terms_options=system.terms_options(run.config.export),
+        bits_per_dim_offset=0.0,
+        weights_dtype="float32",
+    )
+    asked, binary = [], system.posterior.binary
+
+    def remember(features, keys, num_temperatures):
+        asked.append(num_temperatures)
+        return binary(features, keys, num_temperatures)
+
+    monkeypatch.setattr(system.posterior, "binary", remember)
+    expected = served.reconstruct(tf.constant(x), tf.constant(seeds))["x_mean"]
+    assert asked == [run.config.export.posterior_temperatures] != [run.config.evaluation.posterior_temperatures]
+    np.testing.assert_allclose(model.reconstruct(x, seed=seeds), expected, atol=1e-5)
+
+
 def test_a_density_says_its_log_z_and_its_target_on_the_card(density):
     run, system, model = density
     prepared, exact = model.card["prepared"], small.machine(system.prior).log_partition

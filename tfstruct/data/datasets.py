@@ -16,7 +16,7 @@ import numpy as np
 from tfstruct import random
 from tfstruct.data import files, mnist, omniglot, prepared, variants
 from tfstruct.data.support import BINARY, require_binary
-from tfstruct.registry import require_known
+from tfstruct.registry import Registry, require_known
 
 __all__ = ["Dataset", "checksum", "hold_out", "load", "names", "require_binary", "variants_of"]
 
@@ -73,23 +73,32 @@ class Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Source:
-    """How to read the intensities of a named set, and the variants it has."""
+class Source:
+    """How to read a named set, and the variants it has; outside packages register theirs in SOURCES.
+
+    Attributes:
+        read: (folder of prepared sets, or None) to intensities [n, *event] by split (`train`, `validation`, `test`):
+            uint8 in 0..255, or floats in [0, 1], which have no `dequantized` and `levels`.
+        variants: those it has, of tfstruct.data.variants.
+        description: what it is, for reports and cards.
+        render: (variant, intensities) to rows; what `tfstruct.data.variants.render` does unless the set has its own.
+    """
 
     read: Callable[[str | os.PathLike | None], Mapping[str, np.ndarray]]
     variants: tuple[str, ...]
     description: str
+    render: Callable[[str, Mapping[str, np.ndarray]], variants.Rendering] = variants.render
 
 
 def names() -> tuple[str, ...]:
     """Returns the names that `load` knows."""
-    return (*_SOURCES, "file")
+    return (*SOURCES, "file")
 
 
 def variants_of(name: str) -> tuple[str, ...]:
     """Returns the variants of a data set; ValueError for an unknown name. A file may have fewer."""
     require_known(name, names(), "data set")
-    return variants.VARIANTS if name == "file" else _SOURCES[name].variants
+    return variants.VARIANTS if name == "file" else SOURCES[name].variants
 
 
 def load(
@@ -130,9 +139,9 @@ def load(
         rendering = files.render(data, variant)
         description = f"User file {os.path.basename(data_file)}, {data.origin}"
     else:
-        source = _SOURCES[name]
+        source = SOURCES[name]
         splits = source.read(data_dir)
-        rendering = _render(name, variant, _joined(splits) if use_validation else splits)
+        rendering = source.render(variant, _joined(splits) if use_validation else splits)
         for split, rows in rendering.splits.items():
             rendering.splits[split] = _with_event(rows, event_shape)
         description = source.description
@@ -172,22 +181,19 @@ def _joined(splits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**splits, "train": np.concatenate([splits["train"], splits["validation"]])}
 
 
-def _render(name: str, variant: str, splits: Mapping[str, np.ndarray]) -> variants.Rendering:
-    if name == "binarized_mnist":  # `static` as published
-        return variants.Rendering(dict(splits), BINARY, 0.0)
-    if name == "omniglot_burda" and variant in ("dynamic", "static"):
-        return _render_burda(variant, splits)
-    return variants.render(variant, splits)
+def _render_binarized_mnist(variant: str, splits: Mapping[str, np.ndarray]) -> variants.Rendering:
+    del variant  # `static` as published
+    return variants.Rendering(dict(splits), BINARY, 0.0)
 
 
 def _render_burda(variant: str, splits: Mapping[str, np.ndarray]) -> variants.Rendering:
-    """Validation and test rows are binarised as in the published experiments on this file.
+    """Binarised validation and test rows are as in the published experiments on this file.
 
     Vahdat, Andriyash & Macready, Undirected Graphical Models as Approximate Posteriors, ICML 2020, draw once
     with NumPy's legacy generator, seeded with 1 for each split; their likelihoods are of exactly these bits.
     """
     rendering = variants.render(variant, splits)
-    for split in ("validation", "test"):
+    for split in ("validation", "test") if variant in ("dynamic", "static") else ():
         rows = splits[split]
         rendering.splits[split] = (np.random.RandomState(1).random_sample(rows.shape) < rows).astype(np.uint8)
     return rendering
@@ -234,46 +240,51 @@ def _read_omniglot(data_dir: str | os.PathLike | None) -> dict[str, np.ndarray]:
 _FROM_FLOATS = ("dynamic", "static", "thresholded", "grey", "continuous", "discrete")
 _FROM_BYTES = ("dynamic", "static", "thresholded", "grey", "dequantized", "continuous", "discrete", "levels")
 
-_SOURCES = {
-    "mnist": _Source(
+_OWN = {
+    "mnist": Source(
         _read_mnist,
         _FROM_BYTES,
         "MNIST, the first 50,000 training images, the last 10,000 as validation, the official test set",
     ),
-    "binarized_mnist": _Source(
+    "binarized_mnist": Source(
         _read_binarized_mnist,
         ("static",),
         "MNIST as binarised by Larochelle & Murray (2011), published splits of 50,000, 10,000 and 10,000, "
         "validation and test in a fixed shuffled order",
+        _render_binarized_mnist,
     ),
-    "fashion_mnist": _Source(
+    "fashion_mnist": Source(
         functools.partial(_read_prepared, name="fashion_mnist", validation_count=10_000),
         _FROM_BYTES,
         "Fashion-MNIST from TFDS, the last 10,000 of 60,000 training images as validation, official test set",
     ),
-    "cifar10": _Source(
+    "cifar10": Source(
         functools.partial(_read_prepared, name="cifar10", validation_count=5_000),
         _FROM_BYTES,
         "CIFAR-10 from TFDS, the last 5,000 of 50,000 training images as validation, official test set",
     ),
-    "svhn_cropped": _Source(
+    "svhn_cropped": Source(
         functools.partial(_read_prepared, name="svhn_cropped", validation_count=10_000),
         _FROM_BYTES,
         "Cropped SVHN from TFDS without the extra images, the last 10,000 of 73,257 training images as "
         "validation, official test set",
     ),
-    "omniglot": _Source(
+    "omniglot": Source(
         _read_omniglot,
         _FROM_FLOATS,
         "Omniglot from TFDS, all 32,460 drawings at 28x28 by exact area average, drawers 1-14 as train, 15 "
         "as validation, 16-20 as test (not Burda's file)",
     ),
-    "omniglot_burda": _Source(
+    "omniglot_burda": Source(
         omniglot.read_burda,
         _FROM_FLOATS,
         "Omniglot in Burda's chardata.mat, the last 1,345 training images in file order as validation",
+        _render_burda,
     ),
 }
+SOURCES: Registry[Source] = Registry("data set")
+for _name, _source in _OWN.items():
+    SOURCES.register(_name, _source)
 
 _JOINED_PHRASE = "; the validation rows are training rows as well"
 _VARIANT_PHRASES = {

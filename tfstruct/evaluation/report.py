@@ -21,6 +21,7 @@ from tfstruct.models import registry
 from tfstruct.models.settings import check_annealing, training_flags
 from tfstruct.models.system import System
 from tfstruct.training.data import load_data
+from tfstruct.training.initial import require_layout
 from tfstruct.training.settings import resolve_compiler
 from tfstruct.training.workdir import TrainedWeights, Workdir, environment, program_command
 
@@ -37,7 +38,7 @@ class TrainedRun:
 
     Raises:
         FileNotFoundError: the folder holds no run or no checkpoint.
-        ValueError: the checkpoint's weights do not fit the model.
+        ValueError: the checkpoint's weights do not fit the model; the message names the first that differ.
     """
 
     def __init__(self, workdir: str, *, data_dir: str | None = None) -> None:
@@ -51,6 +52,9 @@ class TrainedRun:
                 f"checksum {self.weights.data_checksum[:12]}..., found {self.data.checksum[:12]}..."
             )
         self.model: System = registry.build(self.config)
+        functional = Functional(self.model)
+        for name, vector in (("parameters", functional.parameters), ("statistics", functional.statistics)):
+            require_layout(self.weights.layout[name], vector.describe(), str(self.folder.path))
 
     @property
     def num_replicas(self) -> int:
@@ -83,12 +87,15 @@ class TrainedRun:
         return self.model
 
     def structure(self, replica: int = 0) -> dict[str, Any]:
-        """Puts a replica's weights into the model; returns its structure_report, and how decided it was when fixed.
+        """Returns the structure_report of a replica, and how decided it was when fixed; the model stays as it is.
 
         `largest_gate_uncertainty_when_fixed` is there in the second of two phases, whose gates are exact zeros and
         ones.
         """
+        functional = Functional(self.model)
+        before = functional.parameters.values(), functional.statistics.values()
         report = self.use(replica).structure_report()
+        functional.assign(*before)
         fixed = self.weights.fixed_uncertainties
         return report if fixed is None else report | {"largest_gate_uncertainty_when_fixed": float(fixed[replica])}
 

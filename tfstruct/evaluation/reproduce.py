@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from tfstruct import registry
 from tfstruct.evaluation import results as results_lib
 from tfstruct.evaluation.report import evaluation_stem
 from tfstruct.files import PathLike
@@ -21,7 +22,6 @@ from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import METRICS_NAME, read_rows
 
 _POLL_SECONDS = 0.5
-_PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _GRACE_SECONDS = 600.0  # a trainer saves at the end of a call, an evaluation is simply lost
 
@@ -132,8 +132,8 @@ def start_folder(table: Table, unit: Unit) -> Path | None:
 def command(program: str, table: Table, unit: Unit, data_dir: str | None) -> list[str]:
     """The command line of a unit's training (`train`) or evaluation (`evaluate`)."""
     arguments = _train_arguments(table, unit) if program == "train" else _evaluate_arguments(unit)
-    data = [f"--data_dir={data_dir}"] if data_dir else []
-    return [sys.executable, "-m", f"tfstruct.trainers.{program}", *arguments, *data]
+    arguments += ([f"--data_dir={data_dir}"] if data_dir else []) + [f"--import={name}" for name in registry.imported]
+    return [sys.executable, "-m", f"tfstruct.trainers.{program}", *arguments]
 
 
 def _train_arguments(table: Table, unit: Unit) -> list[str]:
@@ -369,7 +369,7 @@ class Runner:
 
 def _end_with_parent() -> None:
     """In a child: asks Linux for SIGTERM when the parent dies, even of `kill -9`, so that no trainer is left behind."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def share_processors(pid: int, place: int, jobs: int) -> None:

@@ -197,7 +197,8 @@ class ServedSystem(tf.Module):
         """Mean of p(x | z) at one draw of q(z | x), [N, *event]; NaN for rows outside the support."""
         valid, checked = self._checked(x)
         with self._bound():
-            mean = self._model.value.reconstruct(checked, seed=self._row_keys(seed, _RECONSTRUCT))
+            keys = self._row_keys(seed, _RECONSTRUCT)
+            mean = self._model.value.reconstruct(checked, seed=keys, **self._terms_options.value)
         broadcast = tf.reshape(valid, [-1] + [1] * (len(x.shape) - 1))
         return {"x_mean": tf.where(broadcast, mean, tf.constant(np.nan, tf.float32))}
 

@@ -49,13 +49,7 @@ def start_from(state: TrainState, functional: Functional, workdir: PathLike) -> 
             f"found training.replicas={num_replicas}"
         )
     layout = functional.parameters.describe()
-    if weights.layout["parameters"] != layout:
-        theirs = {path: shape for path, shape in weights.layout["parameters"]}
-        different = [f"{path} {shape} / {theirs.get(path)}" for path, shape in layout if theirs.get(path) != shape]
-        raise ValueError(
-            f"training.initial_weights={workdir} has other weights than this model (here / there): "
-            f"{'; '.join(different[:5]) or 'more of them there'}"
-        )
+    require_layout(weights.layout["parameters"], layout, f"training.initial_weights={workdir}")
     parameters = np.broadcast_to(weights.parameters, state.parameters.shape).copy()
     statistics = state.statistics.copy()
     stored = dict(zip(*_slices(weights.layout["statistics"]), strict=True))
@@ -65,6 +59,23 @@ def start_from(state: TrainState, functional: Functional, workdir: PathLike) -> 
             statistics[:, functional.statistics.place(variable)] = weights.statistics[:, stored[key]]
     averages = {"parameters": parameters, "statistics": statistics} if state.averages else {}
     return state._replace(parameters=parameters, statistics=statistics, averages=averages)
+
+
+def require_layout(stored: list, layout: list, where: str) -> None:
+    """Raises ValueError that names the first different weights unless those stored somewhere are laid out as a model's.
+
+    Args:
+        stored: path and shape of each weight there.
+        layout: path and shape of each weight of the model.
+        where: the place, for the message.
+    """
+    if stored == layout:
+        return
+    theirs = {path: shape for path, shape in stored}
+    different = [f"{path} {shape} / {theirs.get(path)}" for path, shape in layout if theirs.get(path) != shape]
+    raise ValueError(
+        f"{where} has other weights than this model (here / there): {'; '.join(different[:5]) or 'more of them there'}"
+    )
 
 
 def origin(config: ml_collections.ConfigDict, folder: Workdir) -> dict[str, Any] | None:
