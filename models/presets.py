@@ -1,31 +1,70 @@
 """Presets: everything that decides a result, as data, by name."""
 
-import dataclasses
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import ml_collections
 
 from tfstruct.config import apply_overrides, keys
 from tfstruct.models.registry import SYSTEMS
-from tfstruct.registry import Registry
+from tfstruct.registry import Registry, require_known
+
+Settings = Mapping[str, Any]
+
+#: makes training, evaluation and export those of a `tiny` preset: seconds, for tests
+SHORT: Settings = {
+    "training.steps": 200,
+    "training.batch_size": 32,
+    "training.steps_per_call": 50,
+    "training.validate_every": 100,
+    "training.validation_images": 200,
+    "training.validation_samples": 5,
+    "evaluation.num_samples": 20,
+    "evaluation.images": 200,
+    "evaluation.batch_size": 50,
+    "evaluation.chunk": 10,
+    "export.num_samples": 10,
+    "export.chunk": 5,
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Preset:
+class Preset(NamedTuple):
     """A named config.
 
     Attributes:
         name: `<system>/<preset>`.
-        description: what it trains on what, the command's time on a named device and the number that comes out.
-        make: returns a fresh config.
+        description: what it trains on what.
+        base: returns the config that it changes.
+        settings: its changes by dotted name.
     """
 
     name: str
     description: str
-    make: Callable[[], ml_collections.ConfigDict]
+    base: Callable[[], ml_collections.ConfigDict]
+    settings: Settings
+
+    def make(self) -> ml_collections.ConfigDict:
+        """Returns a fresh config; raises ValueError for a change of a setting that the base does not have."""
+        config = self.base()
+        config.preset = self.name
+        for name, value in self.settings.items():
+            *path, last = require_known(name, keys(config), f"setting of {self.name}").split(".")
+            node = config
+            for part in path:
+                node = node[part]
+            node[last] = value
+        return config
 
 
 PRESETS: Registry[Preset] = Registry("preset")
+
+
+def register_preset(
+    name: str, description: str, base: Callable[[], ml_collections.ConfigDict], *settings: Settings
+) -> Preset:
+    """Adds a preset of settings by dotted name, later ones before earlier ones; raises ValueError for a name taken."""
+    return PRESETS.register(name, Preset(name, description, base, dict(ChainMap(*reversed(settings)))))
 
 
 def get(name: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
@@ -35,7 +74,6 @@ def get(name: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
         ValueError: an unknown preset or key (the near names are listed), or a value of another type.
     """
     config = PRESETS[name].make()
-    config.preset = name
     if isinstance(overrides, (str, Mapping)):
         raise ValueError(f"overrides are a list of 'key=value' strings, found {overrides!r}")
     overrides = list(overrides)

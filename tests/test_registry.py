@@ -40,18 +40,18 @@ def test_an_unknown_name_is_refused_with_the_near_ones_and_all():
 PLUGIN = """
 import numpy as np
 from tfstruct.data import SOURCES, Source
-from tfstruct.models.presets import PRESETS, Preset, get
+from tfstruct.models.presets import PRESETS, register_preset
 
 def read(data_dir):
     rows = np.random.default_rng(0).integers(0, 256, size=[60, 3, 4]).astype(np.uint8)
     return {"train": rows[:40], "validation": rows[40:50], "test": rows[50:]}
 
-def make():
-    return get("graph_vae/tiny", ["data.name=dice", "data.variant=static", "data.event_shape=(3,4)", "training.steps=2",
-        "training.steps_per_call=2", "training.validate_every=2", "training.compiler=graph", "training.batch_size=8"])
-
 SOURCES.register("dice", Source(read, ("static", "grey"), "Thrown dice"))
-PRESETS.register("graph_vae/dice", Preset("graph_vae/dice", "Thrown dice.", make))
+settings = {
+    "data.name": "dice", "data.variant": "static", "data.event_shape": (3, 4), "training.compiler": "graph",
+    "training.steps": 2, "training.steps_per_call": 2, "training.validate_every": 2, "training.batch_size": 8,
+}
+register_preset("graph_vae/dice", "Thrown dice.", PRESETS["graph_vae/tiny"].make, settings)
 """
 
 

@@ -19,6 +19,11 @@ def course(value: float, *later: tuple[float, float], interpolation: str = "line
     }
 
 
+def changes(name: str, schedule: dict[str, Any]) -> dict[str, Any]:
+    """Returns a schedule as changes of the settings below a dotted name."""
+    return {f"{name}.{key}": value for key, value in schedule.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """A quantity given at knots of the training's course.

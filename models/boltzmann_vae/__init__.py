@@ -1,7 +1,6 @@
 """Boltzmann VAEs: binary latents with an RBM prior and an RBM or a directed posterior (DVAE##)."""
 
 from tfstruct.models.boltzmann_vae import presets, tables
-from tfstruct.models.presets import PRESETS, Preset
 from tfstruct.models.registry import SYSTEMS, Analysis, SystemEntry
 from tfstruct.models.tables import TABLES
 
@@ -48,7 +47,6 @@ def _analyses() -> dict[str, Analysis]:
 
 
 SYSTEMS.register("boltzmann_vae", SystemEntry(presets.base, _load, _analyses))
-for _preset in presets.all_presets():
-    PRESETS.register(_preset[0], Preset(*_preset))
+presets.register()
 for _table in tables.all_tables():
     TABLES.register(_table.name, _table)

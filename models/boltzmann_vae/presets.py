@@ -1,11 +1,9 @@
 """Presets of the Boltzmann VAEs, with the settings of the DVAE## paper and of its published code."""
 
-from collections.abc import Callable, Iterator
-
 import ml_collections
 
-from tfstruct.models.preset_parts import shorten
-from tfstruct.schedules import course
+from tfstruct.models.presets import SHORT, Settings, register_preset
+from tfstruct.schedules import changes, course
 
 
 def base() -> ml_collections.ConfigDict:
@@ -100,84 +98,72 @@ def base() -> ml_collections.ConfigDict:
     )
 
 
-def _tiny(config: ml_collections.ConfigDict) -> None:
-    config.data.update(name="mnist", variant="dynamic")
-    config.model.update(
-        num_units_1=6,
-        num_units_2=5,
-        posterior_sweeps=3,
-        prior_chains=40,
-        prior_sweeps=4,
-        sample_sweeps=10,
-        encoder_units=(32,),
-        decoder_units=(32,),
-        batch_norm_momentum=0.9,
-    )
-    shorten(config)
-    config.training.validation_annealing.update(prior_temperatures=50, prior_chains=50, posterior_temperatures=3)
-    config.evaluation.update(prior_temperatures=200, prior_chains=100, posterior_temperatures=10)
-    config.export.posterior_temperatures = 5
-
-
-def _omniglot(config: ml_collections.ConfigDict) -> None:
-    config.data.update(name="omniglot_burda", variant="dynamic")
-    config.model.sharpness.piecewise_linear = 3.0
-
-
-def _units(config: ml_collections.ConfigDict, num: int) -> None:
-    config.model.update(num_units_1=num, num_units_2=num)
-
-
-def _structured(config: ml_collections.ConfigDict) -> None:
-    config.model.update(conditional=True, encoder_units=(200,), decoder_units=(200,))
-    config.objective.name = "conditional"
-    config.optimizer.learning_rate = 3e-4
-    config.schedules.kl_weight = course(1.0, (0.5, 0.05))
-
-
-def _tuned(config: ml_collections.ConfigDict) -> None:
-    """Cheaper samplers than the paper's, shorter, with averaged weights."""
-    config.model.update(posterior_sweeps=4, prior_chains=250, prior_sweeps=10)
-    config.optimizer.ema_momentum = 0.999
-    config.training.update(steps=200_000 if config.model.conditional else 300_000, validate_every=10_000)
-
-
-_NOT_RUN = "1,000,000 steps, not yet run whole"
-_PRESETS: dict[str, tuple[tuple[Callable[[ml_collections.ConfigDict], None], ...], str]] = {
-    "tiny": ((_tiny,), "6 + 5 latents and a small network on dynamically binarised MNIST, 200 steps, for tests"),
-    "mnist_100": ((), f"static MNIST, 100 + 100 latents; {_NOT_RUN}"),
-    "mnist_200": ((lambda config: _units(config, 200),), f"static MNIST, 200 + 200 latents; {_NOT_RUN}"),
-    "omniglot_100": ((_omniglot,), f"Omniglot 28x28 of Burda et al., 100 + 100 latents; {_NOT_RUN}"),
-    "omniglot_200": (
-        (_omniglot, lambda config: _units(config, 200)),
-        f"Omniglot 28x28 of Burda et al., 200 + 200 latents; {_NOT_RUN}",
-    ),
-    "mnist_structured": (
-        (_structured,),
-        f"the lower half of static MNIST given the upper one, 100 + 100 latents; {_NOT_RUN}",
-    ),
+_TINY: Settings = {
+    "data.name": "mnist",
+    "data.variant": "dynamic",
+    "model.num_units_1": 6,
+    "model.num_units_2": 5,
+    "model.posterior_sweeps": 3,
+    "model.prior_chains": 40,
+    "model.prior_sweeps": 4,
+    "model.sample_sweeps": 10,
+    "model.encoder_units": (32,),
+    "model.decoder_units": (32,),
+    "model.batch_norm_momentum": 0.9,
+    **SHORT,
+    "training.validation_annealing.prior_temperatures": 50,
+    "training.validation_annealing.prior_chains": 50,
+    "training.validation_annealing.posterior_temperatures": 3,
+    "evaluation.prior_temperatures": 200,
+    "evaluation.prior_chains": 100,
+    "evaluation.posterior_temperatures": 10,
+    "export.posterior_temperatures": 5,
+}
+_OMNIGLOT: Settings = {
+    "data.name": "omniglot_burda",
+    "data.variant": "dynamic",
+    "model.sharpness.piecewise_linear": 3.0,
+}
+_200_UNITS: Settings = {"model.num_units_1": 200, "model.num_units_2": 200}
+_STRUCTURED: Settings = {
+    "model.conditional": True,
+    "model.encoder_units": (200,),
+    "model.decoder_units": (200,),
+    "objective.name": "conditional",
+    "optimizer.learning_rate": 3e-4,
+    **changes("schedules.kl_weight", course(1.0, (0.5, 0.05))),
+}
+# Cheaper samplers than the paper's, shorter, with averaged weights.
+_TUNED: Settings = {
+    "model.posterior_sweeps": 4,
+    "model.prior_chains": 250,
+    "model.prior_sweeps": 10,
+    "optimizer.ema_momentum": 0.999,
+    "training.validate_every": 10_000,
+}
+_PRESETS: dict[str, tuple[str, Settings]] = {
+    "mnist_100": ("static MNIST, 100 + 100 latents", {}),
+    "mnist_200": ("static MNIST, 200 + 200 latents", _200_UNITS),
+    "omniglot_100": ("Omniglot 28x28 of Burda et al., 100 + 100 latents", _OMNIGLOT),
+    "omniglot_200": ("Omniglot 28x28 of Burda et al., 200 + 200 latents", {**_OMNIGLOT, **_200_UNITS}),
+    "mnist_structured": ("the lower half of static MNIST given the upper one, 100 + 100 latents", _STRUCTURED),
     "omniglot_structured": (
-        (_omniglot, _structured),
-        f"the lower half of Omniglot given the upper one, 100 + 100 latents; {_NOT_RUN}",
+        "the lower half of Omniglot given the upper one, 100 + 100 latents",
+        {**_OMNIGLOT, **_STRUCTURED},
     ),
 }
 
 
-for _name, (_changes, _about) in list(_PRESETS.items()):
-    if _name != "tiny":
-        _steps = 200_000 if _structured in _changes else 300_000
-        _text = f"{_about.removesuffix(_NOT_RUN)}cheaper samplers and averaged weights, {_steps:,} steps"
-        _PRESETS[f"{_name}_tuned"] = ((*_changes, _tuned), _text)
+def register() -> None:
+    """Adds all presets of the Boltzmann VAEs."""
 
+    def add(name: str, about: str, *settings: Settings) -> None:
+        title = "VAE with an RBM prior and an RBM posterior (DVAE##)"
+        register_preset(f"boltzmann_vae/{name}", f"{title}: {about}.", base, *settings)
 
-def all_presets() -> Iterator[tuple[str, str, Callable[[], ml_collections.ConfigDict]]]:
-    """Yields name, description and what makes the config."""
-    for name, (changes, about) in _PRESETS.items():
-
-        def make(changes: tuple = changes) -> ml_collections.ConfigDict:
-            config = base()
-            for change in changes:
-                change(config)
-            return config
-
-        yield f"boltzmann_vae/{name}", f"VAE with an RBM prior and an RBM posterior (DVAE##): {about}.", make
+    add("tiny", "6 + 5 latents and a small network on dynamically binarised MNIST, 200 steps, for tests", _TINY)
+    for name, (about, settings) in _PRESETS.items():
+        add(name, f"{about}; 1,000,000 steps, not yet run whole", settings)
+        steps = 200_000 if "model.conditional" in settings else 300_000
+        text = f"{about}; cheaper samplers and averaged weights, {steps:,} steps"
+        add(f"{name}_tuned", text, settings, _TUNED, {"training.steps": steps})

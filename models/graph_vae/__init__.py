@@ -1,7 +1,6 @@
 """Graph VAEs: latent nodes whose dependency graph is learned, fixed, or none; flows after each node."""
 
 from tfstruct.models.graph_vae import presets, tables
-from tfstruct.models.presets import PRESETS, Preset
 from tfstruct.models.registry import SYSTEMS, SystemEntry
 from tfstruct.models.tables import TABLES
 
@@ -13,7 +12,6 @@ def _load() -> type:
 
 
 SYSTEMS.register("graph_vae", SystemEntry(presets.base, _load, later=presets.LATER))
-for _preset in presets.all_presets():
-    PRESETS.register(_preset[0], Preset(*_preset))
+presets.register()
 for _table in tables.all_tables():
     TABLES.register(_table.name, _table)

@@ -1,6 +1,5 @@
 """Sum-product VAEs: a sum-product network whose leaves are VAEs (SPVAE), and plain VAEs beside it."""
 
-from tfstruct.models.presets import PRESETS, Preset
 from tfstruct.models.registry import SYSTEMS, Analysis, SystemEntry
 from tfstruct.models.sum_product_vae import presets, tables
 from tfstruct.models.tables import TABLES
@@ -43,7 +42,6 @@ def _analyses() -> dict[str, Analysis]:
 
 
 SYSTEMS.register("sum_product_vae", SystemEntry(presets.base, _load, _analyses, presets.LATER))
-for _preset in presets.all_presets():
-    PRESETS.register(_preset[0], Preset(*_preset))
+presets.register()
 for _table in tables.all_tables():
     TABLES.register(_table.name, _table)

@@ -5,13 +5,12 @@ are prepared. `*_published` presets keep its protocol, the others use the whole 
 fall.
 """
 
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import ml_collections
 
-from tfstruct.models.preset_parts import shorten
-from tfstruct.schedules import course
+from tfstruct.models.presets import SHORT, Settings, register_preset
+from tfstruct.schedules import changes, course
 
 #: see SystemEntry
 LATER = {"model.products": "cross", "model.leaf_vaes": "separate"}
@@ -169,147 +168,150 @@ _TITLES = {
 }
 
 
-def _family(config: ml_collections.ConfigDict, family: str, latents: int, units: int) -> None:
+_COMPONENTS: Settings = {
+    "model.structure": "bisected",
+    "model.leaf_vaes": "shared",
+    "model.products": "hadamard",
+}
+_LOGISTIC: Settings = {
+    "data.variant": "levels",
+    "model.likelihood": "logistic_mixture",
+    "model.hidden_units": (32, 32),
+    "objective.num_samples": 1,  # 15 numbers for each pixel: five samples take 4.5 times as long a step
+    "optimizer.learning_rate": 3e-3,
+    "evaluation.num_samples": 1_000,
+    "evaluation.chunk": 20,
+}
+_LOGISTIC_COMPONENTS: Settings = {
+    **_LOGISTIC,
+    **_COMPONENTS,
+    "model.num_leaves": 64,
+    "model.num_sums": 64,
+    "model.likelihood": "spline",
+    "model.num_components": 16,
+    "model.num_latents": 16,
+    "model.hidden_units": (128, 128),
+    "optimizer.learning_rate": 6e-3,
+    "optimizer.clip_norm": 200.0,
+    **changes(
+        "schedules.learning_rate_factor",
+        course(0.05, (0.01, 1.0), (0.5, 1.0), (1.0, 0.05), interpolation="geometric"),
+    ),
+}
+_TINY: Settings = {
+    "data.variant": "dynamic",
+    "model.likelihood": "bernoulli",
+    "objective.num_samples": 2,
+    "optimizer.learning_rate": 1e-2,
+    **SHORT,
+}
+_MISSING: Settings = {"model.mask_input": True, "model.missing_fraction": 0.5}
+_PUBLISHED: Settings = {
+    "data.train_images": PUBLISHED_IMAGES,
+    **changes("schedules.learning_rate_factor", course(1.0)),
+    "training.steps": 60_032,
+    "training.steps_per_call": 128,
+    "training.validate_every": 128,
+    "training.validation_images": 10_000,
+    "training.patience": 11,
+}
+# The recipe that trains further: path gradients, averaged weights, a longer run, and twice the leaves and sums.
+_TUNED: Settings = {
+    "objective.gradient": "path",
+    "optimizer.ema_momentum": 0.999,
+    "training.steps": 40_000,
+    "training.validate_every": 1_000,
+}
+_MORE_LEAVES: Settings = {"model.num_leaves": 4, "model.num_sums": 4}
+
+
+def _family(family: str, latents: int, units: int) -> Settings:
+    """What a family is, with so many latents and hidden (or dense) units."""
     is_conv, is_plain = family.startswith("conv_"), not family.endswith("spvae")
-    config.model.num_latents = latents
-    if is_conv:
-        config.model.update(leaf_network="conv", conv_units=units)
-    else:
-        config.model.hidden_units = (units, units)
-    if is_plain:
-        config.model.update(structure="single", num_leaves=1, conv_filters=(32, 64), conv_stride=2)
-        config.optimizer.learning_rate = 1e-3
+    networks = (
+        {"model.leaf_network": "conv", "model.conv_units": units} if is_conv else {"model.hidden_units": (units, units)}
+    )
+    plain = {
+        "model.structure": "single",
+        "model.num_leaves": 1,
+        "model.conv_filters": (32, 64),
+        "model.conv_stride": 2,
+        "optimizer.learning_rate": 1e-3,
+    }
+    return {"model.num_latents": latents, **networks, **(plain if is_plain else {})}
 
 
-def _full(family: str, data: str, kind: str, is_published: bool) -> ml_collections.ConfigDict:
-    config, source = base(), _DATA[data]
-    config.data.update(name=source.name, variant=kind, event_shape=(source.side, source.side))
-    config.model.update(likelihood=_KINDS[kind][0], delta=source.side // 4)
-    _family(config, family, *_SIZES[family][f"{data}_{kind}"])
-    if is_published:
-        config.data.train_images = PUBLISHED_IMAGES
-        config.schedules.learning_rate_factor = course(1.0)
-        config.training.update(
-            steps=60_032, steps_per_call=128, validate_every=128, validation_images=10_000, patience=11
-        )
-    return config
+def _full(family: str, data: str, kind: str) -> Settings:
+    """A family on a data set as the paper has both."""
+    source = _DATA[data]
+    return {
+        "data.name": source.name,
+        "data.variant": kind,
+        "data.event_shape": (source.side, source.side),
+        "model.likelihood": _KINDS[kind][0],
+        "model.delta": source.side // 4,
+        **_family(family, *_SIZES[family][f"{data}_{kind}"]),
+    }
 
 
-def _tiny(family: str) -> ml_collections.ConfigDict:
-    config = base()
-    config.data.variant = "dynamic"
-    _family(config, family, 4, 8)
-    config.model.update(likelihood="bernoulli", delta=7 if family == "conv_spvae" else 14)
+def _tiny(family: str) -> Settings:
+    own = {"model.delta": 7 if family == "conv_spvae" else 14}
     if family == "conv_vae":
-        config.model.conv_filters = (3, 4)
-    config.objective.num_samples = 2
-    config.optimizer.learning_rate = 1e-2
-    shorten(config)
-    return config
+        own["model.conv_filters"] = (3, 4)
+    return {**_family(family, 4, 8), **own, **_TINY}
 
 
-def _logistic() -> ml_collections.ConfigDict:
-    config = base()
-    config.data.variant = "levels"
-    config.model.update(likelihood="logistic_mixture", hidden_units=(32, 32))
-    config.objective.num_samples = 1  # 15 numbers for each pixel: five samples take 4.5 times as long a step
-    config.optimizer.learning_rate = 3e-3
-    config.evaluation.update(num_samples=1_000, chunk=20)
-    return config
+def register() -> None:
+    """Adds all presets of the sum-product VAEs and of the plain VAEs beside them."""
 
+    def add(name: str, about: str, *settings: Settings) -> None:
+        register_preset(name, f"{about}.", base, *settings)
 
-def _share(config: ml_collections.ConfigDict, num_leaves: int) -> None:
-    config.model.update(
-        structure="bisected", leaf_vaes="shared", products="hadamard", num_leaves=num_leaves, num_sums=num_leaves
-    )
-
-
-def _components() -> ml_collections.ConfigDict:
-    config = _logistic()
-    _share(config, 64)
-    config.model.update(likelihood="spline", num_components=16, num_latents=16, hidden_units=(128, 128))
-    config.optimizer.update(learning_rate=6e-3, clip_norm=200.0)
-    config.schedules.learning_rate_factor = course(
-        0.05, (0.01, 1.0), (0.5, 1.0), (1.0, 0.05), interpolation="geometric"
-    )
-    return config
-
-
-def _tiny_components() -> ml_collections.ConfigDict:
-    config = _tiny("spvae")
-    _share(config, 3)
-    return config
-
-
-def _missing() -> ml_collections.ConfigDict:
-    config = _full("spvae", "mnist", "discrete", False)
-    config.model.update(mask_input=True, missing_fraction=0.5)
-    return config
-
-
-def _tuned(make: Callable[[], ml_collections.ConfigDict]) -> ml_collections.ConfigDict:
-    """The recipe chosen on the validation split of MNIST: path gradients, more leaves and sums, a longer run."""
-    config = make()
-    config.objective.gradient = "path"
-    if config.model.num_leaves > 1:
-        config.model.update(num_leaves=4, num_sums=4)
-    config.optimizer.ema_momentum = 0.999
-    config.training.update(steps=40_000, validate_every=1_000)
-    return config
-
-
-def all_presets() -> Iterator[tuple[str, str, Callable[[], ml_collections.ConfigDict]]]:
-    """Yields name, description and what makes the config."""
     for family, title in _TITLES.items():
-        yield (
-            f"{family}/tiny",
-            f"{title.replace('32 MLP', 'eight MLP')}: small ones on dynamically binarised MNIST, 200 steps, for tests.",
-            lambda family=family: _tiny(family),
+        about = (
+            f"{title.replace('32 MLP', 'eight MLP')}: small ones on dynamically binarised MNIST, 200 steps, for tests"
         )
+        add(f"{family}/tiny", about, _tiny(family))
         for data, source in _DATA.items():
-            for kind, (_, about) in _KINDS.items():
-                for is_published in (False, True):
-                    protocol = (
-                        f"as published: the first {PUBLISHED_IMAGES:,} training images, stops at the 11th validation "
-                        "without a new best"
-                        if is_published
-                        else "whole training set, 20,000 steps, the learning rate falls in the second half"
-                    )
-                    yield (
-                        f"{family}/{data}_{kind}{'_published' if is_published else ''}",
-                        f"{title}: {source.about}, {about}; {protocol}.",
-                        lambda chosen=(family, data, kind, is_published): _full(*chosen),
-                    )
-                yield (
-                    f"{family}/{data}_{kind}_tuned",
-                    f"{title.replace('32', '64')}: {source.about}, {about}; whole training set, the tuned recipe, "
-                    "40,000 steps.",
-                    lambda chosen=(family, data, kind, False): _tuned(lambda: _full(*chosen)),
-                )
-    yield (
+            for kind, (_, drawn) in _KINDS.items():
+                name, settings = f"{family}/{data}_{kind}", _full(family, data, kind)
+                about = f"{title}: {source.about}, {drawn}"
+                falling = "whole training set, 20,000 steps, the learning rate falls in the second half"
+                add(name, f"{about}; {falling}", settings)
+                stopping = f"the first {PUBLISHED_IMAGES:,} training images, stops at the 11th validation"
+                add(f"{name}_published", f"{about}; as published: {stopping} without a new best", settings, _PUBLISHED)
+                about = f"{title.replace('32', '64')}: {source.about}, {drawn}; whole training set, the tuned recipe"
+                leaves = _MORE_LEAVES if family.endswith("spvae") else {}
+                add(f"{name}_tuned", f"{about}, 40,000 steps", settings, _TUNED, leaves)
+    add(
         "spvae/mnist_logistic",
-        "sum-product network over 32 VAEs with mixtures of five discretised logistics: 8-bit MNIST as it is, bits/dim.",
-        _logistic,
+        "sum-product network over 32 VAEs with mixtures of five discretised logistics: 8-bit MNIST as it is, bits/dim",
+        _LOGISTIC,
     )
-    yield (
+    add(
         "spvae/mnist_components",
         "sum-product network over 64 components of the prior of each of 16 VAEs, one for each tile: 8-bit MNIST as it "
-        "is, bits/dim.",
-        _components,
+        "is, bits/dim",
+        _LOGISTIC_COMPONENTS,
     )
-    yield (
+    add(
         "spvae/tiny_components",
-        "spvae/tiny whose leaves are three components of the prior of each of four VAEs: 200 steps, for tests.",
-        _tiny_components,
+        "spvae/tiny whose leaves are three components of the prior of each of four VAEs: 200 steps, for tests",
+        _tiny("spvae"),
+        _COMPONENTS,
+        {"model.num_leaves": 3, "model.num_sums": 3},
     )
-    yield (
+    missing = {**_full("spvae", "mnist", "discrete"), **_MISSING}
+    add(
         "spvae/mnist_missing",
         "spvae/mnist_discrete whose encoders read which pixels are observed, with pixels hidden from half of the "
-        "training images: for marginals and inpainting.",
-        _missing,
+        "training images: for marginals and inpainting",
+        missing,
     )
-    yield (
+    add(
         "spvae/mnist_missing_tuned",
-        "spvae/mnist_missing with the tuned recipe, 40,000 steps: for marginals and inpainting.",
-        lambda: _tuned(_missing),
+        "spvae/mnist_missing with the tuned recipe, 40,000 steps: for marginals and inpainting",
+        missing,
+        _TUNED,
+        _MORE_LEAVES,
     )

@@ -156,3 +156,25 @@ def test_overrides_of_a_config_make_it_of_its_preset(name):
     found = config_lib.overrides(changed, presets.get(name))
     assert sorted(found) == sorted(change.replace("='a b'", "='a b'") for change in changes)
     assert config_lib.differences(presets.get(name, found), changed) == []
+
+
+def test_unknown_settings_of_a_preset_are_named_and_names_are_taken_once():
+    base = presets.PRESETS["graph_vae/tiny"].make
+    made = presets.Preset("graph_vae/x", "", base, {"model.num_nodes": 2, "data.file": "a"}).make()
+    assert (made.preset, made.model.num_nodes, made.data.file) == ("graph_vae/x", 2, "a")
+    assert [line.partition(":")[0] for line in config_lib.differences(made, base())] == [
+        "data.file",
+        "model.num_nodes",
+        "preset",
+    ]
+    with pytest.raises(ValueError, match="unknown setting of graph_vae/x 'model.num_node'; did you mean model.num_nod"):
+        presets.Preset("graph_vae/x", "", base, {"model.num_node": 2}).make()
+    with pytest.raises(ValueError, match="preset 'graph_vae/tiny' exists already"):
+        presets.register_preset("graph_vae/tiny", "", base)
+
+
+def test_settings_given_together_are_joined_and_later_ones_count(monkeypatch):
+    monkeypatch.setattr(presets, "PRESETS", type(presets.PRESETS)("preset"))
+    made = presets.register_preset("a/b", "", presets.get, {"x": 1, "y": 1}, {"x": 2}, {"z": 3})
+    assert made.settings == {"x": 2, "y": 1, "z": 3}
+    assert presets.PRESETS["a/b"] is made
