@@ -11,16 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
-from tfstruct.data import variants
-from tfstruct.data.support import BINARY, INTEGERS, REAL, UNIT_INTERVAL, require_support
+from tfstruct.data.support import BINARY, REAL
 from tfstruct.distributions.sum_product_circuit import SumProductCircuit
-from tfstruct.inference import objectives
+from tfstruct.inference import likelihood, objectives
+from tfstruct.inference.likelihood import LikelihoodEstimate
 from tfstruct.inference.objectives import ImportanceTerms, Objective
-from tfstruct.models import settings
-from tfstruct.schedules import Schedule
+from tfstruct.models.keras_fit import KerasFit
 
 
-class System(keras.Model, abc.ABC):
+class System(KerasFit, abc.ABC):
     """A latent-variable model p(x, z) with an approximate posterior q(z | x).
 
     Distributions are built inside the methods from tensors and end there: methods take and return tensors.
@@ -45,11 +44,8 @@ class System(keras.Model, abc.ABC):
     evaluated_as: str = "moving averages of batch normalisation"
 
     def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.config = ml_collections.FrozenConfigDict(config)
+        super().__init__(config, **kwargs)
         self.event_shape = tuple(config.data.event_shape)
-        names = ("loss", "bound", "rate", "distortion")
-        self._means = {name: keras.metrics.Mean(name=name) for name in names}
 
     @abc.abstractmethod
     def importance_terms(
@@ -236,121 +232,48 @@ class System(keras.Model, abc.ABC):
         """Returns reconstructions at the posterior mean, [B, *event_shape]."""
         return self.decode(self.encode(x)["z_mean"])["x_mean"]
 
-    # The Keras way -------------------------------------------------------------------------------------------
+    def estimate(
+        self,
+        x: tf.Tensor,
+        keys: tf.Tensor,
+        *,
+        num_samples: int,
+        chunk: int,
+        by_leaf: bool = False,
+        **options: Any,
+    ) -> LikelihoodEstimate:
+        """Estimates log p(x) of observations [B, *event_shape] from K importance samples.
 
-    def fit(self, x: Any = None, *args, **kwargs) -> keras.callbacks.History:
-        """Keras `fit` on the objective of the config, without targets.
-
-        Rows are what the config's data variant stores: with `dynamic`, intensities (uint8 or floats in [0, 1])
-        that are binarised anew at every visit; zeros and ones stay what they are.
-
-        Raises:
-            ValueError: rows of another shape, values that the likelihood does not allow, or a config that trains in two
-                phases.
+        Args:
+            x: observations.
+            keys: one for each row, [B, 2].
+            num_samples: K.
+            chunk: samples computed at once, at most K.
+            by_leaf: return the estimates of the leaves of a circuit, [B, L].
+            **options: of `importance_terms` in evaluation, as `terms_options` gives them; `observed` of systems that
+                take it.
         """
-        settings.check_single_phase(self.config)
-        self._check_rows(x, "the rows given to fit")
-        validation = kwargs.get("validation_data")
-        if validation is not None:
-            rows = validation[0] if isinstance(validation, (tuple, list)) else validation
-            self._check_rows(rows, "the validation rows given to fit")
-        return super().fit(x, *args, **kwargs)
-
-    def evaluate(self, x: Any = None, *args, **kwargs) -> Any:
-        """Keras `evaluate` of the bound in evaluation form; rows as in `fit`, but floats are taken as final values.
-
-        Raises:
-            ValueError: rows of another shape, or values that the likelihood does not allow.
-        """
-        self._check_rows(x, "the rows given to evaluate")
-        return super().evaluate(x, *args, **kwargs)
-
-    def _check_rows(self, rows: Any, what: str) -> None:
-        """Raises ValueError for stored rows whose transform does not end in the likelihood's support.
-
-        Data sets and generators pass unchecked: they cannot be looked through beforehand.
-        """
-        if not isinstance(rows, (np.ndarray, tf.Tensor)):
-            return
-        rows = np.asarray(rows)
-        if rows.shape[1:] != self.event_shape:
-            raise ValueError(f"{what} must have shape [n, *{self.event_shape}], found {list(rows.shape)}")
-        if self.train_transform == "cast":
-            require_support(rows, self.support if self.support in (BINARY, INTEGERS) else REAL, what)
-        elif rows.dtype.kind == "f":
-            require_support(rows, UNIT_INTERVAL, what)
-
-    @property
-    def train_transform(self) -> str:
-        """What turns a stored row into an observation while training (see data.variants)."""
-        return variants.train_transform(self.config.data.variant)
-
-    def compile(self, optimizer: Any = "adam", **kwargs) -> None:
-        """Keras `compile` for training without targets; XLA is off unless asked for by `jit_compile=True`.
-
-        Raises:
-            ValueError: an objective whose gradient is biased for this model.
-        """
-        settings.check_gradient(self.config)
-        kwargs.setdefault("jit_compile", False)
-        super().compile(optimizer=optimizer, **kwargs)
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """Keras resets these at the beginning of each epoch."""
-        return list(self._means.values())
-
-    def train_step(self, data: Any) -> dict[str, Any]:
-        """One update of Keras `fit`: `objective` on a batch, gradients as in the functional loop."""
-        rows, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        step = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int32)
-        x, row_seeds, shared_seed = self._batch(rows, step, training=True)
-        variables = self.trainable_variables
-        with tf.GradientTape(persistent=True) as tape:
-            result = self.objective(
-                x,
-                seed=row_seeds,
-                shared_seed=shared_seed,
-                kl_weight=self._scheduled("kl_weight", step),
-                scheduled={name: self._scheduled(name, step) for name in self.scheduled},
-            )
-        gradients = objectives.group_gradients(tape, result, variables, self.posterior_variables)
-        self.optimizer.apply(gradients, variables)
-        return self._epoch_means(
-            loss=result.generative_loss,
-            bound=tf.reduce_mean(result.bound),
-            rate=tf.reduce_mean(result.rate),
-            distortion=tf.reduce_mean(result.distortion),
+        return likelihood.estimate(
+            lambda draws: self.importance_terms(x, seed=draws, num_samples=chunk, **options),
+            keys,
+            num_samples=num_samples,
+            chunk=chunk,
+            self_normalised=self.is_conditional,
+            circuit=self.circuit,
+            leaves_per_sample=self.leaves_per_sample,
+            by_leaf=by_leaf,
         )
 
-    def test_step(self, data: Any) -> dict[str, Any]:
-        """The bound in evaluation form (moving averages, hard gates), for Keras `evaluate`; its noise is fixed."""
-        rows, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        x, row_seeds, shared_seed = self._batch(rows, tf.constant(0), training=False)
-        result = self.objective(x, seed=row_seeds, shared_seed=shared_seed, scheduled={}, training=False)
-        bound = tf.reduce_mean(result.bound)
-        return self._epoch_means(loss=-bound, bound=bound)
+    def log_prob(self, x: Any, *, num_samples: int = 100, seed: int = 0) -> tf.Tensor:
+        """Estimates log p(x) of observations [B, *event_shape], nats [B], from K importance samples.
 
-    def _epoch_means(self, **values: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Takes the values of a batch up and returns their means since the beginning of the epoch."""
-        for name, value in values.items():
-            self._means[name].update_state(value)
-        return {name: self._means[name].result() for name in values}
+        A convenience for small batches: `tfstruct.inference.held_out` scores whole data sets, and a bundle serves.
 
-    def _batch(self, rows: tf.Tensor, step: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        key = random.key(self.config.training.seed)
-        if training:
-            key = random.fold_in(random.fold_in(key, random.TRAINING_STEP), step)
-        else:
-            key = random.fold_in(key, random.EVALUATION)
-        transform = self.train_transform
-        if not training and rows.dtype.is_floating and not self.is_binary:
-            transform = "cast"  # floats given to `evaluate` are final values
-        x, row_seeds, shared_seed = variants.prepare_batch(rows, key, transform)
-        if transform == "binarize" and rows.dtype.is_integer:
-            # Integers of 0 and 1 are final values (the validation rows of a data set, say), not faint intensities.
-            x = tf.where(tf.reduce_max(rows) <= 1, tf.cast(rows, x.dtype), x)
-        return x, row_seeds, shared_seed
-
-    def _scheduled(self, name: str, step: tf.Tensor) -> tf.Tensor:
-        return Schedule.from_config(self.config.schedules[name], self.config.training.steps)(step)
+        Args:
+            x: observations.
+            num_samples: K.
+            seed: of the samples.
+        """
+        x = tf.convert_to_tensor(x, tf.float32)
+        keys = random.fold_in(random.key(seed), tf.range(tf.shape(x)[0]))
+        return self.estimate(x, keys, num_samples=num_samples, chunk=min(num_samples, 20)).log_prob

@@ -91,8 +91,14 @@ def fold_in(key: Key, data: ArrayLike) -> tf.Tensor:
     return tf.stack([low, high], axis=-1)
 
 
-def split(key: Key, num: int = 2) -> list[tf.Tensor]:
-    """Derives `num` keys of the shape of `key`."""
+def as_key(seed: Key | int) -> Key:
+    """Returns a key as it is, and the key of a seed that is an integer."""
+    return key(seed) if isinstance(seed, int) else seed
+
+
+def split(key: Key | int, num: int = 2) -> list[tf.Tensor]:
+    """Derives `num` keys of the shape of `key`, which may also be a seed."""
+    key = as_key(key)
     return [fold_in(key, tf.fill(tf.shape(key)[:-1], index)) for index in range(num)]
 
 
@@ -162,11 +168,11 @@ def keys_of_samples(key: Key, num_samples: int, batch: ArrayLike) -> tf.Tensor:
     """Returns one key for each importance sample of each row, [num_samples, batch, 2].
 
     Args:
-        key: a key [2]; one for each row, [batch, 2]; or the result itself, [num_samples, batch, 2].
+        key: a key [2], or a seed; one key for each row, [batch, 2]; or the result itself, [num_samples, batch, 2].
         num_samples: K.
         batch: B, an integer or a scalar tensor.
     """
-    key = tf.convert_to_tensor(key, tf.uint32)
+    key = tf.convert_to_tensor(as_key(key), tf.uint32)
     if key.shape.rank == 1:
         key = fold_in(key, tf.range(batch))
     return key if key.shape.rank == 3 else sample_keys(key, num_samples)
@@ -183,7 +189,7 @@ def sample_normal(key: Key, num_samples: int, batch: ArrayLike, event: Sequence[
         batch: B, an integer or a scalar tensor.
         event: shape of the noise of one sample.
     """
-    key = tf.convert_to_tensor(key, tf.uint32)
+    key = tf.convert_to_tensor(as_key(key), tf.uint32)
     rank = key.shape.rank
     if rank == 1:
         return normal(key, tf.concat([[num_samples, batch], event], axis=0))

@@ -8,7 +8,6 @@ import tensorflow as tf
 from scipy import special
 
 from tfstruct import random
-from tfstruct.inference import likelihood
 from tfstruct.math import mean_and_std_err
 from tfstruct.models.sum_product_vae.model import SumProductVAE
 
@@ -174,15 +173,7 @@ def _scorer(model: SumProductVAE, num_samples: int) -> Callable[..., np.ndarray]
 
     @tf.function(autograph=False)
     def estimate(x: tf.Tensor, observed: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-        terms = lambda draws: model.importance_terms(x, seed=draws, num_samples=chunk, observed=observed)  # noqa: E731
-        return likelihood.estimate(
-            terms,
-            keys,
-            num_samples=num_samples,
-            chunk=chunk,
-            circuit=model.circuit,
-            leaves_per_sample=model.leaves_per_sample,
-        ).log_prob
+        return model.estimate(x, keys, num_samples=num_samples, chunk=chunk, observed=observed).log_prob
 
     def score(rows: np.ndarray, observed: np.ndarray, key: tf.Tensor) -> np.ndarray:
         keys, size = random.fold_in(key, tf.range(len(rows))), 50
@@ -245,15 +236,7 @@ def misplaced_regions(
 
     @tf.function(autograph=False)
     def densities(x: tf.Tensor, keys: tf.Tensor) -> dict[str, tf.Tensor]:
-        leaves = likelihood.estimate(
-            lambda draws: model.importance_terms(x, seed=draws, num_samples=chunk),
-            keys,
-            num_samples=num_samples,
-            chunk=chunk,
-            circuit=model.circuit,
-            leaves_per_sample=model.leaves_per_sample,
-            by_leaf=True,
-        )
+        leaves = model.estimate(x, keys, num_samples=num_samples, chunk=chunk, by_leaf=True)
         return model.region_log_prob(leaves.log_prob)
 
     keys = random.fold_in(random.key(seed), tf.range(len(swapped)))

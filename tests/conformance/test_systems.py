@@ -18,6 +18,8 @@ from tfstruct.training.loop import device_state
 from tfstruct.training.state import initial_state
 from tfstruct.training.step import TrainStep
 
+pytestmark = pytest.mark.filterwarnings("ignore:Keras fit starts the samplers")
+
 PRESETS = [preset for names in SYSTEMS.values() for preset in names]
 FIRST_PRESETS = [names[0] for names in SYSTEMS.values()]
 # Convolutions take seconds to compile, and differ from the other leaves' networks in those alone.

@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.reference import small
+from tfstruct import config as config_lib
 from tfstruct.models import presets, registry
 
 
@@ -57,3 +59,103 @@ def test_rows_of_another_shape_are_refused():
     for method in (system.fit, system.evaluate):
         with pytest.raises(ValueError, match=r"must have shape \[n, \*\(28, 28\)\], found \[8, 784\]"):
             method(rows, verbose=0)
+
+
+# The config's optimizer -----------------------------------------------------------------------------------------------
+
+
+def test_without_an_optimizer_the_learning_rate_follows_the_course_of_the_config(rng):
+    steps = ("training.steps=10", "schedules.learning_rate_factor.fractions=(0.0,0.5,1.0)")
+    linear = (
+        "schedules.learning_rate_factor.values=(1.0,1.0,0.0)",
+        "schedules.learning_rate_factor.interpolation=linear",
+    )
+    config = presets.get("spvae/tiny", [*steps, *linear])
+    system = registry.build(config)
+    system.compile(run_eagerly=True)
+    assert isinstance(system.optimizer, keras.optimizers.Adam)
+    rows, rates = rng.integers(0, 256, size=[32, 28, 28]).astype(np.uint8), []
+    for _ in range(12):
+        rates.append(float(system.optimizer.learning_rate))
+        system.fit(rows, batch_size=32, verbose=0)
+    expected = 1e-2 * np.interp(np.arange(12), [0, 5, 10], [1.0, 1.0, 0.0])
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-9)
+    given = keras.optimizers.SGD(0.5)
+    system.compile(given)
+    assert system.optimizer is given
+
+
+def test_the_weights_of_the_config_s_optimizer_are_averaged_if_it_says_so():
+    system = registry.build(presets.get("spvae/tiny", ["optimizer.ema_momentum=0.75", "optimizer.clip_norm=2.0"]))
+    system.compile()
+    assert system.optimizer.use_ema
+    assert system.optimizer.ema_momentum == 0.75
+    assert system.optimizer.global_clipnorm == 2.0
+    plain = registry.build(presets.get("spvae/tiny"))
+    plain.compile()
+    assert not plain.optimizer.use_ema
+    assert plain.optimizer.global_clipnorm is None
+
+
+@pytest.mark.filterwarnings("ignore:Keras fit starts the samplers")
+def test_weight_decay_acts_on_the_weights_that_the_system_names(rng):
+    rows, steps = rng.integers(0, 256, size=[16, 28, 28]).astype(np.uint8), {}
+    for decay in (0.0, 0.5):
+        system = registry.build(presets.get("boltzmann_vae/tiny", [f"optimizer.weight_decay={decay}"]), seed=3)
+        before = {variable.path: variable.numpy() for variable in system.trainable_variables}
+        system.compile(keras.optimizers.SGD(1.0), run_eagerly=True)
+        system.fit(rows, batch_size=16, verbose=0)
+        steps[decay] = {
+            variable.path: variable.numpy() - before[variable.path] for variable in system.trainable_variables
+        }
+    decayed = {variable.path for variable in system.decayed_variables}
+    assert 0 < len(decayed) < len(before)
+    for path, value in before.items():
+        expected = steps[0.0][path] - (0.5 * value if path in decayed else 0.0)
+        np.testing.assert_allclose(steps[0.5][path], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fit_says_that_it_does_not_keep_the_samplers_of_rows(rng):
+    rows = rng.integers(0, 256, size=[16, 28, 28]).astype(np.uint8)
+    system = registry.build(presets.get("boltzmann_vae/tiny"))
+    system.compile(run_eagerly=True)
+    with pytest.warns(UserWarning, match="Keras fit starts the samplers of boltzmann_vae/tiny anew at every batch"):
+        system.fit(rows, batch_size=16, verbose=0)
+
+
+# Saving ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["graph_iaf_vae/tiny", "boltzmann_vae/tiny", "spvae/tiny_components"])
+def test_a_fitted_model_is_saved_loaded_cloned_and_exported(preset, rng, tmp_path):
+    system = registry.build(presets.get(preset, ["training.structure_fraction=0.0"]), seed=5)
+    system.compile()
+    system.optimizer.build(system.trainable_variables)
+    for variable in system.variables:
+        if variable.dtype == "float32":
+            variable.assign(variable + 0.01 * rng.normal(size=variable.shape))
+    x = rng.integers(0, 2, size=[3, 28, 28]).astype(np.float32)
+    expected = system(x)
+    system.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), expected)
+    assert config_lib.to_json(loaded.config) == config_lib.to_json(system.config)
+    assert float(loaded.optimizer.learning_rate) == float(system.optimizer.learning_rate)
+    clone = keras.models.clone_model(system)
+    assert type(clone) is type(system)
+    assert np.any(clone(x) != expected)  # its weights are fresh
+    system.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(exported.serve(tf.constant(x)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_answers_with_plain_seeds(rng):
+    system = registry.build(presets.get("graph_vae/tiny"))
+    assert system.sample(3, seed=0)["x"].shape == (3, 28, 28)
+    x = rng.integers(0, 2, size=[3, 28, 28])
+    found = system.log_prob(x, num_samples=50, seed=1)
+    np.testing.assert_array_equal(found, system.log_prob(x, num_samples=50, seed=1))
+    assert np.any(found != system.log_prob(x, num_samples=50, seed=2))
+    # One image of a batch has the score that it has alone.
+    np.testing.assert_allclose(found[:1], system.log_prob(x[:1], num_samples=50, seed=1), rtol=1e-5)
+    assert system.reconstruct(x, seed=4).shape == (3, 28, 28)

@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.functional import Functional
-from tfstruct.inference import likelihood
 from tfstruct.inference.likelihood import LikelihoodEstimate
 from tfstruct.math import mean_and_std_err
 
@@ -97,15 +96,7 @@ class HeldOutScorer:
     ) -> LikelihoodEstimate:
         options = self.terms_options | arguments
         with self.functional.bind(self.functional.parameters.split(parameters), statistics):
-            return likelihood.estimate(
-                lambda keys: self.model.importance_terms(x, seed=keys, num_samples=self.chunk, **options),
-                row_keys,
-                num_samples=self.num_samples,
-                chunk=self.chunk,
-                self_normalised=self.model.is_conditional,
-                circuit=self.model.circuit,
-                leaves_per_sample=self.model.leaves_per_sample,
-            )
+            return self.model.estimate(x, row_keys, num_samples=self.num_samples, chunk=self.chunk, **options)
 
     def __call__(
         self, parameters: Any, statistics: Any, rows: np.ndarray, *, seed: int = 0, **arguments: Any

@@ -136,17 +136,14 @@ class ServedSystem(tf.Module):
         valid, x = self._checked(x, observed)
         options = self._terms_options.value | ({} if observed is None else {"observed": observed})
         with self._bound():
-            estimate = likelihood.estimate(
-                lambda keys: self._model.value.importance_terms(x, seed=keys, num_samples=self._chunk, **options),
+            return valid, self._model.value.estimate(
+                x,
                 self._row_keys(seed, _LOG_PROB),
                 num_samples=self._num_samples,
                 chunk=self._chunk,
-                self_normalised=self._model.value.is_conditional,
-                circuit=self._model.value.circuit,
-                leaves_per_sample=self._model.value.leaves_per_sample,
                 by_leaf=by_leaf,
+                **options,
             )
-        return valid, estimate
 
     def log_prob(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """K-sample importance estimate of log p(x), its standard error, and bits per dimension; each [N].
