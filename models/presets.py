@@ -1,5 +1,6 @@
 """Presets: everything that decides a result, as data, by name."""
 
+import copy
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -111,5 +112,5 @@ def with_defaults(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     for name, value in (_LATER | dict(SYSTEMS[config.system].later)).items():
         group, last = name.split(".")
         if last not in config[group]:
-            config[group][last] = value
+            config[group][last] = copy.deepcopy(value)
     return config

@@ -66,14 +66,14 @@ def build(config: ml_collections.ConfigDict, *, seed: int = 0) -> "System":
         ValueError: an unknown system, or settings that it refuses.
     """
     system = SYSTEMS[config.system].load()
-    with _seeded_initializers(seed):
+    with seeded_initializers(seed):
         model = system(config, name=config.system)
         model.build()
     return model
 
 
 @contextlib.contextmanager
-def _seeded_initializers(seed: int) -> Iterator[None]:
+def seeded_initializers(seed: int) -> Iterator[None]:
     """Makes the weights created inside depend on `seed` alone, and leaves no trace outside.
 
     Keras draws the seeds of initialisers from Python's global generator.

@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from tests.reference import small
 from tfstruct import random
+from tfstruct.data.variants import prepare_batch
 from tfstruct.functional import Functional, VectorLayout
-from tfstruct.models.system import prepare_batch, seeded_initializers
+from tfstruct.models.registry import seeded_initializers
 
 KEY = random.key(17)
 

@@ -53,7 +53,7 @@ def test_nothing_else_is_added(lacking):
 
 def test_another_system_gets_no_flow():
     config = older(tiny.config())
-    config.system = "rbm"
+    config.system = "boltzmann_vae"
     before = set(config_lib.keys(config))
     assert set(config_lib.keys(presets.with_defaults(config))) - before == {"training.structure_fraction"}
 
