@@ -38,6 +38,7 @@ setup(
         "absl-py>=2.1",
         "ml_collections>=1.0",
         "scipy>=1.11",
+        "filelock>=3.15",
         "tensorboard>=2.20",
         "matplotlib>=3.8",
         "tqdm>=4.66",

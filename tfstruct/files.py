@@ -83,7 +83,7 @@ def _remove_abandoned_temporaries(folder: pathlib.Path) -> None:
                 temporary.unlink()
 
 
-def _lock(file: BinaryIO, *, blocking: bool) -> None:
+def _lock(file: BinaryIO | int, *, blocking: bool) -> None:
     if fcntl is None:
         raise OSError("this system has no flock")
     fcntl.flock(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
@@ -96,6 +96,22 @@ def _sync_folder(folder: pathlib.Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive(folder: PathLike) -> Iterator[None]:
+    """Keeps other processes that ask for the same folder waiting; makes the folder if it is missing.
+
+    Where the system or the file system has no locks of folders nobody waits.
+    """
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            _lock(descriptor, blocking=True)
+        yield
     finally:
         os.close(descriptor)
 

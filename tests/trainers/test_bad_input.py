@@ -103,7 +103,7 @@ def results(tmp_path_factory):
     with WorkdirLock(busy):
         results = tiny.call_program("train", arguments)
         files = sorted(path.name for path in busy.iterdir())
-    assert files == ["train.lock"]
+    assert files == ["train.holder", "train.lock"]
     return results, runs
 
 

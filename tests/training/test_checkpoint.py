@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -324,7 +325,7 @@ with checkpoint.WorkdirLock(sys.argv[1]):
 
 
 def test_lock_on_a_file_system_without_locks_names_the_path(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint.fcntl, "flock", FullDisk(None, errno.ENOLCK))
+    monkeypatch.setattr(fcntl, "flock", FullDisk(None, errno.ENOLCK))
     with pytest.raises(OSError, match="train.lock"):
         WorkdirLock(tmp_path).__enter__()
     Checkpoints(tmp_path).save(1, {}, {})  # saving does not depend on locks

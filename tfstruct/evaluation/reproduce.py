@@ -1,7 +1,6 @@
 """Fills a table: trains and evaluates the runs that it lacks, as processes that resume, within given hours."""
 
 import ctypes
-import fcntl
 import hashlib
 import os
 import signal
@@ -16,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 from tfstruct import registry
 from tfstruct.evaluation import results as results_lib
 from tfstruct.evaluation.report import evaluation_stem
-from tfstruct.files import PathLike
+from tfstruct.files import PathLike, exclusive
 from tfstruct.models.tables import Row, Table
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import METRICS_NAME, read_rows
@@ -328,16 +327,10 @@ class Runner:
 
     def write(self, done: Sequence[Unit]) -> None:
         """Takes evaluations up into the results, one writer at a time."""
-        folder = results_lib.paths(self.results_folder, self.table)[0].parent
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with exclusive(results_lib.paths(self.results_folder, self.table)[0].parent):
             old = results_lib.read(self.results_folder, self.table)
             merged = results_lib.merge(self.table, old, [(unit.row, unit.workdir) for unit in done])
             results_lib.write(self.results_folder, self.table, merged)
-        finally:
-            os.close(descriptor)
 
     def _progress(self, job: _Job) -> str:
         steps = job.unit.row.config().training.steps

@@ -9,7 +9,6 @@ which any byte was cut, changed or appended is not a checkpoint.
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import hashlib
 import json
 import operator
@@ -22,6 +21,7 @@ import warnings
 import zipfile
 from typing import Any, BinaryIO
 
+import filelock
 import ml_dtypes
 import numpy as np
 
@@ -248,11 +248,10 @@ def _read_archive(path: pathlib.Path, step: int) -> Checkpoint:
 class WorkdirLock:
     """Keeps a second trainer out of a working folder, as a context manager.
 
-    The lock is `flock` on the file `train.lock`. The kernel drops it when its holder ends in whatever way,
-    `kill -9` and a loss of power included, so a dead trainer's lock is simply free and nobody has to remove
-    it. A file that locks by existing would stay behind, and asking whether its process number is alive goes
-    wrong once the number is used again, which in containers is at once. The process number and host inside
-    the file only serve the error message.
+    The lock is the system's on the file `train.lock`, which drops it when its holder ends in whatever way, `kill -9`
+    and a loss of power included: a dead trainer's lock is simply free. A file that locks by existing would stay
+    behind, and asking whether its process number is alive goes wrong once the number is used again, which in
+    containers is at once. `train.holder`, with process number and host, only serves the error message.
 
     Args:
         workdir: the folder; created if missing.
@@ -264,33 +263,28 @@ class WorkdirLock:
 
     def __init__(self, workdir: PathLike) -> None:
         self.path = pathlib.Path(workdir) / "train.lock"
-        self._file: BinaryIO | None = None
+        self._holder = self.path.with_suffix(".holder")
+        self._lock = filelock.FileLock(self.path, timeout=0, mode=0o666)
 
     def __enter__(self) -> "WorkdirLock":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = file.read().decode(errors="replace").strip() or "a process that is just starting"
-            file.close()
+            self._lock.acquire()
+        except filelock.Timeout:
+            holder = "a process that is just starting"
+            with contextlib.suppress(OSError):
+                holder = self._holder.read_text(encoding="utf-8").strip() or holder
             raise WorkdirBusyError(
                 f"{self.path.parent} is in use by {holder}; stop it, wait for it, or choose another workdir"
             ) from None
-        except OSError as error:
-            file.close()
-            raise OSError(error.errno, f"cannot lock: {error.strerror}", str(self.path)) from error
+        except (OSError, NotImplementedError) as error:
+            raise OSError(getattr(error, "errno", None), f"cannot lock: {error}", str(self.path)) from error
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on host {socket.gethostname()} since {started}\n".encode())
-        self._file = file
+        self._holder.write_text(f"process {os.getpid()} on host {socket.gethostname()} since {started}\n")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        # The file stays: a process about to lock it would hold a file that nobody else can see any more.
-        if self._file is not None:
-            self._file.truncate(0)
-            self._file.close()
-            self._file = None
+        self._holder.unlink(missing_ok=True)
+        self._lock.release()
