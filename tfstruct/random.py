@@ -127,10 +127,13 @@ def uniform(key: Key, shape: Sequence[int], dtype: tf.DType = tf.float32) -> tf.
 
 def normal(key: Key, shape: Sequence[int], dtype: tf.DType = tf.float32) -> tf.Tensor:
     """Returns standard normal floats, shape key.shape[:-1] + shape."""
+    return to_normal(uniform(key, shape, dtype))
+
+
+def to_normal(unit: tf.Tensor) -> tf.Tensor:
+    """Returns the standard normal numbers of uniform ones in (0, 1), by the inverse of the distribution function."""
     # 2u - 1 is exact for every u of `uniform`; erfinv differs between XLA and Eigen by at most 2e-5.
-    return np.sqrt(2.0).astype(tf.as_dtype(dtype).as_numpy_dtype) * tf.math.erfinv(
-        2.0 * uniform(key, shape, dtype) - 1.0
-    )
+    return np.sqrt(2.0).astype(unit.dtype.as_numpy_dtype) * tf.math.erfinv(2.0 * unit - 1.0)
 
 
 def logistic(key: Key, shape: Sequence[int], dtype: tf.DType = tf.float32) -> tf.Tensor:

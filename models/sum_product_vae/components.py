@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-_LOG_2_PI = float(np.log(2.0 * np.pi))
+from tfstruct.distributions.gaussian import LOG_TWO_PI
+
 _LOG_EXCESS_START = float(np.log(np.e - 1.0))
 
 
@@ -41,7 +42,7 @@ class GaussianComponents(keras.layers.Layer):
         mean, precision = self._parameters()
         squares = tf.matmul(precision, tf.square(z), transpose_b=True)
         squares -= 2.0 * tf.matmul(precision * mean, z, transpose_b=True)
-        constant = precision * tf.square(mean) - tf.math.log(precision) + _LOG_2_PI
+        constant = precision * tf.square(mean) - tf.math.log(precision) + LOG_TWO_PI
         return -0.5 * (squares + tf.reduce_sum(constant, axis=-1, keepdims=True))
 
     def sample(self, noise: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:

@@ -7,11 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
+from tfstruct.distributions.gaussian import LOG_TWO_PI
 from tfstruct.distributions.pixels import Pixels
 from tfstruct.models.sum_product_vae.networks import LeafConvDecoder, LeafConvEncoder, LeafMLP
 from tfstruct.models.sum_product_vae.scopes import LeafScopes
-
-_LOG_2_PI = float(np.log(2.0 * np.pi))
 
 
 class LeafDraw(NamedTuple):
@@ -221,4 +220,4 @@ class LeafVAEs:
 
 def _log_normal(squares: tf.Tensor, precision: tf.Tensor) -> tf.Tensor:
     """Log density of a diagonal Gaussian from precision * (z - mean)**2, summed over the last axis."""
-    return 0.5 * tf.reduce_sum(tf.math.log(precision) - squares - _LOG_2_PI, axis=-1)
+    return 0.5 * tf.reduce_sum(tf.math.log(precision) - squares - LOG_TWO_PI, axis=-1)

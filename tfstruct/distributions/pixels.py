@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.data.support import BINARY, INTEGERS, UNIT_INTERVAL
+from tfstruct.distributions.gaussian import LOG_TWO_PI
 from tfstruct.math import logsumexp
 
 _LEVELS = 256
@@ -87,13 +88,13 @@ class GaussianPixels:
     def log_prob(self, outputs: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         precision = self.precision_floor + tf.square(outputs[1])
         squares = precision * tf.square(x - self.mean(outputs))
-        return 0.5 * (tf.math.log(precision) - squares - float(np.log(2.0 * np.pi)))
+        return 0.5 * (tf.math.log(precision) - squares - LOG_TWO_PI)
 
     def mean(self, outputs: Sequence[tf.Tensor]) -> tf.Tensor:
         return tf.sigmoid(outputs[0])
 
     def sample(self, outputs: Sequence[tf.Tensor], uniforms: Sequence[tf.Tensor]) -> tf.Tensor:
-        noise = float(np.sqrt(2.0)) * tf.math.erfinv(2.0 * uniforms[0] - 1.0)
+        noise = random.to_normal(uniforms[0])
         return self.mean(outputs) + noise * tf.math.rsqrt(self.precision_floor + tf.square(outputs[1]))
 
 

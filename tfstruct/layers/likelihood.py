@@ -4,7 +4,6 @@ Each has `log_prob`, `mean` and `sample`, and builds its TensorFlow Probability 
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -80,9 +79,7 @@ class GaussianLikelihood(keras.layers.Layer):
     def sample(self, features: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draws x, [B, X], with one key per row or one for all."""
         normal = self.distribution(features).distribution
-        unit = _row_uniform(seed, features)
-        noise = np.sqrt(2.0).astype(features.dtype.as_numpy_dtype) * tf.math.erfinv(2.0 * unit - 1.0)
-        return normal.loc + normal.scale * noise
+        return normal.loc + normal.scale * random.to_normal(_row_uniform(seed, features))
 
 
 def _row_uniform(seed: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
