@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import tests.outside.vamp_vae  # noqa: F401  (registers a system as an outside package does)
 import tfstruct.layers
 import tfstruct.models
 from tfstruct import random
@@ -23,6 +24,7 @@ from tfstruct.models.sum_product_vae import networks as leaf_networks
 SYSTEMS = {
     "graph_vae": ("graph_vae/tiny", "vae/tiny", "ladder_vae/tiny", "fc_vae/tiny", "iaf_vae/tiny", "graph_iaf_vae/tiny"),
     "boltzmann_vae": ("boltzmann_vae/tiny",),
+    "vamp_vae": ("vamp_vae/tiny",),
     "sum_product_vae": ("spvae/tiny", "spvae/tiny_components", "dense_vae/tiny", "conv_spvae/tiny", "conv_vae/tiny"),
 }
 

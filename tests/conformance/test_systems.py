@@ -65,7 +65,7 @@ def _assert_close(found, expected, rtol=1e-5):
     for one, two in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
         one, two = np.asarray(one), np.asarray(two)
         assert one.shape == two.shape
-        np.testing.assert_allclose(one, two, rtol=rtol, atol=rtol * np.abs(two).max())
+        np.testing.assert_allclose(one, two, rtol=rtol, atol=rtol * np.abs(two).max(initial=0.0))
 
 
 def test_every_registered_system_is_listed_and_has_a_tiny_preset():
@@ -113,12 +113,12 @@ def test_every_trainable_weight_gets_a_finite_gradient_that_is_not_zero(preset, 
 
 
 @EVERY_SYSTEM
-def test_posterior_variables_are_trainable_and_not_all_there_are(preset):
+def test_posterior_variables_are_trainable_and_not_all_there_are(preset):  # none where the encoder makes the prior
     system = _build(preset)
     posterior = {id(variable) for variable in system.posterior_variables}
     trainable = {id(variable) for variable in system.trainable_variables}
-    assert posterior
     assert posterior < trainable
+    assert bool(posterior) == (preset != "vamp_vae/tiny")
 
 
 @EVERY_SYSTEM
