@@ -12,7 +12,7 @@ from tfstruct import config as config_lib
 from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.models import presets
-from tfstruct.serving import bundle, client
+from tfstruct.serving import bundle, client, warmup
 from tfstruct.serving.bundle import DamagedBundleError
 
 
@@ -72,6 +72,37 @@ def test_the_graph_is_not_compiled_and_has_neither_python_nor_stateful_draws(fol
     assert not random_operations  # the noise is integer arithmetic on the seeds
     for forbidden in ("PyFunc", "EagerPyFunc", "PyFuncStateless", "WriteFile", "ReadFile", "XlaLaunch"):
         assert forbidden not in operations
+
+
+def test_names_of_nodes_are_short_and_shapes_that_can_be_inferred_are_gone(folder):
+    (graph,) = graphs_of(folder)
+    nodes = [node for function in graph.library.function for node in function.node_def]
+    assert len(nodes) > 1_000
+    assert max(len(node.name) for node in nodes) <= 3
+    assert not any({"_output_shapes", "_class"} & set(node.attr) for node in nodes)
+    for function in graph.library.function:
+        names = [node.name for node in function.node_def] + [part.name for part in function.signature.input_arg]
+        assert len(set(names)) == len(names)
+    assert not (folder / "fingerprint.pb").exists()
+
+
+def test_warmup_records_of_many_rows_are_stored_small(trained, folder, model):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    sizes = {}
+    for record in tf.data.TFRecordDataset(str(folder / warmup.WARMUP_NAME)):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        request = log.predict_log.request
+        values = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+        rows = len(next(iter(values.values())))
+        sizes[request.model_spec.signature_name, rows] = len(record.numpy())
+        for name, value in values.items():
+            assert value.shape == (rows, *model.card["signatures"]["log_prob"]["inputs"][name]["shape"][1:])
+        if "x" in values:
+            np.testing.assert_array_equal(values["x"], trained.data.test[:1] if rows == 1 else 0.0 * values["x"])
+    assert {rows for _, rows in sizes} == set(warmup.BATCH_SIZES)
+    assert len(sizes) == model.card["warmup_records"]
+    assert max(sizes.values()) < 1_000
 
 
 def test_the_checksums_are_those_of_sha256sum_and_of_every_file(folder):

@@ -26,6 +26,7 @@ from tfstruct.serving.client import (
     verify_files,
 )
 from tfstruct.serving.signatures import ServedSystem
+from tfstruct.serving.slim import slim
 
 SCHEMA_VERSION = 1
 GOLDEN_NAME = "golden.npz"
@@ -78,6 +79,7 @@ def export(
     try:
         signatures = served.signatures()
         tf.saved_model.save(served, str(aside), signatures=signatures)
+        slim(aside)
         card = _card(run, replica, served, signatures, num_samples, weights_dtype) | {"prepared": prepared}
         # Rows of the test split, so that a warm-up request takes the path of a real one.
         rows = np.asarray(run.data.test[:_GOLDEN_ROWS], np.float32)
