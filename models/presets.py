@@ -48,9 +48,9 @@ class Preset(NamedTuple):
     def make(self) -> ml_collections.ConfigDict:
         """Returns a fresh config; raises ValueError for a change of a setting that the base does not have."""
         config = self.base()
-        config.preset = self.name
+        config.preset, known = self.name, list(keys(config))
         for name, value in self.settings.items():
-            *path, last = require_known(name, keys(config), f"setting of {self.name}").split(".")
+            *path, last = require_known(name, known, f"setting of {self.name}").split(".")
             node = config
             for part in path:
                 node = node[part]

@@ -27,7 +27,7 @@ class Analysis(NamedTuple):
         draw: results to a figure.
         subject: (model, rows) to the first arguments of the function.
         split: of the rows.
-        images: how many rows are taken from the front, by default; 0 for all.
+        num_rows: how many rows are taken from the front, by default; 0 for all.
         takes_run: whether there are a model and rows at all.
     """
 
@@ -36,7 +36,7 @@ class Analysis(NamedTuple):
     draw: "Callable[[dict[str, Any]], Figure]"
     subject: "Callable[[System, np.ndarray], tuple]" = lambda model, rows: (model, rows)
     split: str = "test"
-    images: int = 0
+    num_rows: int = 0
     takes_run: bool = True
 
 

@@ -157,20 +157,18 @@ class System(KerasFit, abc.ABC):
         del rows, settings, prepared, seed
         return {}, []
 
-    def edge_effects(
-        self, scorer: Any, parameters: np.ndarray, statistics: np.ndarray, rows: np.ndarray, *, seed: int = 0
-    ) -> dict[str, Any]:
-        """Returns what each edge of the latent graph is worth, as JSON-able values; of a system that `has_edges`."""
-        raise NotImplementedError
-
     def diagnostics(self) -> dict[str, tf.Tensor]:
         """Tensors to record while training, by name."""
         return {}
 
     @property
-    def has_edges(self) -> bool:
-        """Whether there is a latent graph whose edges can be flipped (`edge_effects`)."""
-        return False
+    def edge_effects(self) -> Callable[..., dict[str, Any]] | None:
+        """What measures the worth of each edge of the latent graph; None for a system without edges to flip.
+
+        It takes a HeldOutScorer of the model, parameters [P], statistics [S], rows [n, *event_shape] and a seed, and
+        returns JSON-able values.
+        """
+        return None
 
     @property
     def has_regions(self) -> bool:

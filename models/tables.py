@@ -1,7 +1,7 @@
 """What a table of a paper is, as data: what to train, how to evaluate it, what the paper reports; and all by name."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import ml_collections
@@ -157,3 +157,9 @@ class Table:
 #: a table of seconds that only tests fill; it stands in no document
 TESTS = "graph_vae/tests"
 TABLES: Registry[Table] = Registry("table")
+
+
+def register_tables(tables: Iterable[Table]) -> None:
+    """Adds tables; raises ValueError for a name that is taken."""
+    for table in tables:
+        TABLES.register(table.name, table)

@@ -124,14 +124,6 @@ def _items(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tupl
 
 def differences(first: ml_collections.ConfigDict, second: ml_collections.ConfigDict) -> list[str]:
     """Returns one line for each setting in which two configs differ."""
-    lines = []
-    for name in sorted({*keys(first), *keys(second)}):
-        values = []
-        for config in (first, second):
-            node: Any = config
-            for part in name.split("."):
-                node = node.get(part, "(absent)") if hasattr(node, "get") else "(absent)"
-            values.append(node)
-        if values[0] != values[1]:
-            lines.append(f"{name}: {values[0]!r} / {values[1]!r}")
-    return lines
+    one, two = dict(_items(first)), dict(_items(second))
+    values = {name: (one.get(name, "(absent)"), two.get(name, "(absent)")) for name in sorted({*one, *two})}
+    return [f"{name}: {a!r} / {b!r}" for name, (a, b) in values.items() if a != b]

@@ -2,7 +2,7 @@
 
 from tfstruct.models.boltzmann_vae import presets, tables
 from tfstruct.models.registry import SYSTEMS, Analysis, SystemEntry
-from tfstruct.models.tables import TABLES
+from tfstruct.models.tables import register_tables
 
 
 def _load() -> type:
@@ -27,26 +27,25 @@ def _analyses() -> dict[str, Analysis]:
             analysis.analyse_temperatures,
             figures.draw_temperatures,
             subject,
-            images=20,
+            num_rows=20,
         ),
         "modes": Analysis(
             "the number of modes of posteriors and prior, and KL(mean field || posterior)",
             analysis.analyse_modes,
             figures.draw_modes,
             subject,
-            images=20,
+            num_rows=20,
         ),
         "sweeps": Analysis(
             "the bias of posterior chains after s hard sweeps, and of t relaxed ones",
             sweeps.analyse_sweeps,
             figures.draw_sweeps,
             subject,
-            images=20,
+            num_rows=20,
         ),
     }
 
 
 SYSTEMS.register("boltzmann_vae", SystemEntry(presets.base, _load, _analyses))
 presets.register()
-for _table in tables.all_tables():
-    TABLES.register(_table.name, _table)
+register_tables(tables.all_tables())

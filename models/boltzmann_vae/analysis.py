@@ -167,10 +167,10 @@ def analyse_temperatures(
         seed: of the chains.
 
     Returns:
-        `settings`; `reference`, for prior and posteriors, [B]; `curves`, see `temperature_curve`; `ratio`, temperatures
-        that the prior takes to the level for each that posteriors take, both from their biases, with `level` and
-        whether it is exact; its value None where one does not get there; `ratio_at_common_level`, the same for the
-        lowest standard deviation that both reach; `seconds`.
+        `level` as given; `reference`, for prior and posteriors, [B]; `curves`, see `temperature_curve`; `ratio`,
+        temperatures that the prior takes to the level for each that posteriors take, both from their biases, with
+        `level` and whether it is exact; its value None where one does not get there; `ratio_at_common_level`, the same
+        for the lowest standard deviation that both reach; `seconds`.
 
     Raises:
         ValueError: numbers that are too small or not ascending.
@@ -212,14 +212,7 @@ def analyse_temperatures(
         ratio = _ratio(num_temperatures, pair, level)
         common = _ratio(num_temperatures, pair, max(min(std) for std in pair))
     return {
-        "settings": {
-            "num_temperatures": num_temperatures,
-            "reference_temperatures": reference_temperatures,
-            "num_chains": num_chains,
-            "num_repeats": num_repeats,
-            "level": level,
-            "seed": seed,
-        },
+        "level": level,
         "reference": references,
         "curves": curves,
         "ratio": ratio,
@@ -336,7 +329,7 @@ def analyse_modes(
         seed: of the chains.
 
     Returns:
-        `settings`; `posterior`: `num_modes`, the share of the samples that lead to the best mode, `log_partition` with
+        `posterior`: `num_modes`, the share of the samples that lead to the best mode, `log_partition` with
         its standard error, `kl`, the divergence of the best mean field from the posterior in nats, [B] each, the
         `share_with_one_mode` and quantiles of the divergence; `prior`: the same of the prior, its modes' shares, and
         `by_num_starts`, see `modes_by_num_starts`; `seconds`.
@@ -347,14 +340,6 @@ def analyse_modes(
     require_at_least(2, chains=num_chains, prior_chains=prior_chains)
     require_at_least(1, reference_temperatures=reference_temperatures)
     start = time.monotonic()
-    settings = {
-        "num_chains": num_chains,
-        "prior_chains": prior_chains,
-        "reference_temperatures": reference_temperatures,
-        "tolerance": tolerance,
-        "distance": distance,
-        "seed": seed,
-    }
 
     def of(rbm: RestrictedBoltzmannMachine, count: int, purpose: int) -> tuple[dict[str, Any], np.ndarray]:
         samples = annealed(rbm, stream_key(seed, purpose), num_temperatures=reference_temperatures, num_chains=count)
@@ -383,4 +368,4 @@ def analyse_modes(
         prior, labels = of(machines.prior, prior_chains, 5)
         prior["share_of_modes"] = (np.bincount(labels[0]) / prior_chains).tolist()
         prior["by_num_starts"] = modes_by_num_starts(labels[0], seed)
-    return {"settings": settings, "posterior": posterior, "prior": prior, "seconds": time.monotonic() - start}
+    return {"posterior": posterior, "prior": prior, "seconds": time.monotonic() - start}

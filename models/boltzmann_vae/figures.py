@@ -100,7 +100,7 @@ def draw_temperatures(result: Mapping[str, Any]) -> Figure:
         reached = curve["reaches"]["num_temperatures"]
         if reached is not None:
             right.axvline(reached, color=color, linewidth=1.0, linestyle=":")
-    right.axhline(result["settings"]["level"], color="0.4", linewidth=1.0, linestyle="--")
+    right.axhline(result["level"], color="0.4", linewidth=1.0, linestyle="--")
     counts = next(iter(result["curves"].values()))["num_temperatures"]
     ticks = counts[:: -(-len(counts) // 7)]  # as many as have room
     left.set(ylabel="|log Z estimate - reference| (nats)")

@@ -331,16 +331,15 @@ def analyse_gradients(
         seed: of the noise.
 
     Returns:
-        `settings`; `steps`, those at which `curves[name]["kl"]` (nats, mean over the seeds, with `kl_std_err`) was
+        The problem; `steps`, those at which `curves[name]["kl"]` (nats, mean over the seeds, with `kl_std_err`) was
         written down; `gradient`, the exact one and `errors[name]` as of `gradient_error`; `seconds`.
 
     Raises:
         ValueError: numbers that are too small.
     """
-    settings = dict(locals())
-    for name in ("num_steps", "num_seeds", "num_samples"):
-        if settings[name] < 1:
-            raise ValueError(f"{name} must be at least 1, found {settings[name]}")
+    for name, number in {"num_steps": num_steps, "num_seeds": num_seeds, "num_samples": num_samples}.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, found {number}")
     if not learning_rate > 0.0:
         raise ValueError(f"learning_rate must be positive, found {learning_rate}")
     start = time.monotonic()
@@ -367,7 +366,9 @@ def analyse_gradients(
         )
     exact = divergence_gradient(COMPARED_AT)
     return {
-        "settings": settings | {"target_loc": TARGET_LOC, "target_precision": TARGET_PRECISION, "start": START},
+        "target_loc": TARGET_LOC,
+        "target_precision": TARGET_PRECISION,
+        "start": START,
         "steps": record,
         "curves": curves,
         "gradient": {

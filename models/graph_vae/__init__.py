@@ -2,7 +2,7 @@
 
 from tfstruct.models.graph_vae import presets, tables
 from tfstruct.models.registry import SYSTEMS, SystemEntry
-from tfstruct.models.tables import TABLES
+from tfstruct.models.tables import register_tables
 
 
 def _load() -> type:
@@ -13,5 +13,4 @@ def _load() -> type:
 
 SYSTEMS.register("graph_vae", SystemEntry(presets.base, _load, later=presets.LATER))
 presets.register()
-for _table in tables.all_tables():
-    TABLES.register(_table.name, _table)
+register_tables(tables.all_tables())

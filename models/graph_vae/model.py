@@ -9,6 +9,7 @@ References:
     Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, NIPS 2016.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,16 +22,15 @@ from tfstruct import random
 from tfstruct.distributions import adjacency as adjacency_lib
 from tfstruct.distributions.gated_gaussian_network import GatedGaussianNetwork
 from tfstruct.distributions.gaussian import GaussianParameters
-from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.inference.objectives import ImportanceTerms, free_bits_penalty
 from tfstruct.layers.flow import InverseAutoregressiveFlow
 from tfstruct.layers.grouped import flatten_last_two
 from tfstruct.layers.likelihood import make_likelihood
 from tfstruct.layers.mlp import MLP, BlockOptions, BottomUp, TopDown
-from tfstruct.models import settings
+from tfstruct.models import settings as settings_lib
+from tfstruct.models.graph_vae import structure
 from tfstruct.models.graph_vae.gates import EdgeGates
 from tfstruct.models.graph_vae.posterior import GraphPosterior
-from tfstruct.models.graph_vae.structure import LatentUse, edge_effects, undecided_flags
 from tfstruct.models.system import System
 
 
@@ -58,7 +58,7 @@ class GraphVAE(System):
     def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
         super().__init__(config, **kwargs)
         options = self.config.model
-        settings.check_graph_vae(self.config)
+        settings_lib.check_graph_vae(self.config)
         self.num_latents, self.num_nodes = options.num_latents, options.num_nodes
         self.node_dim = options.num_latents // options.num_nodes
         if len(options.adjacency):
@@ -99,7 +99,6 @@ class GraphVAE(System):
         self.decoder = MLP(options.decoder_units, dims, block_options, name="decoder")
         self.likelihood = make_likelihood(options.likelihood, dims, log_variance_floor=options.log_variance_floor)
         self.is_binary = self.likelihood.is_binary
-        self._latent_use: LatentUse | None = None
         self.gates = EdgeGates(
             self.adjacency,
             trainable=options.structure == "learned",
@@ -297,27 +296,24 @@ class GraphVAE(System):
 
     def structure_flags(self, report: Mapping[str, Any]) -> list[str]:
         """See System: gates that have not decided."""
-        return undecided_flags(report)
+        return structure.undecided_flags(report)
 
     def report(
         self, rows: np.ndarray, settings: Mapping[str, Any], prepared: Mapping[str, Any], *, seed: int = 0
     ) -> tuple[dict[str, Any], list[str]]:
         """See System: active units and rate of every node."""
         del prepared
-        if self._latent_use is None:
-            self._latent_use = LatentUse(self, batch_size=min(settings["batch_size"], len(rows)))
-        return self._latent_use(rows, seed=seed), []
+        return self._latent_use(rows, batch_size=settings["batch_size"], seed=seed), []
+
+    @functools.cached_property
+    def _latent_use(self) -> structure.LatentUse:
+        """Traced once for all weights."""
+        return structure.LatentUse(self)
 
     @property
-    def has_edges(self) -> bool:
+    def edge_effects(self) -> Callable[..., dict[str, Any]] | None:
         """See System."""
-        return bool(self.gates.edges)
-
-    def edge_effects(
-        self, scorer: HeldOutScorer, parameters: np.ndarray, statistics: np.ndarray, rows: np.ndarray, *, seed: int = 0
-    ) -> dict[str, Any]:
-        """See System."""
-        return edge_effects(scorer, parameters, statistics, rows, seed=seed)
+        return structure.edge_effects if self.gates.edges else None
 
     def diagnostics(self) -> dict[str, tf.Tensor]:
         """Gate means [E] of the possible edges, when they are learned."""

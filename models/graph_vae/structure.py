@@ -30,8 +30,8 @@ class LatentUse:
         Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, ICLR 2016, section 5 (active units).
     """
 
-    def __init__(self, model: "GraphVAE", *, batch_size: int) -> None:
-        self.model, self.batch_size = model, batch_size
+    def __init__(self, model: "GraphVAE") -> None:
+        self.model = model
         self._measure = tf.function(
             self._measure_batch,
             input_signature=[
@@ -45,7 +45,7 @@ class LatentUse:
         rates = self.model.node_rates(x, seed=row_keys, num_samples=_RATE_SAMPLES)
         return self.model.encode(x)["z_mean"], tf.reduce_sum(rates, axis=0)
 
-    def __call__(self, rows: np.ndarray, *, seed: int) -> dict[str, Any]:
+    def __call__(self, rows: np.ndarray, *, batch_size: int, seed: int) -> dict[str, Any]:
         """Measures the model's current weights on rows [n, *event_shape].
 
         Returns:
@@ -55,8 +55,8 @@ class LatentUse:
         """
         key = random.fold_in(random.fold_in(random.key(seed), random.DIAGNOSTICS), 0)
         means, rates = [], np.zeros(self.model.num_nodes)
-        for start in range(0, len(rows), self.batch_size):
-            x = np.asarray(rows[start : start + self.batch_size], np.float32)
+        for start in range(0, len(rows), batch_size):
+            x = np.asarray(rows[start : start + batch_size], np.float32)
             mean, rate = self._measure(tf.constant(x), random.fold_in(key, start + tf.range(len(x))))
             means.append(mean.numpy())
             rates += rate.numpy()

@@ -2,7 +2,7 @@
 
 from tfstruct.models.registry import SYSTEMS, Analysis, SystemEntry
 from tfstruct.models.sum_product_vae import presets, tables
-from tfstruct.models.tables import TABLES
+from tfstruct.models.tables import register_tables
 
 
 def _load() -> type:
@@ -43,5 +43,4 @@ def _analyses() -> dict[str, Analysis]:
 
 SYSTEMS.register("sum_product_vae", SystemEntry(presets.base, _load, _analyses, presets.LATER))
 presets.register()
-for _table in tables.all_tables():
-    TABLES.register(_table.name, _table)
+register_tables(tables.all_tables())

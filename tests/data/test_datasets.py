@@ -74,7 +74,9 @@ def test_unknown_splits_are_refused_with_the_names_there_are():
 
 
 def test_unknown_names_and_variants_are_refused_with_near_ones_and_all():
-    with pytest.raises(ValueError, match="unknown data set 'minst'; did you mean mnist.* There are .*mnist, .*file"):
+    with pytest.raises(
+        ValueError, match="unknown data set 'minst'; did you mean mnist.* There are binarized_mnist, cifar10, .*file"
+    ):
         data.load("minst", "dynamic")
     with pytest.raises(ValueError, match="unknown variant of the data set mnist 'dynamics'; did you mean dynamic"):
         data.load("mnist", "dynamics")

@@ -39,7 +39,7 @@ MISTAKES = [
     (["--analysis=gradients", "--workdir=RUN/boltzmann"], "the analysis gradients takes no run"),
     (
         ["--analysis=modes", "--workdir=RUN/boltzmann", "--set=num_chain=3"],
-        "unknown setting 'num_chain'; near it",
+        "unknown setting 'num_chain'; near it: num_chains",
     ),
     (
         ["--analysis=sweeps", "--workdir=RUN/boltzmann", "--set=hard_sweeps=1,b"],
@@ -110,14 +110,14 @@ def test_numbers_and_figure_are_written(results, name):
 def test_results_hold_what_was_asked_for(results):
     files = {name: json.loads((results[0] / f"out/{name}.json").read_text()) for name in CALLS}
     written = {name: file["results"] for name, file in files.items()}
-    assert written["gradients"]["settings"]["num_draws"] == 100
+    assert files["gradients"]["settings"]["num_draws"] == 100
     assert written["temperatures"]["curves"]["prior, uniform"]["num_temperatures"] == [1, 2]
     assert len(written["temperatures"]["reference"]["posterior"]["forward"]) == 3
     modes = written["modes"]
     assert len(modes["posterior"]["num_modes"]) == len(modes["posterior"]["kl"]) == 3
     assert modes["prior"]["by_num_starts"]["num_starts"] == [1, 2, 4]
     assert written["sweeps"]["hard"]["num_sweeps"] == [0, 2]
-    assert written["sweeps"]["settings"]["num_pairs"] == 9
+    assert written["sweeps"]["num_pairs"] == 9
     assert len(written["structure"]["regions"]) == 6
     assert files["latent_maps"]["run"]["split"] == "validation"
     inpainting = written["inpainting"]

@@ -63,7 +63,7 @@ def analyse(
             raise ValueError(f"the analysis {name} takes no run")
         return result | {"results": part.function(**settings)}
     values = evaluation_rows(run.data, part.split)
-    count = (min(part.images, len(values)) if rows is None else rows) or len(values)
+    count = (min(part.num_rows, len(values)) if rows is None else rows) or len(values)
     if count > len(values):
         raise ValueError(f"rows must be 0 (all) to {len(values)}, the size of the {part.split} split, found {count}")
     model = run.use(replica)

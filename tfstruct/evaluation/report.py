@@ -52,9 +52,11 @@ class TrainedRun:
                 f"checksum {self.weights.data_checksum[:12]}..., found {self.data.checksum[:12]}..."
             )
         self.model: System = registry.build(self.config)
-        functional = Functional(self.model)
-        for name, vector in (("parameters", functional.parameters), ("statistics", functional.statistics)):
-            require_layout(self.weights.layout[name], vector.describe(), str(self.folder.path))
+        self._functional = Functional(self.model)
+        for name in ("parameters", "statistics"):
+            layout = getattr(self._functional, name).describe()
+            require_layout(self.weights.layout[name], layout, str(self.folder.path))
+        self._started_from = self.folder.environment().get("starts_from") or {}
 
     @property
     def num_replicas(self) -> int:
@@ -64,13 +66,11 @@ class TrainedRun:
     @property
     def trained_on_validation(self) -> bool:
         """Whether the validation rows were trained on, here or in the run that this one started from."""
-        before = self.folder.environment().get("starts_from") or {}
-        return bool(self.config.data.use_validation or before.get("use_validation"))
+        return bool(self.config.data.use_validation or self._started_from.get("use_validation"))
 
     def training_flags(self, split: str) -> list[str]:
         """Returns what an evaluation of a split must say of the training, that of the run it started from included."""
-        before = self.folder.environment().get("starts_from") or {}
-        flags = sorted({*training_flags(self.config), *before.get("flags", [])})
+        flags = sorted({*training_flags(self.config), *self._started_from.get("flags", [])})
         if split == "validation" and self.trained_on_validation:
             flags.append("not held out: the validation rows were trained on")
         return flags
@@ -83,7 +83,7 @@ class TrainedRun:
         """
         if not 0 <= replica < self.num_replicas:
             raise ValueError(f"the run has replicas 0..{self.num_replicas - 1}, found {replica}")
-        Functional(self.model).assign(self.weights.parameters[replica], self.weights.statistics[replica])
+        self._functional.assign(self.weights.parameters[replica], self.weights.statistics[replica])
         return self.model
 
     def structure(self, replica: int = 0) -> dict[str, Any]:
@@ -92,10 +92,9 @@ class TrainedRun:
         `largest_gate_uncertainty_when_fixed` is there in the second of two phases, whose gates are exact zeros and
         ones.
         """
-        functional = Functional(self.model)
-        before = functional.parameters.values(), functional.statistics.values()
+        before = self._functional.parameters.values(), self._functional.statistics.values()
         report = self.use(replica).structure_report()
-        functional.assign(*before)
+        self._functional.assign(*before)
         fixed = self.weights.fixed_uncertainties
         return report if fixed is None else report | {"largest_gate_uncertainty_when_fixed": float(fixed[replica])}
 
@@ -157,7 +156,7 @@ def evaluate(
         tag = f"{data.name}_{data.variant}"
     stem = evaluation_stem(split, tag)
     _check_same_data(run.folder.path / f"{stem}.json", data)
-    if edges and not run.model.has_edges:
+    if edges and run.model.edge_effects is None:
         raise ValueError(f"edges must be those of a Graph VAE with possible edges, found a run of {run.config.preset}")
     options = evaluation_settings(run.config, overrides)
     num_samples = options.num_samples if num_samples is None else num_samples
@@ -171,6 +170,7 @@ def evaluate(
     if images < 0 or images > len(rows):
         raise ValueError(f"images must be 0 (all) to {len(rows)}, found {images}")
     rows = rows[:images] if images else rows
+    options.batch_size = batch_size  # what the system measures itself is bounded by it too
     start = time.monotonic()
     make_scorer = functools.partial(
         HeldOutScorer,

@@ -264,7 +264,7 @@ def test_the_bias_of_relaxed_sweeps_grows_with_their_number():
         num_pairs=10,
     )
     json.dumps(result, allow_nan=False)
-    assert result["settings"]["num_pairs"] == 10
+    assert result["num_pairs"] == 10
     one, three = result["relaxed"]["bias"]["marginals"]
     assert three > 1.3 * one > 0
     assert three > 3 * result["relaxed"]["noise_floor"]["marginals"][1]

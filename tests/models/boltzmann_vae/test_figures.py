@@ -32,7 +32,7 @@ def curve(scale, reached):
 
 def temperatures():
     curves = {"posterior, biases": curve(0.1, 9.0), "prior, biases": curve(1.0, None)}
-    return {"settings": {"level": 0.01}, "curves": curves}
+    return {"level": 0.01, "curves": curves}
 
 
 def modes(prior=True):

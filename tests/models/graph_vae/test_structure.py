@@ -133,7 +133,7 @@ def test_active_units_and_rates_of_nodes_are_the_twins(rng):
     bias[:, 1] = [0.7, 0.0, 0.0]
     small.assign(system, dict(zip(paths, (kernel, bias), strict=True)))
     rows = np.concatenate([IMAGES] * 200)
-    found = structure.LatentUse(system, batch_size=1_000)(rows, seed=3)
+    found = structure.LatentUse(system)(rows, batch_size=1_000, seed=3)
     twin = small.twin(system)
     variance = np.stack([twin.terms(x, np.zeros([3, 1])).z for x in IMAGES]).var(axis=0)
     assert found["active_units"] == (variance > 0.01).sum(axis=1).tolist()
@@ -143,4 +143,4 @@ def test_active_units_and_rates_of_nodes_are_the_twins(rng):
     rates = np.mean([twin.node_divergences(x, generator.normal(size=[3, 1])) for x in rows], axis=0)
     assert rates.min() > 0.05
     np.testing.assert_allclose(found["node_rates"], rates, rtol=0.04, atol=0.01)
-    assert structure.LatentUse(system, batch_size=7)(IMAGES, seed=3)["active_units"] == found["active_units"]
+    assert structure.LatentUse(system)(IMAGES, batch_size=7, seed=3)["active_units"] == found["active_units"]
