@@ -36,7 +36,7 @@ setup(
         "importlib_resources",  # tensorflow-datasets needs it and forgets to ask for it
         "numpy>=2.0,<2.4",  # TFP's Pad and SoftmaxCentered fail from 2.4 on
         "absl-py>=2.1",
-        "ml_collections>=1.0",
+        "pydantic>=2.10,<3",
         "scipy>=1.11",
         "filelock>=3.15",
         "tensorboard>=2.20",
@@ -51,6 +51,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.5",
             "ruff>=0.6",
+            "basedpyright>=1.31",
             "setuptools>=69",
             "wheel>=0.43",
             "tensorflow-serving-api>=2.21,<2.22",

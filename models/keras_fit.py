@@ -6,16 +6,15 @@ import warnings
 from typing import Any
 
 import keras
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from tfstruct import config as config_lib
 from tfstruct import random
 from tfstruct.data import variants
 from tfstruct.data.support import BINARY, INTEGERS, REAL, UNIT_INTERVAL, require_support
 from tfstruct.inference import objectives
-from tfstruct.models import registry, settings
+from tfstruct.models import registry
+from tfstruct.models.config import Config
 from tfstruct.schedules import Schedule
 
 
@@ -45,9 +44,9 @@ class KerasFit(keras.Model):
         **kwargs: of keras.Model.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
+    def __init__(self, config: Config, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.config = ml_collections.FrozenConfigDict(config)
+        self.config = config
         names = ("loss", "bound", "rate", "distortion")
         self._means = {name: keras.metrics.Mean(name=name) for name in names}
 
@@ -66,7 +65,12 @@ class KerasFit(keras.Model):
             ValueError: rows of another shape, values that the likelihood does not allow, or a config that trains in two
                 phases.
         """
-        settings.check_single_phase(self.config)
+        if self.config.training.structure_fraction:
+            raise ValueError(
+                f"training.structure_fraction={self.config.training.structure_fraction} fixes the structure and starts "
+                "all other weights anew in the middle of training, which Keras fit does not do; train with "
+                "tfstruct-train, or set training.structure_fraction=0.0"
+            )
         if self.initial_chains(1, random.key(0)):
             warnings.warn(
                 f"Keras fit starts the samplers of {self.config.preset} anew at every batch; tfstruct-train keeps "
@@ -117,11 +121,7 @@ class KerasFit(keras.Model):
                 `training.steps` and whose weights are averaged if the config says so. One that is given is used as it
                 is. Either way `optimizer.weight_decay` acts on the weights that the system names.
             **kwargs: of Keras' `compile`.
-
-        Raises:
-            ValueError: an objective whose gradient is biased for this model.
         """
-        settings.check_gradient(self.config)
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=self._own_optimizer() if optimizer is None else optimizer, **kwargs)
 
@@ -135,7 +135,7 @@ class KerasFit(keras.Model):
         options = self.config.optimizer
         averages = {"use_ema": True, "ema_momentum": options.ema_momentum} if options.ema_momentum else {}
         return keras.optimizers.Adam(
-            _Course(self._schedule("learning_rate_factor"), options.learning_rate),
+            _Course(self._schedule("learning_rate_factor"), options.learning_rate),  # pyright: ignore[reportArgumentType]
             beta_1=options.beta_1,
             beta_2=options.beta_2,
             epsilon=options.epsilon,
@@ -206,7 +206,7 @@ class KerasFit(keras.Model):
         return x, row_seeds, shared_seed
 
     def _schedule(self, name: str) -> Schedule:
-        return Schedule.from_config(self.config.schedules[name], self.config.training.steps)
+        return getattr(self.config.schedules, name).over(self.config.training.steps)
 
     def _scheduled(self, name: str, step: tf.Tensor) -> tf.Tensor:
         return self._schedule(name)(step)
@@ -215,13 +215,13 @@ class KerasFit(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` takes: the config as JSON, and the name."""
-        return {"config": config_lib.to_json(self.config), "name": self.name}
+        return {"config": self.config.to_json(), "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: object = None) -> "KerasFit":
         """Builds the model of `get_config`, with fresh weights."""
         del custom_objects
-        return registry.build(config_lib.from_json(config["config"]))
+        return registry.build(registry.parse_config(config["config"]))
 
     def export(self, filepath: str, *args, **kwargs) -> None:
         """Keras `export` of `call`, reconstructions at the posterior mean; `tfstruct-export` makes whole bundles."""

@@ -1,20 +1,19 @@
 """Presets: everything that decides a result, as data, by name."""
 
-import copy
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import ml_collections
-
-from tfstruct.config import apply_overrides, keys
+from tfstruct.models.config import Config
 from tfstruct.models.registry import SYSTEMS
-from tfstruct.registry import Registry, require_known
+from tfstruct.registry import Registry
+from tfstruct.settings import nested, read_overrides
 
-Settings = Mapping[str, Any]
+#: settings by dotted name; a group may be given as a whole
+Changes = Mapping[str, Any]
 
 #: makes training, evaluation and export those of a `tiny` preset: seconds, for tests
-SHORT: Settings = {
+SHORT: Changes = {
     "training.steps": 200,
     "training.batch_size": 32,
     "training.steps_per_call": 50,
@@ -36,81 +35,64 @@ class Preset(NamedTuple):
     Attributes:
         name: `<system>/<preset>`.
         description: what it trains on what.
-        base: returns the config that it changes.
-        settings: its changes by dotted name.
+        config: the class whose defaults it changes.
+        settings: its changes.
     """
 
     name: str
     description: str
-    base: Callable[[], ml_collections.ConfigDict]
-    settings: Settings
+    config: type[Config]
+    settings: Changes
 
-    def make(self) -> ml_collections.ConfigDict:
-        """Returns a fresh config; raises ValueError for a change of a setting that the base does not have."""
-        config = self.base()
-        config.preset, known = self.name, list(keys(config))
-        for name, value in self.settings.items():
-            *path, last = require_known(name, known, f"setting of {self.name}").split(".")
-            node = config
-            for part in path:
-                node = node[part]
-            node[last] = value
-        return config
+    def make(self) -> Config:
+        """Returns the config; raises ValueError for a setting that there is not, or a value that cannot be."""
+        try:
+            return self.config.parse({"preset": self.name} | nested(self.settings))
+        except ValueError as error:
+            raise ValueError(f"preset {self.name}: {error}") from None
 
 
 PRESETS: Registry[Preset] = Registry("preset")
 
 
-def register_preset(
-    name: str, description: str, base: Callable[[], ml_collections.ConfigDict], *settings: Settings
-) -> Preset:
-    """Adds a preset of settings by dotted name, later ones before earlier ones; raises ValueError for a name taken."""
-    return PRESETS.register(name, Preset(name, description, base, dict(ChainMap(*reversed(settings)))))
+def register_preset(name: str, description: str, base: type[Config] | Preset, *settings: Changes) -> Preset:
+    """Adds a preset that changes the defaults of a class, or another preset.
+
+    Args:
+        name: `<system>/<preset>`.
+        description: what it trains on what.
+        base: what is changed.
+        *settings: the changes, the later ones before the earlier.
+
+    Raises:
+        ValueError: a name that is taken.
+    """
+    if isinstance(base, Preset):
+        base, settings = base.config, (base.settings, *settings)
+    return PRESETS.register(name, Preset(name, description, base, dict(ChainMap(*map(dict, reversed(settings))))))
 
 
-def get(name: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
+def get(name: str, overrides: Iterable[str] = ()) -> Config:
     """Returns a preset's config with `key=value` overrides applied.
 
     Raises:
-        ValueError: an unknown preset or key (the near names are listed), or a value of another type.
+        ValueError: an unknown preset or key (the near names are listed), or a value that cannot be.
     """
     config = PRESETS[name].make()
-    if isinstance(overrides, (str, Mapping)):
-        raise ValueError(f"overrides are a list of 'key=value' strings, found {overrides!r}")
-    overrides = list(overrides)
+    overrides = overrides if isinstance(overrides, (str, Mapping)) else list(overrides)
     _refuse_settings_of_other_systems(config, overrides)
-    apply_overrides(config, overrides)
-    if config.data.name == "file" and not any(override.startswith("data.event_shape=") for override in overrides):
-        config.data.event_shape = ()  # the file's own
-    return config
+    changes = read_overrides(config, overrides)
+    if changes.get("data.name", config.data.name) == "file":
+        changes.setdefault("data.event_shape", ())  # the file's own
+    return config.replace(changes)
 
 
-def _refuse_settings_of_other_systems(config: ml_collections.ConfigDict, overrides: Iterable[str]) -> None:
+def _refuse_settings_of_other_systems(config: Config, overrides: Iterable[str]) -> None:
     """Raises ValueError that says whose setting it is, where a near name would only mislead."""
-    known = set(keys(config))
+    known = set(config.names())
     for override in overrides:
         name = override.partition("=")[0]
         if name not in known:
-            systems = [system for system, entry in SYSTEMS.items() if name in keys(entry.base())]
+            systems = [system for system, entry in SYSTEMS.items() if name in entry.config.parse({}).names()]
             if systems:
                 raise ValueError(f"{name} is a setting of {', '.join(systems)}, and {config.preset} is {config.system}")
-
-
-# Settings that configs of older versions lack, at values that mean what was done then; more are their system's.
-_LATER = {
-    "data.train_images": 0,
-    "data.use_validation": False,
-    "optimizer.weight_decay": 0.0,
-    "optimizer.ema_momentum": 0.0,
-    "training.initial_weights": "",
-    "training.structure_fraction": 0.0,
-}
-
-
-def with_defaults(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Adds in place what a config written by an older version lacks, at values that mean what was done then."""
-    for name, value in (_LATER | dict(SYSTEMS[config.system].later)).items():
-        group, last = name.split(".")
-        if last not in config[group]:
-            config[group][last] = copy.deepcopy(value)
-    return config

@@ -1,13 +1,12 @@
 """Systems by name: what a config names, and how it is built."""
 
 import contextlib
+import json
 import random as python_random
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import ml_collections
-
+from tfstruct.models.config import SCHEMA_VERSION, Config
 from tfstruct.registry import Registry
 
 if TYPE_CHECKING:
@@ -44,22 +43,36 @@ class SystemEntry(NamedTuple):
     """A system as it is registered.
 
     Attributes:
-        base: returns the config that its presets vary.
+        config: the class of its configs.
         load: returns the class, importing what it needs; called when the first model is built.
         analyses: returns what `tfstruct-analyse` offers for it, by name, importing what it needs.
-        later: settings that configs of older versions lack, by dotted name, at values that mean what was done then.
     """
 
-    base: Callable[[], ml_collections.ConfigDict]
+    config: type[Config]
     load: "Callable[[], type[System]]"
     analyses: Callable[[], Mapping[str, Analysis]] = dict
-    later: Mapping[str, Any] = MappingProxyType({})
 
 
 SYSTEMS: Registry[SystemEntry] = Registry("system")
 
 
-def build(config: ml_collections.ConfigDict, *, seed: int = 0) -> "System":
+def parse_config(text: str) -> Config:
+    """Reads the JSON text of a config, also of an older version; what it lacks has its defaults.
+
+    Raises:
+        ValueError: no JSON, a newer schema, an unknown system, or settings that cannot be.
+    """
+    try:
+        values = json.loads(text)
+        system, version = values["system"], values.pop("schema_version", 0)
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise ValueError(f"a config is a JSON object with a system: {error!r}") from None
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"schema_version must be at most {SCHEMA_VERSION} for this version, found {version}")
+    return SYSTEMS[system].config.parse(values)
+
+
+def build(config: Config, *, seed: int = 0) -> "System":
     """Builds the system that a config names, with all its weights, initialised by `seed` alone.
 
     Raises:

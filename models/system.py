@@ -6,16 +6,18 @@ from types import MappingProxyType
 from typing import Any
 
 import keras
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
-from tfstruct.data.support import BINARY, REAL
+from tfstruct.data.support import BINARY
+from tfstruct.distributions.pixels import Pixels
 from tfstruct.distributions.sum_product_circuit import SumProductCircuit
 from tfstruct.inference import likelihood, objectives
 from tfstruct.inference.likelihood import LikelihoodEstimate
-from tfstruct.inference.objectives import ImportanceTerms, Objective
+from tfstruct.inference.objectives import Draws, ImportanceTerms, Objective
+from tfstruct.layers.likelihood import Likelihood
+from tfstruct.models.config import Config, Evaluation
 from tfstruct.models.keras_fit import KerasFit
 
 
@@ -26,11 +28,11 @@ class System(KerasFit, abc.ABC):
     A `seed` is one key [2], or one key per row [B, 2]; rows with keys of their own do not depend on their batch.
     """
 
-    #: names of the scheduled quantities that `importance_terms` takes while training
+    #: names of the scheduled quantities that `terms` takes while training
     scheduled: tuple[str, ...] = ()
-    #: whether observations must be zeros and ones
-    is_binary: bool = False
-    #: whether `importance_terms` takes `observed`, and the system has `inpaint`
+    #: p(x | z): where observations lie, and what they are divided by to lie in [0, 1]
+    likelihood: Likelihood | Pixels
+    #: whether `terms` takes `observed`, and the system has `inpaint`
     allows_missing: bool = False
     #: what each question about the model gets for an answer: `exact`, `bound` or `estimate`; for cards
     exactness: Mapping[str, str] = MappingProxyType({})
@@ -40,35 +42,26 @@ class System(KerasFit, abc.ABC):
     is_conditional: bool = False
     #: of a conditional system, the shapes of x_1 and x_2, which follow one another along the first axis of x
     part_shapes: tuple[tuple[int, ...], ...] = ()
+    #: nats of each latent below which its rate costs nothing while training, over the mean rate of a batch
+    free_bits: float = 0.0
     #: what evaluation takes for that which training relaxes
     evaluated_as: str = "moving averages of batch normalisation"
 
-    def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
+    def __init__(self, config: Config, **kwargs) -> None:
         super().__init__(config, **kwargs)
-        self.event_shape = tuple(config.data.event_shape)
+        self.event_shape = config.data.event_shape
 
     @abc.abstractmethod
-    def importance_terms(
-        self,
-        x: tf.Tensor,
-        *,
-        seed: tf.Tensor,
-        num_samples: int,
-        training: bool = False,
-        path_derivative: bool = False,
-        shared_seed: tf.Tensor | None = None,
-        **scheduled: tf.Tensor,
-    ) -> ImportanceTerms:
+    def build(self, input_shape: object = None) -> None:
+        """Makes all weights; the event's shape is known from the config."""
+
+    @abc.abstractmethod
+    def terms(self, x: tf.Tensor, draws: Draws) -> ImportanceTerms:
         """Draws K samples of q(z | x) and returns their terms, each [K, B], or [K, B, L] of the leaves of a circuit.
 
         Args:
             x: observations [B, *event_shape].
-            seed: key(s) of the draws that belong to rows.
-            num_samples: K.
-            training: batch statistics and relaxed discrete quantities instead of their evaluation forms.
-            path_derivative: also return log q with a gradient through z alone.
-            shared_seed: key [2] of the draws that all rows share; needed while training.
-            **scheduled: current values of the quantities named in `scheduled`.
+            draws: what is asked for.
         """
 
     @abc.abstractmethod
@@ -113,24 +106,24 @@ class System(KerasFit, abc.ABC):
     def initial_chains(self, num_rows: int, key: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the first states of samplers that persist for every training row, each [num_rows, K, ...].
 
-        A system that has some takes those of a batch as `chains`, [K, B, ...], in `importance_terms` while training,
+        A system that has some takes those of a batch as `Draws.chains`, [K, B, ...], while training,
         and returns their new states in its terms.
         """
         del num_rows, key
         return {}
 
-    def prepare_evaluation(self, settings: Mapping[str, Any], *, seed: int = 0) -> dict[str, Any]:
+    def prepare_evaluation(self, settings: Any, *, seed: int = 0) -> dict[str, Any]:
         """Computes what evaluation needs of the current weights and training does not; returns what to report of it.
 
         Args:
-            settings: a config node (`evaluation`, `training.validation_annealing`).
+            settings: a group of settings (`evaluation`, `training.validation`).
             seed: of whatever is drawn.
         """
         del settings, seed
         return {}
 
-    def terms_options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns arguments of `importance_terms` in evaluation, from a config node (`evaluation`, `export`, ...)."""
+    def terms_options(self, settings: Any) -> dict[str, Any]:
+        """Returns options of `Draws` in evaluation, from the settings `evaluation`, `export`, ..."""
         del settings
         return {}
 
@@ -144,13 +137,13 @@ class System(KerasFit, abc.ABC):
         return []
 
     def report(
-        self, rows: np.ndarray, settings: Mapping[str, Any], prepared: Mapping[str, Any], *, seed: int = 0
+        self, rows: np.ndarray, settings: Evaluation, prepared: Mapping[str, Any], *, seed: int = 0
     ) -> tuple[dict[str, Any], list[str]]:
         """Returns what else an evaluation reports of the current weights, as JSON-able values, and its flags.
 
         Args:
             rows: the observations that are scored, [n, *event_shape].
-            settings: the config node `evaluation`.
+            settings: of the evaluation.
             prepared: what `prepare_evaluation` has returned.
             seed: of whatever is drawn.
         """
@@ -178,12 +171,23 @@ class System(KerasFit, abc.ABC):
     @property
     def support(self) -> str:
         """Where observations lie, one of tfstruct.data.support."""
-        return BINARY if self.is_binary else REAL
+        return self.likelihood.support
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether observations must be zeros and ones."""
+        return self.support == BINARY
 
     @property
     def observation_scale(self) -> float:
         """What observations are divided by to lie in [0, 1]."""
-        return 1.0
+        return self.likelihood.scale
+
+    def pixel_means(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the mean of every pixel of stored rows [n, *event_shape] on the scale [0, 1], float64 [X]."""
+        is_intensity = rows.dtype.kind in "iu" and self.train_transform != "cast"
+        scale = 255.0 if is_intensity else self.observation_scale
+        return np.mean(rows, axis=0, dtype=np.float64).reshape(-1) / scale
 
     @property
     def circuit(self) -> SumProductCircuit | None:
@@ -213,17 +217,16 @@ class System(KerasFit, abc.ABC):
     ) -> Objective:
         """The configured objective of a batch: the one definition behind every way of training."""
         options, path = self.config.objective, self.uses_path_gradient
-        persistent = {"chains": chains} if chains else {}
-        terms = self.importance_terms(
-            x,
-            seed=seed,
-            num_samples=options.num_samples,
+        draws = Draws(
+            seed,
+            options.num_samples,
             training=training,
-            path_derivative=path,
+            path=path,
             shared_seed=shared_seed,
-            **scheduled,
-            **persistent,
+            scheduled=scheduled,
+            chains=chains or {},
         )
+        terms = self.terms(x, draws)
         return objectives.get(options.name)(terms, kl_weight, path=path)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -238,6 +241,7 @@ class System(KerasFit, abc.ABC):
         num_samples: int,
         chunk: int,
         by_leaf: bool = False,
+        observed: tf.Tensor | None = None,
         **options: Any,
     ) -> LikelihoodEstimate:
         """Estimates log p(x) of observations [B, *event_shape] from K importance samples.
@@ -248,11 +252,11 @@ class System(KerasFit, abc.ABC):
             num_samples: K.
             chunk: samples computed at once, at most K.
             by_leaf: return the estimates of the leaves of a circuit, [B, L].
-            **options: of `importance_terms` in evaluation, as `terms_options` gives them; `observed` of systems that
-                take it.
+            observed: see Draws.
+            **options: as `terms_options` gives them.
         """
         return likelihood.estimate(
-            lambda draws: self.importance_terms(x, seed=draws, num_samples=chunk, **options),
+            lambda seed: self.terms(x, Draws(seed, chunk, observed=observed, options=options)),
             keys,
             num_samples=num_samples,
             chunk=chunk,

@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import ml_collections
-
 from tfstruct.models import presets
+from tfstruct.models.config import Config
 from tfstruct.registry import Registry, require_known
 
 #: metrics of an evaluation that a table may show: heading, decimal places
@@ -92,7 +91,7 @@ class Row:
     curve: tuple[str, float] | None = None
     missing: str = ""
 
-    def config(self) -> ml_collections.ConfigDict:
+    def config(self) -> Config:
         """The config of a run, without its seed."""
         return presets.get(self.preset, self.overrides)
 

@@ -51,7 +51,7 @@ settings = {
     "data.name": "dice", "data.variant": "static", "data.event_shape": (3, 4), "training.compiler": "graph",
     "training.steps": 2, "training.steps_per_call": 2, "training.validate_every": 2, "training.batch_size": 8,
 }
-register_preset("graph_vae/dice", "Thrown dice.", PRESETS["graph_vae/tiny"].make, settings)
+register_preset("graph_vae/dice", "Thrown dice.", PRESETS["graph_vae/tiny"], settings)
 """
 
 

@@ -45,6 +45,14 @@ def test_documents_are_written_from_the_results(tmp_path):
     assert documents.findings(named, results) == (RESULTS / "FINDINGS.md").read_text(encoding="utf-8")
     assert documents.all_results(named, results) == (CHECKOUT / "docs/results.md").read_text(encoding="utf-8")
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    render = lambda name: documents.table_to_markdown(tables.TABLES[name], results[name], is_brief=True)  # noqa: E731
-    assert documents.filled(readme, render) == readme
-    assert readme.count("<!-- results:") == 5
+    assert documents.filled(readme, lambda name: documents.readme_part(name, results, CHECKOUT)) == readme
+    assert readme.count("<!-- results:") == 6
+
+
+def test_every_bundle_of_the_checkout_stands_in_the_readme_with_its_score():
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    cards = [files.read_json(path) for path in (CHECKOUT / "saved_models").glob("*/*/*/card.json")]
+    assert len(cards) >= 2
+    for card in cards:
+        assert f"`{card['preset']}` |" in readme
+        assert f" {card['metrics']['log_likelihood']:.2f} (" in readme

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfstruct.schedules import Schedule
+from tfstruct.models import presets
+from tfstruct.schedules import Schedule, course
 
 FRACTIONS = (0.0, 0.3, 0.7, 1.0)
 VALUES = (1.0, 4.0, 0.25, 0.5)
@@ -68,9 +69,10 @@ def test_a_kl_weight_may_start_at_zero():
     assert float(Schedule((0.0, 1.0), (0.0, 1.0), "linear", 4)(tf.constant(1))) == 0.25
 
 
-def test_from_config_reads_the_three_fields():
-    config = {"fractions": [0.0, 1.0], "values": [1.0, 0.0], "interpolation": "linear"}
-    assert Schedule.from_config(config, 8) == Schedule((0.0, 1.0), (1.0, 0.0), "linear", 8)
+def test_a_course_is_a_schedule_over_so_many_steps_and_is_checked():
+    assert course(1.0, (1.0, 0.0)).over(8) == Schedule((0.0, 1.0), (1.0, 0.0), "linear", 8)
+    with pytest.raises(ValueError, match="schedules.kl_weight: fractions must rise"):
+        presets.get("vae/tiny", ["schedules.kl_weight.fractions=(0.0,0.0)", "schedules.kl_weight.values=(1.0,1.0)"])
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 `tfstruct.load` opens an exported model, one of `tfstruct.list_models()` or a folder, and needs TensorFlow alone; the
 models and trainers that made it live in `tfstruct.models` and `tfstruct.trainers` and are imported only when asked for.
+`tfstruct.load_run` gives the trained Keras model of a run, and `tfstruct.export` writes any trained model as a bundle.
 """
 
 import importlib
 from typing import Any
 
-__all__ = ["LoadedModel", "__version__", "data", "list_models", "load", "models"]
+__all__ = ["LoadedModel", "__version__", "data", "export", "list_models", "load", "load_run", "models"]
 __version__ = "0.1.0"
 
 
@@ -17,6 +18,14 @@ def __getattr__(name: str) -> Any:
         from tfstruct.serving import client
 
         return getattr(client, name)
+    if name == "export":
+        from tfstruct.serving import bundle
+
+        return bundle.export_model
+    if name == "load_run":
+        from tfstruct.evaluation import report
+
+        return report.load_run
     if name in ("data", "models"):
         return importlib.import_module(f"tfstruct.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -53,7 +53,7 @@ def replacing(path: PathLike) -> Iterator[BinaryIO]:
         reason = f"cannot write {path.name}: {error.strerror or error}; what was there before is intact"
         raise OSError(error.errno, reason, str(path)) from error
     finally:
-        if file is not None:
+        if file is not None and temporary is not None:
             with contextlib.suppress(OSError):  # closing flushes, which fails once more on a full disk
                 file.close()
             with contextlib.suppress(OSError):

@@ -2,26 +2,37 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Literal, get_args
 
 import tensorflow as tf
+from pydantic import Field, model_validator
 
-INTERPOLATIONS = ("linear", "geometric", "cosine", "constant")
+from tfstruct.settings import Fraction, Settings
 
-
-def course(value: float, *later: tuple[float, float], interpolation: str = "linear") -> dict[str, Any]:
-    """Returns a schedule as config data: a first value, then (fraction, value) of every later knot."""
-    knots = ((0.0, value), *later)
-    return {
-        "fractions": tuple(float(fraction) for fraction, _ in knots),
-        "values": tuple(float(value) for _, value in knots),
-        "interpolation": interpolation,
-    }
+Interpolation = Literal["linear", "geometric", "cosine", "constant"]
 
 
-def changes(name: str, schedule: dict[str, Any]) -> dict[str, Any]:
-    """Returns a schedule as changes of the settings below a dotted name."""
-    return {f"{name}.{key}": value for key, value in schedule.items()}
+class Course(Settings):
+    """A schedule as settings; see Schedule for what they mean."""
+
+    fractions: tuple[Fraction, ...] = Field(default=(0.0,), description="of training, at which values are given")
+    values: tuple[float, ...] = Field(default=(1.0,), description="at those fractions")
+    interpolation: Interpolation = Field(default="linear", description="between them")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Course":
+        self.over(1)
+        return self
+
+    def over(self, total_steps: int) -> "Schedule":
+        """Returns the schedule of so many steps."""
+        return Schedule(self.fractions, self.values, self.interpolation, total_steps)
+
+
+def course(value: float, *later: tuple[float, float], interpolation: Interpolation = "linear") -> Course:
+    """Returns a schedule as settings: a first value, then (fraction, value) of every later knot."""
+    fractions, values = zip((0.0, value), *later, strict=True)
+    return Course(fractions=fractions, values=values, interpolation=interpolation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +61,13 @@ class Schedule:
             or any(later <= earlier for earlier, later in zip(self.fractions, self.fractions[1:], strict=False))
         ):
             raise ValueError(f"fractions must rise from 0 to at most 1, found {self.fractions}")
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, found {self.interpolation!r}")
+        if self.interpolation not in get_args(Interpolation):
+            names = ", ".join(get_args(Interpolation))
+            raise ValueError(f"interpolation must be one of {names}, found {self.interpolation!r}")
         if self.interpolation == "geometric" and min(self.values) <= 0:
             raise ValueError(f"a geometric schedule needs positive values, found {self.values}")
         if self.total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, found {self.total_steps}")
-
-    @classmethod
-    def from_config(cls, config: Any, total_steps: int) -> "Schedule":
-        """Reads {fractions, values, interpolation} from a config node."""
-        return cls(tuple(config["fractions"]), tuple(config["values"]), config["interpolation"], int(total_steps))
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Returns the float32 value at an integer step (scalar)."""

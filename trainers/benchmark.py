@@ -9,11 +9,16 @@ a Boltzmann VAE's prior and of one posterior, as the evaluation does it.
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
 from tfstruct.trainers import entry
+
+if TYPE_CHECKING:
+    from tfstruct.data.datasets import Dataset
+    from tfstruct.models.config import Config
 
 _PRESET = flags.DEFINE_string("preset", "graph_vae/mnist", "Name of a preset.")
 _SET = flags.DEFINE_multi_string("set", [], "Changes a setting: key=value.")
@@ -63,7 +68,7 @@ def main() -> None:
         )
 
 
-def _make_loop(config: object, data: object, compiler: str, replicas: int) -> Callable[[], object]:
+def _make_loop(config: "Config", data: "Dataset", compiler: str, replicas: int) -> Callable[[], object]:
     """What runs one round of steps of the training loop."""
     import tensorflow as tf
 
@@ -86,10 +91,10 @@ def _make_loop(config: object, data: object, compiler: str, replicas: int) -> Ca
     return lambda: loop(state, 0, resident, batch_indices(list(range(replicas)), 0, steps, batch, num_rows))
 
 
-def _against(config: object, data: object) -> dict[str, Callable[[], Callable[[], object]]]:
+def _against(config: "Config", data: "Dataset") -> dict[str, Callable[[], Callable[[], object]]]:
     """The training loop of the preset, and of the preset with each of the other settings."""
     from tfstruct.models import presets
-    from tfstruct.training.settings import resolve_compiler
+    from tfstruct.training.loop import resolve_compiler
 
     configs = {config.preset: config}
     for text in _AGAINST.value:
@@ -99,22 +104,23 @@ def _against(config: object, data: object) -> dict[str, Callable[[], Callable[[]
             continue
         configs[text] = presets.get(first, [*_SET.value, *rest])
         for name in ("name", "variant", "event_shape"):
-            if configs[text].data[name] != config.data[name]:
+            own, other = getattr(config.data, name), getattr(configs[text].data, name)
+            if own != other:
                 raise ValueError(
-                    f"--against={text} has data.{name}={configs[text].data[name]}, {config.preset} has "
-                    f"{config.data[name]}: their steps do not compare"
+                    f"--against={text} has data.{name}={other}, {config.preset} has {own}: their steps do not compare"
                 )
     return {name: lambda one=one: _make_loop(one, data, resolve_compiler(one), 1) for name, one in configs.items()}
 
 
-def _time_log_partition(config: object) -> None:
+def _time_log_partition(config: "Config") -> None:
     """Prints the seconds that log Z takes of a machine of the prior's size with random weights."""
     import tensorflow as tf
 
     from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
     from tfstruct.inference import log_partition
+    from tfstruct.models.boltzmann_vae.config import Config as BoltzmannConfig
 
-    if config.system != "boltzmann_vae":
+    if not isinstance(config, BoltzmannConfig):
         raise ValueError(f"--log_partition is for Boltzmann VAEs, found --preset={config.preset}")
     sizes = config.model.num_units_1, config.model.num_units_2
     generator, settings = np.random.default_rng(0), config.evaluation
@@ -143,12 +149,11 @@ def _time_log_partition(config: object) -> None:
         )
 
 
-def _ways(config: object, data: object) -> dict[str, Callable[[], Callable[[], object]]]:
+def _ways(config: "Config", data: "Dataset") -> dict[str, Callable[[], Callable[[], object]]]:
     """The ways of training by name: each makes what runs one round of steps."""
     import keras
     import tensorflow as tf
 
-    from tfstruct import config as config_lib
     from tfstruct import random
     from tfstruct.data.pipeline import batch_indices
     from tfstruct.models import registry
@@ -182,9 +187,8 @@ def _ways(config: object, data: object) -> dict[str, Callable[[], Callable[[], o
         return run
 
     def make_fit(jit_compile: bool) -> Callable[[], object]:
-        single_phase = config_lib.copy(config)
-        single_phase.training.structure_fraction = 0.0  # Keras fit knows one phase; a step costs the same
-        model = registry.build(single_phase)
+        # Keras fit knows one phase; a step costs the same.
+        model = registry.build(config.replace({"training.structure_fraction": 0.0}))
         model.adapt(data.train)
         model.compile(keras.optimizers.Adam(config.optimizer.learning_rate), jit_compile=jit_compile)
         x = data.train[: steps * batch]

@@ -52,7 +52,11 @@ def _import_tensorflow() -> None:
 def _print_help(main: Callable[[], None]) -> None:
     """Prints what a program does and its flags; absl shows those of the script that started it, which has none."""
     module = sys.modules[main.__module__]
-    print(module.__doc__.strip(), *(flags.FLAGS.module_help(name) for name in (module.__name__, __name__)), sep="\n\n")
+    print(
+        (module.__doc__ or "").strip(),
+        *(flags.FLAGS.module_help(name) for name in (module.__name__, __name__)),
+        sep="\n\n",
+    )
 
 
 def run(main: Callable[[], None]) -> None:

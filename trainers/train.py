@@ -13,6 +13,7 @@ _STRATEGY = flags.DEFINE_enum("strategy", "auto", ["auto", "none", "mirrored"], 
 _RESUME = flags.DEFINE_enum("resume", "auto", ["auto", "never", "must"], "What to do with an earlier run.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
 _DATA_FILE = flags.DEFINE_string("data_file", None, "Train on a .npz or .npy file instead of the preset's data.")
+_LIST_SETTINGS = flags.DEFINE_bool("list_settings", False, "Print all settings of the preset, and end.")
 _LIST = flags.DEFINE_bool("list_presets", False, "Print the presets and their descriptions, and end.")
 
 
@@ -24,7 +25,8 @@ def main() -> None:
         for name in presets.PRESETS:
             print(f"{name:26} {presets.PRESETS[name].description}")
         return
-    if _PRESET.value is None or _WORKDIR.value is None:
+    workdir = _WORKDIR.value
+    if _PRESET.value is None or (workdir is None and not _LIST_SETTINGS.value):
         raise ValueError("--preset and --workdir are needed; --list_presets shows the presets")
     overrides = list(_SET.value)
     if _SEED.value is not None:
@@ -37,16 +39,20 @@ def main() -> None:
             file_overrides.append("data.variant=none")
         overrides = file_overrides + overrides
     config = presets.get(_PRESET.value, overrides)
+    if _LIST_SETTINGS.value or workdir is None:
+        for name, value, about in config.help():
+            print(f"{f'{name}={value!r}':60} {about}".rstrip())
+        return
 
     from tfstruct.training import run
 
-    result = run.train(config, _WORKDIR.value, strategy=_STRATEGY.value, resume=_RESUME.value, data_dir=_DATA_DIR.value)
+    result = run.train(config, workdir, strategy=_STRATEGY.value, resume=_RESUME.value, data_dir=_DATA_DIR.value)
     bounds = ", ".join(f"{bound:.2f}" for bound in result.best.bounds)
     samples = config.training.validation_samples
     what = "best validation log-likelihood"
     if config.data.use_validation:
         what = "log-likelihood of validation rows, which were trained on,"
-    print(f"{_WORKDIR.value}: step {result.step}, {what} {bounds} nats (K={samples})")
+    print(f"{workdir}: step {result.step}, {what} {bounds} nats (K={samples})")
     if result.steps_per_second > 0:  # NaN when there was no call but the first, which compiles
         print(f"{result.steps_per_second:.1f} steps/s after compilation, {result.seconds:.0f} s in all")
 

@@ -1,6 +1,7 @@
 """Boltzmann VAEs: binary latents with an RBM prior and an RBM or a directed posterior (DVAE##)."""
 
 from tfstruct.models.boltzmann_vae import presets, tables
+from tfstruct.models.boltzmann_vae.config import Config
 from tfstruct.models.registry import SYSTEMS, Analysis, SystemEntry
 from tfstruct.models.tables import register_tables
 
@@ -46,6 +47,6 @@ def _analyses() -> dict[str, Analysis]:
     }
 
 
-SYSTEMS.register("boltzmann_vae", SystemEntry(presets.base, _load, _analyses))
+SYSTEMS.register("boltzmann_vae", SystemEntry(Config, _load, _analyses))
 presets.register()
 register_tables(tables.all_tables())

@@ -192,8 +192,9 @@ def analyse_temperatures(
     found = reference_log_partition(
         rbm, num_temperatures=reference_temperatures, num_chains=num_chains * num_repeats, seed=seed
     )
-    options = {"num_chains": num_chains, "num_repeats": num_repeats, "seed": seed}
-    estimates = log_partition_estimates(rbm, num_temperatures, **options)
+    estimates = log_partition_estimates(
+        rbm, num_temperatures, num_chains=num_chains, num_repeats=num_repeats, seed=seed
+    )
     references, curves = {}, {}
     for name, place in places.items():
         references[name] = {key: value[place].tolist() for key, value in found.items()}
@@ -202,7 +203,9 @@ def analyse_temperatures(
             estimates[..., place], found["forward"][place], num_temperatures, level
         )
     if machines.prior is not None:
-        uniform = log_partition_estimates(machines.prior, num_temperatures, base="uniform", **options)
+        uniform = log_partition_estimates(
+            machines.prior, num_temperatures, num_chains=num_chains, num_repeats=num_repeats, seed=seed, base="uniform"
+        )
         curves["prior, uniform"] = temperature_curve(
             uniform, found["forward"][places["prior"]], num_temperatures, level
         )

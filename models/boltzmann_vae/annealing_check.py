@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfstruct import random
 from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
 from tfstruct.inference import annealing
+from tfstruct.models.boltzmann_vae.config import Evaluation
 
 if TYPE_CHECKING:
     from tfstruct.models.boltzmann_vae.model import BoltzmannVAE
@@ -25,7 +26,7 @@ _SIGMAS = 5.0
 
 
 def check(
-    model: "BoltzmannVAE", rows: np.ndarray, settings: Mapping[str, Any], prepared: Mapping[str, Any], *, seed: int = 0
+    model: "BoltzmannVAE", rows: np.ndarray, settings: Evaluation, prepared: Mapping[str, Any], *, seed: int = 0
 ) -> tuple[dict[str, Any], list[str]]:
     """Compares bases of annealing the prior and, if they are machines, the posteriors of the first 20 rows.
 
@@ -47,8 +48,8 @@ def check(
         other = _log_partition(
             model.prior.machine(),
             random.fold_in(key, 0),
-            num_temperatures=settings["prior_temperatures"],
-            num_chains=max(settings["prior_chains"] // 4, 2),
+            num_temperatures=settings.prior_temperatures,
+            num_chains=max(settings.prior_chains // 4, 2),
             base="fields",
         )
         used = np.array([prepared["prior_log_partition"], prepared["prior_log_partition_std_err"]])
@@ -60,7 +61,7 @@ def check(
                 "estimate in use misses modes, and log-likelihoods are that much too high"
             )
     if model.config.model.posterior == "rbm":
-        temperatures = settings["posterior_temperatures"]
+        temperatures = settings.posterior_temperatures
         posteriors = model.machine(tf.constant(rows[:_IMAGES], tf.float32))
         pairs = [
             _log_partition(

@@ -140,7 +140,7 @@ def draw_modes(result: Mapping[str, Any]) -> Figure:
     left.set_title(title, fontsize="medium")
     divergence = np.asarray(result["posterior"]["kl"], np.float64)
     right.hist(divergence, bins=min(max(len(divergence) // 3, 5), 30), color="tab:blue", edgecolor="white")
-    right.axvline(np.median(divergence), color="black", linewidth=1.0, linestyle="--", label="median")
+    right.axvline(float(np.median(divergence)), color="black", linewidth=1.0, linestyle="--", label="median")
     right.yaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="KL(mean field || posterior) (nats)", ylabel="posteriors")
     right.legend(frameon=False)

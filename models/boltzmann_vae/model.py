@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
@@ -19,16 +18,16 @@ from tfstruct import random
 from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
 from tfstruct.inference import gibbs
 from tfstruct.inference.mean_field import mean_field
-from tfstruct.inference.objectives import ImportanceTerms
-from tfstruct.layers.likelihood import make_likelihood
+from tfstruct.inference.objectives import Draws, ImportanceTerms
+from tfstruct.layers.likelihood import Likelihood, make_likelihood
 from tfstruct.layers.mlp import MLP, BlockOptions
 from tfstruct.models.boltzmann_vae import annealing_check
 from tfstruct.models.boltzmann_vae import prior as boltzmann_prior
+from tfstruct.models.boltzmann_vae.config import Annealing, Config, Evaluation, Export
 from tfstruct.models.boltzmann_vae.networks import BoltzmannHead, BoltzmannPrior, DirectedHead
 from tfstruct.models.boltzmann_vae.posterior import CHAINS, DirectedPosterior, Draw, MachinePosterior
 from tfstruct.models.system import System
 
-POSTERIORS = ("rbm", "directed")
 _AUGMENTED_ITERATIONS = 5
 _LEAST_MEAN = 1e-3
 _KERNELS = "he_normal"
@@ -53,33 +52,35 @@ class BoltzmannVAE(System):
 
     evaluated_as = "binary latents, moving averages of batch normalisation"
 
-    def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
+    config: Config
+    likelihood: Likelihood
+
+    def __init__(self, config: Config, **kwargs) -> None:
         super().__init__(config, **kwargs)
         options = self.config.model
-        _check(self.config)
         self.dims = int(np.prod(self.event_shape))
         self.is_conditional = options.conditional
         self.num_units = (options.num_units_1, options.num_units_2)
         self.num_latents = sum(self.num_units)
         if self.is_conditional:
             half = (self.event_shape[0] // 2, *self.event_shape[1:])
-            if self.event_shape[0] % 2:
-                raise ValueError(
-                    f"model.conditional needs an even number of rows, found data.event_shape={self.event_shape}"
-                )
             self.part_shapes = (half, half)
         self.given_dims = self.dims // 2 if self.is_conditional else 0
         block_options = BlockOptions.from_config(options, options.activation)
         self.encoder = MLP(options.encoder_units, None, block_options, kernel_initializer=_KERNELS, name="encoder")
+        self.likelihood = make_likelihood(
+            options.likelihood,
+            self.part_shapes[1] if self.is_conditional else self.event_shape,
+            log_variance_floor=options.log_variance_floor,
+            num_components=options.num_components,
+        )
         self.decoder = MLP(
             options.decoder_units,
-            self.dims - self.given_dims,
+            self.likelihood.num_outputs,
             block_options,
             kernel_initializer=_KERNELS,
             name="decoder",
         )
-        self.likelihood = make_likelihood(options.likelihood, self.dims, log_variance_floor=0.0)
-        self.is_binary = self.likelihood.is_binary
         num_samples = self.config.objective.num_samples
         if options.posterior == "rbm":
             self.head = BoltzmannHead(self.num_units, block_options, kernel_initializer=_KERNELS, name="posterior")
@@ -106,15 +107,14 @@ class BoltzmannVAE(System):
         self.encoder.build((None, self.dims))
         self.head.build((None, self.config.model.encoder_units[-1]))
         self.decoder.build((None, self.num_latents))
-        self.likelihood.build((None, self.dims))
+        self.likelihood.build((None, self.dims - self.given_dims))
         if self.prior is not None:
             self.prior.build()
         self.built = True
 
     def adapt(self, rows: np.ndarray) -> None:
         """See System: takes the mean of every pixel."""
-        mean = np.mean(rows, axis=0, dtype=np.float64).reshape(-1)
-        self.pixel_mean.assign(mean / 255.0 if rows.dtype.kind in "iu" and self.reads_intensities else mean)
+        self.pixel_mean.assign(self.pixel_means(rows))
 
     @property
     def uses_path_gradient(self) -> bool:
@@ -127,11 +127,6 @@ class BoltzmannVAE(System):
             return True
         return model.relaxation != "gumbolt" and options.num_samples > 1
 
-    @property
-    def reads_intensities(self) -> bool:
-        """Whether stored integers are intensities 0..255."""
-        return self.train_transform != "cast"
-
     # Parts ---------------------------------------------------------------------------------------------------
 
     def _flatten(self, x: tf.Tensor) -> tf.Tensor:
@@ -140,10 +135,14 @@ class BoltzmannVAE(System):
     def _features(self, flat: tf.Tensor, training: bool = False) -> tf.Tensor:
         if self.is_conditional:
             flat = flat * tf.constant(np.arange(self.dims) < self.given_dims, flat.dtype)
+        if self.observation_scale != 1.0:
+            flat /= self.observation_scale
         return self.encoder(flat - tf.convert_to_tensor(self.pixel_mean), training=training)
 
-    def _logits(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Logits of the pixels that are modelled, [..., X] for latents [..., M]."""
+    def _outputs(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """What the likelihood takes, [..., O] for latents [..., M]: logits of the pixels that are modelled, mostly."""
+        if not self.likelihood.has_mean_logits:
+            return self.decoder(z, training=training)
         mean = tf.clip_by_value(tf.convert_to_tensor(self.pixel_mean), _LEAST_MEAN, 1.0 - _LEAST_MEAN)
         offset = tf.math.log(mean) - tf.math.log1p(-mean)
         return self.decoder(z, training=training) + offset[self.given_dims :]
@@ -160,51 +159,32 @@ class BoltzmannVAE(System):
 
     # The contract --------------------------------------------------------------------------------------------
 
-    def importance_terms(
-        self,
-        x: tf.Tensor,
-        *,
-        seed: tf.Tensor,
-        num_samples: int,
-        training: bool = False,
-        path_derivative: bool = False,
-        shared_seed: tf.Tensor | None = None,
-        chains: Mapping[str, tf.Tensor] | None = None,
-        num_temperatures: int | None = None,
-    ) -> ImportanceTerms:
-        """See System.
+    def terms(self, x: tf.Tensor, draws: Draws) -> ImportanceTerms:
+        """See System; the option `num_temperatures` is of annealing posteriors that are machines.
 
-        Args:
-            x: observations [B, *event_shape].
-            seed: key(s).
-            num_samples: K.
-            training: relaxed latents.
-            path_derivative: always computed.
-            shared_seed: of the prior's chains.
-            chains: of the rows of the batch, [K, B, V]; None starts new ones.
-            num_temperatures: of annealing posteriors that are machines; default that of the evaluation.
+        Its default is that of the evaluation.
         """
-        flat = self._flatten(x)
+        flat, training = self._flatten(x), draws.training
         features = self._features(flat, training)
-        keys = random.keys_of_samples(seed, num_samples, tf.shape(flat)[0])
+        keys = random.keys_of_samples(draws.seed, draws.num_samples, tf.shape(flat)[0])
         if training:
-            draw = self.posterior.relaxed(features, keys, chains)
-            log_prior = self._relaxed_log_prior(draw, shared_seed)
+            draw = self.posterior.relaxed(features, keys, draws.chains)
+            log_prior = self._relaxed_log_prior(draw, draws.shared_seed)
         else:
-            if num_temperatures is None:
-                num_temperatures = self.config.evaluation.posterior_temperatures
-            draw = self.posterior.binary(features, keys, num_temperatures)
-            if self.is_conditional:
+            default = self.config.evaluation.posterior_temperatures
+            draw = self.posterior.binary(features, keys, draws.options.get("num_temperatures", default))
+            if self.prior is None:
                 # The prior is q itself: what remains are the weights under which the draws follow it.
-                draw, log_prior = draw._replace(log_posterior=-draw.log_weights), tf.zeros_like(draw.log_weights)
+                log_weights = tf.convert_to_tensor(draw.log_weights)
+                draw, log_prior = draw._replace(log_posterior=-log_weights), tf.zeros_like(log_weights)
             else:
                 log_prior = self.prior.machine().log_prob(draw.z)
-        logits = self._logits(draw.z, training)
+        outputs = self._outputs(draw.z, training)
         return ImportanceTerms(
-            log_likelihood=self.likelihood.log_prob(logits, flat[:, self.given_dims :]),
+            log_likelihood=self.likelihood.log_prob(outputs, flat[:, self.given_dims :]),
             log_prior=log_prior,
             log_posterior=draw.log_posterior,
-            log_posterior_path=draw.log_posterior_path if path_derivative else None,
+            log_posterior_path=draw.log_posterior_path if draws.path else None,
             chains=draw.chains,
         )
 
@@ -234,7 +214,7 @@ class BoltzmannVAE(System):
         shape = (num_rows, self.config.objective.num_samples, self.num_units[0])
         return {CHAINS: gibbs.fair_coins(key, shape)}
 
-    def prepare_evaluation(self, settings: Mapping[str, Any], *, seed: int = 0) -> dict[str, Any]:
+    def prepare_evaluation(self, settings: Annealing | Evaluation, *, seed: int = 0) -> dict[str, Any]:
         """See System: estimates log Z of the prior, and equilibrates the chains that samples start from.
 
         Args:
@@ -247,7 +227,7 @@ class BoltzmannVAE(System):
         """
         if self.prior is None:
             return {}
-        num_temperatures, num_chains = settings["prior_temperatures"], settings["prior_chains"]
+        num_temperatures, num_chains = settings.prior_temperatures, settings.prior_chains
         machine = self.prior.machine()
         # Not the purpose EVALUATION: row r of the held-out set has that key folded with r.
         key = random.fold_in(random.key(seed), random.PRIOR_ANNEALING)
@@ -272,14 +252,14 @@ class BoltzmannVAE(System):
         }
 
     def report(
-        self, rows: np.ndarray, settings: Mapping[str, Any], prepared: Mapping[str, Any], *, seed: int = 0
+        self, rows: np.ndarray, settings: Evaluation, prepared: Mapping[str, Any], *, seed: int = 0
     ) -> tuple[dict[str, Any], list[str]]:
         """See System: whether annealing from another base finds more of the prior and of posteriors."""
         return annealing_check.check(self, rows, settings, prepared, seed=seed)
 
-    def terms_options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def terms_options(self, settings: Annealing | Evaluation | Export) -> dict[str, Any]:
         """See System: temperatures of annealing a posterior that is a machine."""
-        return {"num_temperatures": settings["posterior_temperatures"]}
+        return {"num_temperatures": settings.posterior_temperatures}
 
     def sample(self, num: int | tf.Tensor, *, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """See System: Gibbs sampling of the prior from its stored chains.
@@ -300,9 +280,9 @@ class BoltzmannVAE(System):
             num_sweeps=self.config.model.sample_sweeps,
             seed=sweep_key,
         )
-        logits = self._logits(tf.concat([z_1, z_2], axis=-1))
-        x = self.likelihood.sample(logits, pixel_key)
-        return {"x_mean": self._shaped(self.likelihood.mean(logits)), "x": self._shaped(x)}
+        outputs = self._outputs(tf.concat([z_1, z_2], axis=-1))
+        x = self.likelihood.sample(outputs, pixel_key)
+        return {"x_mean": self._shaped(self.likelihood.mean(outputs)), "x": self._shaped(x)}
 
     def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """See System: probabilities of ones (of a machine those of its mean field) and standard deviations."""
@@ -311,7 +291,7 @@ class BoltzmannVAE(System):
 
     def decode(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
         """See System; a conditional model gives zeros for the half that is given."""
-        mean = self.likelihood.mean(self._logits(tf.cast(z, self.compute_dtype)))
+        mean = self.likelihood.mean(self._outputs(tf.cast(z, self.compute_dtype)))
         return {"x_mean": self._shaped(mean)}
 
     def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor, num_temperatures: int | None = None) -> tf.Tensor:
@@ -348,26 +328,3 @@ class BoltzmannVAE(System):
             if variable.path.rpartition("/")[2] in ("kernel", "gamma")
         ]
         return chosen if self.prior is None else [*chosen, self.prior.coupling]
-
-
-def _check(config: Any) -> None:
-    options = config.model
-    for name, choices in (("posterior", POSTERIORS), ("prior_sampler", boltzmann_prior.SAMPLERS)):
-        if options[name] not in choices:
-            raise ValueError(f"model.{name} must be one of {', '.join(choices)}, found {options[name]!r}")
-    sweeps = ("prior_sweeps", "posterior_sweeps", "relaxed_sweeps", "sample_sweeps")
-    for name in ("num_units_1", "num_units_2", "prior_chains", *sweeps):
-        if options[name] < 1:
-            raise ValueError(f"model.{name} must be at least 1, found {options[name]}")
-    if not min(options.sharpness.values()) > 0.0:
-        raise ValueError(f"every model.sharpness must be positive, found {dict(options.sharpness)}")
-    if options.likelihood != "bernoulli":
-        raise ValueError(f"Boltzmann VAEs have model.likelihood=bernoulli, found {options.likelihood!r}")
-    if options.posterior == "rbm" and options.groups != 1:
-        raise ValueError(f"model.groups is for model.posterior=directed, found {options.groups} with rbm")
-    if options.posterior == "rbm" and config.objective.gradient == "plain":
-        raise ValueError("model.posterior=rbm needs objective.gradient=path: the gradient of its log Z is not computed")
-    if options.conditional != (config.objective.name == "conditional"):
-        raise ValueError(
-            f"model.conditional={options.conditional} does not go with objective.name={config.objective.name}"
-        )

@@ -1,6 +1,7 @@
 """Layers of the Boltzmann VAEs: the prior's weights, and posteriors that are Boltzmann machines or directed groups."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -112,7 +113,7 @@ class BoltzmannHead(keras.layers.Layer):
         """The layers before the normalisation of the couplings."""
         return [self.fields, self.couplings]
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         self.fields.build(input_shape)
         self.couplings.build(input_shape)
         if self.normalization is not None:
@@ -167,7 +168,7 @@ class DirectedHead(keras.layers.Layer):
         """The layers of the groups."""
         return list(self.group_layers)
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         for index, layer in enumerate(self.group_layers):
             layer.build((*input_shape[:-1], input_shape[-1] + index * self.num_units // self.num_groups))
         self.built = True

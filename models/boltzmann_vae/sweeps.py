@@ -196,7 +196,8 @@ def relaxed_sweep_shifts(
         if index + 1 in num_sweeps:
             shifts.append([part.numpy().mean(axis=0) for part in halves])
             noise.append([0.5 * (part[0] - part[1]).numpy() for part in halves])
-    return tuple(Moments(*(np.stack(part) for part in zip(*found, strict=True))) for found in (shifts, noise))
+    shift, spread = (Moments(*(np.stack(part) for part in zip(*found, strict=True))) for found in (shifts, noise))
+    return shift, spread
 
 
 def rms_bias(shifts: Moments, noise: Moments) -> dict[str, list[float]]:

@@ -1,6 +1,7 @@
 """Graph VAEs: latent nodes whose dependency graph is learned, fixed, or none; flows after each node."""
 
 from tfstruct.models.graph_vae import presets, tables
+from tfstruct.models.graph_vae.config import Config
 from tfstruct.models.registry import SYSTEMS, SystemEntry
 from tfstruct.models.tables import register_tables
 
@@ -11,6 +12,6 @@ def _load() -> type:
     return GraphVAE
 
 
-SYSTEMS.register("graph_vae", SystemEntry(presets.base, _load, later=presets.LATER))
+SYSTEMS.register("graph_vae", SystemEntry(Config, _load))
 presets.register()
 register_tables(tables.all_tables())

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
@@ -22,13 +21,14 @@ from tfstruct import random
 from tfstruct.distributions import adjacency as adjacency_lib
 from tfstruct.distributions.gated_gaussian_network import GatedGaussianNetwork
 from tfstruct.distributions.gaussian import GaussianParameters
-from tfstruct.inference.objectives import ImportanceTerms, free_bits_penalty
+from tfstruct.inference.objectives import Draws, ImportanceTerms, free_bits_penalty
 from tfstruct.layers.flow import InverseAutoregressiveFlow
 from tfstruct.layers.grouped import flatten_last_two
-from tfstruct.layers.likelihood import make_likelihood
+from tfstruct.layers.likelihood import Likelihood, make_likelihood
 from tfstruct.layers.mlp import MLP, BlockOptions, BottomUp, TopDown
-from tfstruct.models import settings as settings_lib
+from tfstruct.models.config import Evaluation
 from tfstruct.models.graph_vae import structure
+from tfstruct.models.graph_vae.config import Config
 from tfstruct.models.graph_vae.gates import EdgeGates
 from tfstruct.models.graph_vae.posterior import GraphPosterior
 from tfstruct.models.system import System
@@ -55,10 +55,12 @@ class GraphVAE(System):
 
     evaluated_as = "most probable gates, moving averages of batch normalisation"
 
-    def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
+    config: Config
+    likelihood: Likelihood
+
+    def __init__(self, config: Config, **kwargs) -> None:
         super().__init__(config, **kwargs)
         options = self.config.model
-        settings_lib.check_graph_vae(self.config)
         self.num_latents, self.num_nodes = options.num_latents, options.num_nodes
         self.node_dim = options.num_latents // options.num_nodes
         if len(options.adjacency):
@@ -68,7 +70,6 @@ class GraphVAE(System):
             self.adjacency = adjacency_lib.from_structure(options.structure, self.num_nodes)
         self.scheduled = ("gate_temperature",)
         self.free_bits = self.config.objective.free_bits
-        dims = int(np.prod(self.event_shape))
         encoder_options = BlockOptions.from_config(options, options.encoder_activation)
         block_options = BlockOptions.from_config(options, options.activation)
         self.encoder = MLP(
@@ -81,8 +82,6 @@ class GraphVAE(System):
             name="encoder",
         )
         flow = options.flow
-        if flow.steps < 0:
-            raise ValueError(f"model.flow.steps must be at least 0, found {flow.steps}")
         self.bottom_up = BottomUp(
             self.num_nodes,
             self.node_dim,
@@ -93,12 +92,16 @@ class GraphVAE(System):
             name="bottom_up",
         )
         self.flows = [
-            InverseAutoregressiveFlow(self.node_dim, **flow, name=f"flow_{node}")
+            InverseAutoregressiveFlow(self.node_dim, **dict(flow), name=f"flow_{node}")
             for node in range(self.num_nodes if flow.steps else 0)
         ]
-        self.decoder = MLP(options.decoder_units, dims, block_options, name="decoder")
-        self.likelihood = make_likelihood(options.likelihood, dims, log_variance_floor=options.log_variance_floor)
-        self.is_binary = self.likelihood.is_binary
+        self.likelihood = make_likelihood(
+            options.likelihood,
+            self.event_shape,
+            log_variance_floor=options.log_variance_floor,
+            num_components=options.num_components,
+        )
+        self.decoder = MLP(options.decoder_units, self.likelihood.num_outputs, block_options, name="decoder")
         self.gates = EdgeGates(
             self.adjacency,
             trainable=options.structure == "learned",
@@ -166,38 +169,33 @@ class GraphVAE(System):
 
     def _bottom_up(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, ...]:
         """Loc and log variance [B, N, D] of what x says, and with flows their context [B, N, C]."""
-        return self.bottom_up(self.encoder(self._flatten(x), training=training), training=training)
+        values = self._flatten(x)
+        if self.observation_scale != 1.0:
+            values /= self.observation_scale
+        return self.bottom_up(self.encoder(values, training=training), training=training)
 
     def _flatten(self, x: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.cast(x, self.compute_dtype), [-1, int(np.prod(self.event_shape))])
 
     # The contract --------------------------------------------------------------------------------------------
 
-    def importance_terms(
-        self,
-        x: tf.Tensor,
-        *,
-        seed: tf.Tensor,
-        num_samples: int,
-        training: bool = False,
-        path_derivative: bool = False,
-        shared_seed: tf.Tensor | None = None,
-        gate_temperature: tf.Tensor | float = 1.0,
-        gates: tf.Tensor | None = None,
-    ) -> ImportanceTerms:
-        """See System; `gates` [N, N] replaces the relaxed (training) or most probable (evaluation) gates."""
-        if gates is None:
-            gates = self.gates.sample(shared_seed, gate_temperature) if training else self.gates.hard()
+    def terms(self, x: tf.Tensor, draws: Draws) -> ImportanceTerms:
+        """See System; the option `gates` [N, N] replaces the relaxed (training) or most probable (evaluation) gates."""
+        training, gates = draws.training, draws.options.get("gates")
+        if gates is None and training:
+            gates = self.gates.sample(draws.shared_seed, draws.scheduled.get("gate_temperature", 1.0))
+        elif gates is None:
+            gates = self.gates.hard()
         flat = self._flatten(x)
         bottom_up = self._bottom_up(x, training)
-        noise = random.sample_normal(seed, num_samples, tf.shape(flat)[0], [self.num_nodes, self.node_dim])
+        noise = random.sample_normal(draws.seed, draws.num_samples, tf.shape(flat)[0], [self.num_nodes, self.node_dim])
         noise = tf.cast(noise, flat.dtype)
         draw = self.posterior.draw(bottom_up, gates, noise, training)
         z = draw.z
         log_prior = self._shared_or_own_prior(gates, draw.top_down, training).node_log_prob(z)
         features = self.decoder(flatten_last_two(z), training=training)
         log_posterior, path, penalty = draw.log_posterior, None, None
-        if path_derivative:
+        if draws.path:
             path = self.posterior.log_prob_path(z, draw.base, bottom_up, gates, training)
         if training and self.free_bits:
             rates = (log_posterior if path is None else path) - log_prior
@@ -299,11 +297,11 @@ class GraphVAE(System):
         return structure.undecided_flags(report)
 
     def report(
-        self, rows: np.ndarray, settings: Mapping[str, Any], prepared: Mapping[str, Any], *, seed: int = 0
+        self, rows: np.ndarray, settings: Evaluation, prepared: Mapping[str, Any], *, seed: int = 0
     ) -> tuple[dict[str, Any], list[str]]:
         """See System: active units and rate of every node."""
         del prepared
-        return self._latent_use(rows, batch_size=settings["batch_size"], seed=seed), []
+        return self._latent_use(rows, batch_size=settings.batch_size, seed=seed), []
 
     @functools.cached_property
     def _latent_use(self) -> structure.LatentUse:

@@ -1,115 +1,10 @@
 """Presets of the Graph VAE family, with the settings of the Graph VAE paper."""
 
-import ml_collections
+from tfstruct.models.graph_vae.config import Config
+from tfstruct.models.presets import SHORT, Changes, register_preset
+from tfstruct.schedules import course
 
-from tfstruct.models.presets import SHORT, Settings, register_preset
-from tfstruct.schedules import changes, course
-
-
-def base() -> ml_collections.ConfigDict:
-    """The Graph VAE paper's settings on dynamically binarised MNIST, which the presets vary."""
-    return ml_collections.ConfigDict(
-        {
-            "preset": "",
-            "system": "graph_vae",
-            "data": {
-                "name": "mnist",
-                "variant": "dynamic",
-                "file": "",
-                "event_shape": (28, 28),  # () takes that of a user file
-                "train_images": 0,  # the first so many training rows; 0: all
-                "use_validation": False,  # train on the validation rows as well, once all choices are made
-            },
-            "model": {
-                "num_latents": 80,
-                "num_nodes": 5,
-                "structure": "learned",
-                "adjacency": (),  # rows of zeros and ones; () takes the structure's own
-                "encoder_units": (512, 512, 512),
-                "feature_units": 256,
-                "bottom_up_units": 256,
-                "top_down_units": 256,
-                "decoder_units": (512, 512, 512),
-                "encoder_activation": "elu",
-                "activation": "relu",
-                "batch_norm": True,
-                "batch_norm_momentum": 0.99,
-                "batch_norm_epsilon": 1e-5,
-                "batch_norm_synchronized": False,  # set by the trainer under a strategy of several devices
-                "layer_norm": False,  # in place of batch normalisation
-                "share_top_down": False,
-                "straight_through": False,
-                # An inverse autoregressive flow after each node's posterior; no steps: none.
-                "flow": {
-                    "steps": 0,
-                    "hidden_units": (32, 32),
-                    "context_dim": 16,
-                    "activation": "relu",
-                    "gate_bias": 2.0,
-                },
-                "likelihood": "bernoulli",
-                "log_variance_floor": -7.0,
-                "log_variance_bound": 0.0,  # of latents: smooth bound on log variances; 0: they are cut at +-15
-            },
-            "objective": {
-                "name": "elbo",
-                "num_samples": 1,
-                "gradient": "plain",
-                "free_bits": 0.0,
-                "allow_biased_gradient": False,
-            },
-            "optimizer": {
-                "name": "adam",
-                "learning_rate": 3e-4,
-                "beta_1": 0.9,
-                "beta_2": 0.999,
-                "epsilon": 1e-8,
-                "clip_norm": 0.0,
-                "weight_decay": 0.0,  # on a system's own choice of weights
-                "ema_momentum": 0.0,  # of the weights that are evaluated; 0: the latest ones
-            },
-            "schedules": {
-                "learning_rate_factor": course(1.0),
-                # Without it most latents collapse: 15 of 80 were active. From 0 posteriors may run away meanwhile.
-                "kl_weight": course(0.1, (0.3, 1.0)),
-                # The paper anneals 0.999 per epoch: 1 to 0.135 over its 2,000 epochs.
-                "gate_temperature": course(1.0, (1.0, 0.135), interpolation="geometric"),
-            },
-            "training": {
-                "seed": 0,
-                "replicas": 1,  # seeds seed, seed + 1, ... trained at once
-                "steps": 780_000,  # 2,000 epochs of 50,000 images
-                "initial_weights": "",  # folder of a run whose best weights to start from
-                # Part of the steps after which the gates are fixed and all other weights start anew; 0: one phase.
-                "structure_fraction": 0.0,
-                "batch_size": 128,
-                "steps_per_call": 500,
-                "validate_every": 5_000,
-                "validation_images": 2_000,
-                "validation_samples": 10,
-                "patience": 0,  # validations without a new best before a replica stops; 0: train all steps
-                "checkpoint_minutes": 5.0,
-                "compiler": "auto",
-                "resident_megabytes": 2_000,  # larger training sets are streamed
-                "max_skipped_fraction": 0.02,
-            },
-            "evaluation": {"num_samples": 5_000, "images": 0, "batch_size": 100, "chunk": 100},
-            "export": {"num_samples": 100, "chunk": 10},
-        }
-    )
-
-
-#: see SystemEntry
-LATER = {
-    "model.layer_norm": False,
-    "model.log_variance_bound": 0.0,
-    "model.flow": base().model.flow,
-    "objective.free_bits": 0.0,
-    "objective.allow_biased_gradient": False,
-}
-
-
-_TINY: Settings = {
+_TINY: Changes = {
     "model.num_latents": 12,
     "model.num_nodes": 3,
     "model.encoder_units": (32, 32),
@@ -121,7 +16,7 @@ _TINY: Settings = {
     "optimizer.learning_rate": 3e-3,
     **SHORT,
 }
-_MNIST_QUICK: Settings = {
+_MNIST_QUICK: Changes = {
     "model.num_latents": 40,
     "model.encoder_units": (256, 256),
     "model.feature_units": 128,
@@ -130,8 +25,8 @@ _MNIST_QUICK: Settings = {
     "model.decoder_units": (256, 256),
     "objective.gradient": "path",  # 0.7 nats better than the plain gradient at this length
     "optimizer.learning_rate": 2e-3,
-    **changes("schedules.learning_rate_factor", course(1.0, (0.5, 1.0), (1.0, 0.05))),
-    **changes("schedules.gate_temperature", course(1.0, (0.5, 0.2), interpolation="geometric")),
+    "schedules.learning_rate_factor": course(1.0, (0.5, 1.0), (1.0, 0.05)),
+    "schedules.gate_temperature": course(1.0, (0.5, 0.2), interpolation="geometric"),
     "training.steps": 20_000,
     "training.validate_every": 2_500,
     "training.validation_images": 500,
@@ -139,21 +34,21 @@ _MNIST_QUICK: Settings = {
     "evaluation.images": 1_000,
     "evaluation.chunk": 20,
 }
-_CIFAR10: Settings = {
+_CIFAR10: Changes = {
     "data.name": "cifar10",
     "data.variant": "dequantized",
     "data.event_shape": (32, 32, 3),
     "model.likelihood": "gaussian",
     # 0.999 an epoch, 3,000 epochs
-    **changes("schedules.gate_temperature", course(1.0, (1.0, 0.0497), interpolation="geometric")),
+    "schedules.gate_temperature": course(1.0, (1.0, 0.0497), interpolation="geometric"),
     "training.steps": 1_050_000,
 }
 # Training on fixed binary images overfits from about epoch 100 on; the best of the validation split is kept.
-_STATIC: Settings = {"data.name": "binarized_mnist", "data.variant": "static", "training.patience": 20}
-_THRESHOLDED: Settings = {"data.variant": "thresholded", "training.patience": 20}
-_OMNIGLOT: Settings = {"data.name": "omniglot", "training.steps": 380_000}
+_STATIC: Changes = {"data.name": "binarized_mnist", "data.variant": "static", "training.patience": 20}
+_THRESHOLDED: Changes = {"data.variant": "thresholded", "training.patience": 20}
+_OMNIGLOT: Changes = {"data.name": "omniglot", "training.steps": 380_000}
 # What the presets of a name train on what, in every family.
-_DATA: dict[str, tuple[str, Settings]] = {
+_DATA: dict[str, tuple[str, Changes]] = {
     "tiny": ("a small network on dynamically binarised MNIST, 200 steps, for tests", _TINY),
     "mnist_quick": ("MNIST, dynamically binarised, half-width networks, 20,000 steps", _MNIST_QUICK),
     "mnist": (
@@ -176,15 +71,15 @@ _DATA: dict[str, tuple[str, Settings]] = {
     ),
 }
 # The recipe that trains further, the same for every family.
-_TUNED: Settings = {
+_TUNED: Changes = {
     "model.num_nodes": 10,
     "model.log_variance_bound": 6.0,
     "objective.gradient": "path",
     "optimizer.learning_rate": 1e-3,
     "optimizer.ema_momentum": 0.999,
-    **changes("schedules.learning_rate_factor", course(1.0, (0.4, 1.0), (1.0, 0.01))),
-    **changes("schedules.kl_weight", course(0.0, (0.3, 1.0))),
-    **changes("schedules.gate_temperature", course(1.0, (0.3, 0.135), interpolation="geometric")),
+    "schedules.learning_rate_factor": course(1.0, (0.4, 1.0), (1.0, 0.01)),
+    "schedules.kl_weight": course(0.0, (0.3, 1.0)),
+    "schedules.gate_temperature": course(1.0, (0.3, 0.135), interpolation="geometric"),
 }
 # Its steps; fixed binary images overfit in longer runs.
 _TUNED_STEPS = {
@@ -223,9 +118,9 @@ _TITLES = {
 }
 
 
-def _family(family: str, data: str) -> Settings:
+def _family(family: str, data: str) -> Changes:
     """What a family changes of the Graph VAE's preset of the same data."""
-    given = {"model.num_latents": 80, "model.num_nodes": 5, "model.encoder_units": (0, 0, 0)} | _DATA[data][1]
+    given = {"model.num_latents": 80, "model.num_nodes": 5, "model.encoder_units": (0, 0, 0), **_DATA[data][1]}
     latents, nodes = given["model.num_latents"], given["model.num_nodes"]
     # Of MNIST's size, 28 x 28 binary pixels, are all but CIFAR-10's.
     size = data.replace("omniglot", "mnist").replace("mnist_static", "mnist").replace("mnist_thresholded", "mnist")
@@ -262,4 +157,4 @@ def register() -> None:
     """Adds all presets of the Graph VAE families."""
     for family, title in _TITLES.items():
         for data, (about, settings) in _DATA.items():
-            register_preset(f"{family}/{data}", f"{title}: {about}.", base, settings, _family(family, data))
+            register_preset(f"{family}/{data}", f"{title}: {about}.", Config, settings, _family(family, data))

@@ -2,6 +2,7 @@
 
 from tfstruct.models.registry import SYSTEMS, Analysis, SystemEntry
 from tfstruct.models.sum_product_vae import presets, tables
+from tfstruct.models.sum_product_vae.config import Config
 from tfstruct.models.tables import register_tables
 
 
@@ -41,6 +42,6 @@ def _analyses() -> dict[str, Analysis]:
     }
 
 
-SYSTEMS.register("sum_product_vae", SystemEntry(presets.base, _load, _analyses, presets.LATER))
+SYSTEMS.register("sum_product_vae", SystemEntry(Config, _load, _analyses))
 presets.register()
 register_tables(tables.all_tables())

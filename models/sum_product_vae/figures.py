@@ -52,7 +52,7 @@ def draw_region_graph(
                 interpolation="nearest",
                 zorder=2,
             )
-    colors = colormaps["tab10"].colors
+    colors = [colormaps["tab10"](index)[:3] for index in range(10)]
     for number, (region, children) in enumerate(partitions):
         x, y = places[region]
         for child in children:

@@ -9,24 +9,22 @@ from types import MappingProxyType
 from typing import Any
 
 import keras
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.distributions.pixels import make_pixels
 from tfstruct.distributions.sum_product_circuit import SumProductCircuit
-from tfstruct.inference.objectives import ImportanceTerms
+from tfstruct.inference.objectives import Draws, ImportanceTerms
 from tfstruct.layers.sum_product import SumProduct
 from tfstruct.math import logsumexp
+from tfstruct.models.sum_product_vae.config import Config
 from tfstruct.models.sum_product_vae.leaves import LeafVAEs
 from tfstruct.models.sum_product_vae.masks import random_masks
 from tfstruct.models.sum_product_vae.scopes import LeafScopes, make_graph
 from tfstruct.models.sum_product_vae.shared_leaves import SharedLeafVAEs
 from tfstruct.models.system import System
 
-NETWORKS = ("mlp", "conv")
-LEAF_VAES = ("separate", "shared")
 _MASK = 1  # what a row's key is folded with for the pixels hidden from it while training
 
 
@@ -58,10 +56,11 @@ class SumProductVAE(System):
     )
     evaluated_as = "leaf densities estimated by importance sampling, exact sums over the circuit"
 
-    def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
+    config: Config
+
+    def __init__(self, config: Config, **kwargs) -> None:
         super().__init__(config, **kwargs)
         options = self.config.model
-        _check(options)
         self.dims = int(np.prod(self.event_shape))
         self.graph = make_graph(options, self.event_shape)
         is_shared = options.leaf_vaes == "shared"
@@ -77,11 +76,11 @@ class SumProductVAE(System):
         self.pixels = make_pixels(
             options.likelihood, precision_floor=options.precision_floor, num_components=options.num_components
         )
-        self.is_binary = options.likelihood == "bernoulli"
+        self.likelihood = self.pixels
         make_leaves = SharedLeafVAEs if is_shared else LeafVAEs
         self.leaves = make_leaves(options, self.scopes, self.pixels, self.event_shape)
         self.encoder, self.decoder = self.leaves.encoder, self.leaves.decoder
-        if is_shared:
+        if isinstance(self.leaves, SharedLeafVAEs):
             self.components = self.leaves.components
         self.num_latents = self.leaves.num_vaes * options.num_latents
 
@@ -96,19 +95,7 @@ class SumProductVAE(System):
 
     def adapt(self, rows: np.ndarray) -> None:
         """See System: takes the mean of every pixel, which the encoders read in place of a missing one."""
-        mean = np.mean(rows, axis=0, dtype=np.float64).reshape(-1)
-        is_intensity = rows.dtype.kind in "iu" and self.train_transform != "cast"
-        self.pixel_mean.assign(mean / (255.0 if is_intensity else self.observation_scale))
-
-    @property
-    def support(self) -> str:
-        """See System."""
-        return self.pixels.support
-
-    @property
-    def observation_scale(self) -> float:
-        """See System."""
-        return self.pixels.scale
+        self.pixel_mean.assign(self.pixel_means(rows))
 
     @property
     def circuit(self) -> SumProductCircuit | None:
@@ -132,38 +119,20 @@ class SumProductVAE(System):
 
     # The contract --------------------------------------------------------------------------------------------
 
-    def importance_terms(
-        self,
-        x: tf.Tensor,
-        *,
-        seed: tf.Tensor,
-        num_samples: int,
-        training: bool = False,
-        path_derivative: bool = False,
-        shared_seed: tf.Tensor | None = None,
-        observed: tf.Tensor | None = None,
-    ) -> ImportanceTerms:
-        """See System.
+    def terms(self, x: tf.Tensor, draws: Draws) -> ImportanceTerms:
+        """See System; pixels that are not observed may hold anything, and the terms are those of log p(x_observed).
 
-        Args:
-            x: observations [B, *event_shape]; pixels that are not observed may hold anything.
-            seed: key(s).
-            num_samples: K.
-            training: whether pixels are hidden at random (model.missing_fraction).
-            path_derivative: always computed.
-            shared_seed: not used.
-            observed: Boolean [B, *event_shape]; the terms are then those of log p(x_observed). None: all are.
+        While training pixels are hidden at random (model.missing_fraction).
 
         Returns:
             Terms [K, B, L], or [K, B] of a single leaf.
         """
-        del shared_seed
         flat = self._flatten(x)
-        observed = None if observed is None else tf.reshape(observed, [-1, self.dims])
-        if training and self.config.model.missing_fraction and observed is None:
-            keys = random.fold_in(random.keys_of_samples(seed, 1, tf.shape(flat)[0])[0], _MASK)
+        observed = None if draws.observed is None else tf.reshape(draws.observed, [-1, self.dims])
+        if draws.training and self.config.model.missing_fraction and observed is None:
+            keys = random.fold_in(random.keys_of_samples(draws.seed, 1, tf.shape(flat)[0])[0], _MASK)
             observed = random_masks(keys, self.event_shape, self.config.model.missing_fraction)
-        draw = self.leaves.draw(flat, seed, num_samples, self._fill, observed)
+        draw = self.leaves.draw(flat, draws.seed, draws.num_samples, self._fill, observed)
         terms = (draw.log_likelihood, draw.log_prior, draw.log_posterior, draw.log_posterior_path)
         if self.num_leaves == 1:
             terms = tuple(term[0] for term in terms)
@@ -171,7 +140,7 @@ class SumProductVAE(System):
             terms = tuple(tf.transpose(term, [1, 2, 0]) for term in terms)
         return ImportanceTerms(
             *terms[:3],
-            log_posterior_path=terms[3] if path_derivative else None,
+            log_posterior_path=terms[3] if draws.path else None,
             circuit=self.circuit,
             leaves_per_sample=self.leaves_per_sample,
         )
@@ -306,17 +275,3 @@ class SumProductVAE(System):
             result["marginal"] = alone
             result["conditional"] = circuit.log_prob(leaf_log_prob)[:, tf.newaxis] - rest
         return result
-
-
-def _check(options: Any) -> None:
-    if options.leaf_network not in NETWORKS:
-        raise ValueError(f"model.leaf_network must be one of {', '.join(NETWORKS)}, found {options.leaf_network!r}")
-    if options.leaf_vaes not in LEAF_VAES:
-        raise ValueError(f"model.leaf_vaes must be one of {', '.join(LEAF_VAES)}, found {options.leaf_vaes!r}")
-    for name in ("num_leaves", "num_sums", "num_latents", "conv_stride", "conv_units", "num_components"):
-        if options[name] < 1:
-            raise ValueError(f"model.{name} must be at least 1, found {options[name]}")
-    if not 0.0 <= options.missing_fraction <= 1.0:
-        raise ValueError(f"model.missing_fraction must be in [0, 1], found {options.missing_fraction}")
-    if options.batch_norm:
-        raise ValueError("sum-product VAEs have no batch normalisation: model.batch_norm must be False")

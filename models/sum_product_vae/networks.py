@@ -5,6 +5,7 @@ softplus; kernels start as truncated normals with He's variance and biases as ze
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,7 +39,7 @@ class LeafDense(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_leaves, self.units = num_leaves, units
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         fan_in = input_shape[-1]
         self.kernel = self.add_weight(
             name="kernel", shape=(self.num_leaves, fan_in, self.units), initializer=he_normal(fan_in)
@@ -81,7 +82,7 @@ class LeafConv(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_leaves, self.filters, self.stride, self.transpose = num_leaves, filters, stride, transpose
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         channels = input_shape[-1]
         self.kernel = self.add_weight(
             name="kernel", shape=(self.num_leaves, 9, channels, self.filters), initializer=he_normal(9 * channels)
@@ -145,7 +146,7 @@ class LeafMLP(keras.layers.Layer):
             for place, units in enumerate(widths[1:], 1)
         ]
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         self.first.build(input_shape)
         units = self.first.units // self.num_networks
         for layer in self.later:
@@ -240,7 +241,7 @@ class LeafConvDecoder(keras.layers.Layer):
         self.hidden = LeafConv(num_leaves, filters[0], stride=stride, transpose=True, name="conv_0")
         self.heads = LeafConv(num_leaves, num_heads * image_shape[-1], stride=stride, transpose=True, name="conv_1")
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         self.dense.build(input_shape)
         self.hidden.build((self.num_leaves, None, *self.features))
         self.heads.build((self.num_leaves, None, None, None, self.hidden.filters))

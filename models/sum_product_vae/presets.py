@@ -5,93 +5,13 @@ are prepared. `*_published` presets keep its protocol, the others use the whole 
 fall.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import ml_collections
+from tfstruct.models.presets import SHORT, Changes, register_preset
+from tfstruct.models.sum_product_vae.config import Config
+from tfstruct.schedules import course
 
-from tfstruct.models.presets import SHORT, Settings, register_preset
-from tfstruct.schedules import changes, course
-
-#: see SystemEntry
-LATER = {"model.products": "cross", "model.leaf_vaes": "separate"}
 PUBLISHED_IMAGES = 17_384  # 128 batches of 128 and a shuffle buffer of 1,000: what the published loop ever reads
-
-
-def base() -> ml_collections.ConfigDict:
-    """An SPVAE with MLP leaves on continuous MNIST, which the presets vary."""
-    return ml_collections.ConfigDict(
-        {
-            "preset": "",
-            "system": "sum_product_vae",
-            "data": {
-                "name": "mnist",
-                "variant": "continuous",
-                "file": "",
-                "event_shape": (28, 28),
-                "train_images": 0,  # the first so many training rows; 0: all
-                "use_validation": False,  # train on the validation rows as well, once all choices are made
-            },
-            "model": {
-                # poon_domingos: all rectangles of an image; bisected: an image halved again and again; random: trees
-                # over vectors; single: one region
-                "structure": "poon_domingos",
-                "delta": 7,  # distance of the grid lines of poon_domingos and bisected
-                "tree_depth": 2,
-                "tree_repetitions": 4,
-                "tree_seed": 0,
-                "num_leaves": 2,  # of each leaf region
-                "num_sums": 2,  # of each other region but the root
-                "products": "cross",  # of every choice of nodes; hadamard: of nodes with the same index
-                "leaf_vaes": "separate",  # one for each leaf; shared: one for each region, leaves are prior components
-                "num_latents": 25,  # of each leaf
-                "leaf_network": "mlp",  # or conv
-                "hidden_units": (30, 30),  # of each MLP
-                "conv_filters": (4, 8),
-                "conv_stride": 1,
-                "conv_units": 64,
-                "likelihood": "gaussian",  # binomial, categorical, logistic_mixture, spline, bernoulli
-                "precision_floor": 1.0,  # gaussian
-                "num_components": 5,  # logistic_mixture, spline
-                "mask_input": False,  # encoders read which pixels are observed
-                "missing_fraction": 0.0,  # part of the training rows of which pixels are hidden
-                "batch_norm": False,
-            },
-            "objective": {"name": "iwae", "num_samples": 5, "gradient": "plain"},
-            "optimizer": {
-                "name": "adam",
-                "learning_rate": 1e-2,
-                "beta_1": 0.9,
-                "beta_2": 0.999,
-                "epsilon": 1e-8,
-                "clip_norm": 0.0,
-                "weight_decay": 0.0,
-                "ema_momentum": 0.0,  # of the weights that are evaluated; 0: the latest ones
-            },
-            "schedules": {
-                "learning_rate_factor": course(1.0, (0.5, 1.0), (1.0, 0.05), interpolation="geometric"),
-                "kl_weight": course(1.0),
-            },
-            "training": {
-                "seed": 0,
-                "replicas": 1,  # seeds seed, seed + 1, ... trained at once
-                "steps": 20_000,
-                "initial_weights": "",  # folder of a run whose best weights to start from
-                "structure_fraction": 0.0,  # there is no structure to learn
-                "batch_size": 128,
-                "steps_per_call": 500,
-                "validate_every": 500,
-                "validation_images": 2_000,
-                "validation_samples": 5,
-                "patience": 0,
-                "checkpoint_minutes": 5.0,
-                "compiler": "auto",
-                "resident_megabytes": 2_000,
-                "max_skipped_fraction": 0.02,
-            },
-            "evaluation": {"num_samples": 5_000, "images": 0, "batch_size": 50, "chunk": 50},
-            "export": {"num_samples": 100, "chunk": 20},
-        }
-    )
 
 
 class _Data(NamedTuple):
@@ -168,12 +88,12 @@ _TITLES = {
 }
 
 
-_COMPONENTS: Settings = {
+_COMPONENTS: Changes = {
     "model.structure": "bisected",
     "model.leaf_vaes": "shared",
     "model.products": "hadamard",
 }
-_LOGISTIC: Settings = {
+_LOGISTIC: Changes = {
     "data.variant": "levels",
     "model.likelihood": "logistic_mixture",
     "model.hidden_units": (32, 32),
@@ -182,7 +102,7 @@ _LOGISTIC: Settings = {
     "evaluation.num_samples": 1_000,
     "evaluation.chunk": 20,
 }
-_LOGISTIC_COMPONENTS: Settings = {
+_LOGISTIC_COMPONENTS: Changes = {
     **_LOGISTIC,
     **_COMPONENTS,
     "model.num_leaves": 64,
@@ -193,22 +113,19 @@ _LOGISTIC_COMPONENTS: Settings = {
     "model.hidden_units": (128, 128),
     "optimizer.learning_rate": 6e-3,
     "optimizer.clip_norm": 200.0,
-    **changes(
-        "schedules.learning_rate_factor",
-        course(0.05, (0.01, 1.0), (0.5, 1.0), (1.0, 0.05), interpolation="geometric"),
-    ),
+    "schedules.learning_rate_factor": course(0.05, (0.01, 1.0), (0.5, 1.0), (1.0, 0.05), interpolation="geometric"),
 }
-_TINY: Settings = {
+_TINY: Changes = {
     "data.variant": "dynamic",
     "model.likelihood": "bernoulli",
     "objective.num_samples": 2,
     "optimizer.learning_rate": 1e-2,
     **SHORT,
 }
-_MISSING: Settings = {"model.mask_input": True, "model.missing_fraction": 0.5}
-_PUBLISHED: Settings = {
+_MISSING: Changes = {"model.mask_input": True, "model.missing_fraction": 0.5}
+_PUBLISHED: Changes = {
     "data.train_images": PUBLISHED_IMAGES,
-    **changes("schedules.learning_rate_factor", course(1.0)),
+    "schedules.learning_rate_factor": course(1.0),
     "training.steps": 60_032,
     "training.steps_per_call": 128,
     "training.validate_every": 128,
@@ -216,16 +133,16 @@ _PUBLISHED: Settings = {
     "training.patience": 11,
 }
 # The recipe that trains further: path gradients, averaged weights, a longer run, and twice the leaves and sums.
-_TUNED: Settings = {
+_TUNED: Changes = {
     "objective.gradient": "path",
     "optimizer.ema_momentum": 0.999,
     "training.steps": 40_000,
     "training.validate_every": 1_000,
 }
-_MORE_LEAVES: Settings = {"model.num_leaves": 4, "model.num_sums": 4}
+_MORE_LEAVES: Changes = {"model.num_leaves": 4, "model.num_sums": 4}
 
 
-def _family(family: str, latents: int, units: int) -> Settings:
+def _family(family: str, latents: int, units: int) -> Changes:
     """What a family is, with so many latents and hidden (or dense) units."""
     is_conv, is_plain = family.startswith("conv_"), not family.endswith("spvae")
     networks = (
@@ -241,7 +158,7 @@ def _family(family: str, latents: int, units: int) -> Settings:
     return {"model.num_latents": latents, **networks, **(plain if is_plain else {})}
 
 
-def _full(family: str, data: str, kind: str) -> Settings:
+def _full(family: str, data: str, kind: str) -> Changes:
     """A family on a data set as the paper has both."""
     source = _DATA[data]
     return {
@@ -254,8 +171,8 @@ def _full(family: str, data: str, kind: str) -> Settings:
     }
 
 
-def _tiny(family: str) -> Settings:
-    own = {"model.delta": 7 if family == "conv_spvae" else 14}
+def _tiny(family: str) -> Changes:
+    own: dict[str, Any] = {"model.delta": 7 if family == "conv_spvae" else 14}
     if family == "conv_vae":
         own["model.conv_filters"] = (3, 4)
     return {**_family(family, 4, 8), **own, **_TINY}
@@ -264,8 +181,8 @@ def _tiny(family: str) -> Settings:
 def register() -> None:
     """Adds all presets of the sum-product VAEs and of the plain VAEs beside them."""
 
-    def add(name: str, about: str, *settings: Settings) -> None:
-        register_preset(name, f"{about}.", base, *settings)
+    def add(name: str, about: str, *settings: Changes) -> None:
+        register_preset(name, f"{about}.", Config, *settings)
 
     for family, title in _TITLES.items():
         about = (

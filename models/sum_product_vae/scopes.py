@@ -93,15 +93,15 @@ class LeafScopes:
         """
         height, width, channels = (*event_shape, 1, 1)[:3]
         coordinates = np.stack(np.unravel_index(self.variables, (height, width, channels)))
-        shapes = {tuple(int(extent) for extent in np.ptp(region, axis=-1) + 1) for region in coordinates.swapaxes(0, 1)}
-        (shape, *others) = shapes
-        if len(event_shape) not in (2, 3) or others or self.is_padded or np.prod(shape) != self.size:
+        extents = {tuple(map(int, np.ptp(region, axis=-1) + 1)) for region in coordinates.swapaxes(0, 1)}
+        ((rows, columns, depth), *others) = extents
+        if len(event_shape) not in (2, 3) or others or self.is_padded or rows * columns * depth != self.size:
             raise ValueError(
                 "convolutions and pictures of leaves need leaf regions that are rectangles of one size: take "
                 "model.structure=poon_domingos or bisected with a model.delta that divides both sides of the image, "
-                f"found data.event_shape={event_shape} with leaf regions of {sorted(shapes)}"
+                f"found data.event_shape={event_shape} with leaf regions of {sorted(extents)}"
             )
-        return shape
+        return rows, columns, depth
 
     def of_regions(self, values: tf.Tensor) -> tf.Tensor:
         """Pixels [B, D] of each leaf region, [regions, B, S]."""
@@ -125,9 +125,9 @@ class LeafScopes:
         """
         if weights is None:
             return leaf_values[0]
-        weights = tf.cast(tf.transpose(weights), leaf_values.dtype)[..., tf.newaxis]
+        of_leaves = tf.cast(tf.transpose(weights), leaf_values.dtype)[..., tf.newaxis]
         # Not a plain product: a leaf that is not used may hold anything.
-        weighted = tf.where(weights > 0.0, weights * leaf_values, tf.zeros_like(leaf_values))
+        weighted = tf.where(of_leaves > 0.0, of_leaves * leaf_values, tf.zeros_like(leaf_values))
         regions = tf.reshape(weighted, [len(self.variables), self.num_leaves, -1, self.size])
         regions = tf.transpose(tf.reduce_sum(regions, axis=1), [0, 2, 1])
         variables = np.where(self.is_variable, self.variables, -1)  # a negative segment is left out

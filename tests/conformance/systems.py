@@ -134,8 +134,8 @@ LAYERS = {
         (3, None, 5),
         lambda layer, batch: layer(tf.ones([3, batch, 5])),
     ),
-    likelihood.BernoulliLikelihood: (
-        likelihood.BernoulliLikelihood,
+    likelihood.Likelihood: (
+        lambda: likelihood.make_likelihood("bernoulli", (4,)),
         (None, 4),
         lambda layer, batch: layer.log_prob(tf.ones([batch, 4]), tf.ones([batch, 4])),
     ),

@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 
-from tfstruct import config as config_lib
 from tfstruct.evaluation.report import evaluation_stem
 from tfstruct.models.tables import Difference, Evaluation, Published, Row, Table
 
@@ -49,7 +48,7 @@ def scores(row, seed, images=IMAGES):
 def write_training(row, workdir, seeds=(0,)):
     """What a finished training leaves."""
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(config_lib.to_json(row.config()))
+    (workdir / "config.json").write_text(row.config().to_json())
     data = {"checksum": "c" * 64, "description": "made up"}
     environment = {"commit": "abc", "command": ["tfstruct-train"], "gpus": [], "versions": {}, "data": data}
     (workdir / "environment.json").write_text(json.dumps(environment))

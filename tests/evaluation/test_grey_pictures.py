@@ -34,6 +34,7 @@ def test_samples_and_reconstructions_of_a_run_are_divided_by_255(tmp_path, monke
     config = tiny_circuit.config(tiny_circuit.write_levels(tmp_path / "levels.npz"), "model.likelihood=binomial")
     (tmp_path / "metrics.jsonl").write_text("")
     data, drawn = load_data(config), {}
+    config = config.replace({"data.event_shape": data.event_shape})
     model = registry.build(config, seed=1)
     run = types.SimpleNamespace(
         folder=types.SimpleNamespace(path=tmp_path), use=lambda replica: model, num_replicas=1, config=config, data=data

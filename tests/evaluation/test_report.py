@@ -10,6 +10,7 @@ from tfstruct.evaluation import report
 from tfstruct.files import to_json
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer
+from tfstruct.inference.objectives import Draws
 from tfstruct.training import data as data_lib
 from tfstruct.training import run as training
 from tfstruct.training.workdir import Workdir
@@ -106,7 +107,7 @@ def test_the_estimate_is_the_log_mean_of_exactly_k_weights(run, counted):
     keys = random.fold_in(random.fold_in(random.key(3), random.EVALUATION), np.arange(10))
     weights = []
     for sample in range(num_samples):
-        terms = model.importance_terms(rows, seed=random.sample_keys(keys, 1, sample), num_samples=1)
+        terms = model.terms(rows, Draws(random.sample_keys(keys, 1, sample), 1))
         weights.append((terms.log_likelihood + terms.log_prior - terms.log_posterior).numpy()[0])
     weights = np.array(weights, np.float64)
     largest = weights.max(axis=0)

@@ -11,6 +11,7 @@ from tests.reference import small
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
 from tfstruct.inference import likelihood, objectives
+from tfstruct.inference.objectives import Draws
 
 IMAGES = np.array(list(itertools.product([0.0, 1.0], repeat=4))).reshape(16, 2, 2)
 NUM_SAMPLES = 50_000
@@ -42,7 +43,7 @@ def test_importance_weights_average_to_the_evidence_and_the_bounds_are_ordered(s
     system = _model(structure, rng)
     evidence = _evidence(system)
     assert scipy.special.logsumexp(evidence) == pytest.approx(0.0, abs=1e-6)
-    terms = system.importance_terms(tf.constant(IMAGES), seed=random.key(17), num_samples=NUM_SAMPLES)
+    terms = system.terms(tf.constant(IMAGES), Draws(random.key(17), NUM_SAMPLES))
     weights = objectives.log_weights(terms).numpy()
     assert_mean_close(np.exp(weights), np.exp(evidence), resolution=0.01)
     # A density of q that is not normalised, or a prior of other parents than those drawn, moves the sum.
@@ -66,7 +67,7 @@ def test_the_likelihood_estimate_covers_the_evidence(rng):
     system = _model("learned", rng)
     keys = random.row_keys(tf.range(16, dtype=tf.int64))
     found = likelihood.estimate(
-        lambda keys: system.importance_terms(tf.constant(IMAGES), seed=keys, num_samples=1000),
+        lambda keys: system.terms(tf.constant(IMAGES), Draws(keys, 1000)),
         keys,
         num_samples=10_000,
         chunk=1000,

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.reference import small
 from tfstruct.inference import objectives
-from tfstruct.inference.objectives import ImportanceTerms, free_bits_penalty
+from tfstruct.inference.objectives import Draws, ImportanceTerms, free_bits_penalty
 
 X, SCALE = np.array([0.3, -1.2, 0.9]), 0.7
 NODES = 40
@@ -95,5 +95,5 @@ def test_a_graph_vae_with_more_free_bits_than_rate_trains_on_the_distortion_alon
 
 def test_evaluation_terms_have_no_penalty():
     model = small.registry.build(small.config("full", ["objective.free_bits=1.0"]))
-    terms = model.importance_terms(tf.zeros([2, 2, 2]), seed=small.KEY, num_samples=2)
+    terms = model.terms(tf.zeros([2, 2, 2]), Draws(small.KEY, 2))
     assert terms.penalty is None

@@ -10,7 +10,7 @@ from tfstruct import random
 from tfstruct.functional import Functional
 from tfstruct.inference import likelihood
 from tfstruct.inference.held_out import HeldOutScorer
-from tfstruct.inference.objectives import ImportanceTerms
+from tfstruct.inference.objectives import Draws, ImportanceTerms
 
 K, B = 10, 4
 KEYS = random.row_keys(tf.range(B, dtype=tf.int64))
@@ -211,7 +211,7 @@ def test_a_score_is_the_importance_estimate_of_the_model(scored):
     system, rows, score = scored
     key = random.fold_in(random.key(5), random.EVALUATION)
     keys = random.sample_keys(random.fold_in(key, tf.range(len(rows))), 10)
-    terms = system.importance_terms(tf.constant(rows, tf.float32), seed=keys, num_samples=10)
+    terms = system.terms(tf.constant(rows, tf.float32), Draws(keys, 10))
     weights = np.asarray(terms.log_likelihood + terms.log_prior - terms.log_posterior, np.float64)
     expected = scipy.special.logsumexp(weights, axis=0) - np.log(10)
     np.testing.assert_allclose(score(seed=5).log_prob, expected, rtol=1e-5)

@@ -247,7 +247,7 @@ def test_impossible_samples_leave_a_finite_bound_and_gradient(path):
 
 
 def test_a_path_gradient_needs_path_terms(rng):
-    with pytest.raises(ValueError, match="path_derivative=False"):
+    with pytest.raises(ValueError, match="path=False"):
         objectives.elbo(_of_weights(rng.normal(size=[2, 3])), path=True)
 
 

@@ -1,4 +1,5 @@
 import itertools
+from typing import get_args
 
 import keras
 import numpy as np
@@ -10,19 +11,21 @@ import tensorflow as tf
 from tests.reference import networks
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
+from tfstruct.distributions.pixels import logistic_log_mass
 from tfstruct.layers.likelihood import make_likelihood
+from tfstruct.models.config import LikelihoodName
 
 
 def _gaussian(dims, floor, rng=None):
-    layer = make_likelihood("gaussian", dims, log_variance_floor=floor)
+    layer = make_likelihood("gaussian", (dims,), log_variance_floor=floor)
     layer.build((None, dims))
     if rng is not None:
         networks.randomize(layer, rng)
     return layer
 
 
-def _bernoulli(dims=None):
-    layer = make_likelihood("bernoulli", dims, log_variance_floor=0.0)
+def _bernoulli(dims=7):
+    layer = make_likelihood("bernoulli", (dims,))
     layer.build((None, dims))
     return layer
 
@@ -83,7 +86,7 @@ def test_log_prob_and_gradient_are_finite_and_accurate_at_saturated_features(nam
     results = {}
     for dtype in (tf.float32, tf.float64):
         features = tf.fill([1, 2], tf.constant(size, dtype))
-        layer = make_likelihood(name, 2, log_variance_floor=-7.0)
+        layer = make_likelihood(name, (2,))
         if name == "gaussian":
             layer.log_variance = keras.layers.Dense(2, dtype=dtype.name)
             layer.dtype_policy = keras.DTypePolicy(dtype.name)
@@ -115,7 +118,7 @@ def test_mean_is_the_mean_of_log_prob_and_of_samples(name, rng):
     if name == "bernoulli":
         assert set(np.unique(draws)) == {0.0, 1.0}
     else:
-        variance = layer.distribution(features).distribution.variance().numpy()[0]
+        variance = np.exp(layer.pixels.log_variance(layer.parameters(features)).numpy()[0])
         assert_mean_close((draws - mean) ** 2, variance, resolution=0.2 * variance.max())
 
 
@@ -131,10 +134,116 @@ def test_samples_with_a_key_for_each_row_do_not_depend_on_the_batch(name, rng):
 
 
 def test_an_unknown_likelihood_lists_the_known_ones():
-    with pytest.raises(ValueError, match="bernoulli or gaussian, found 'poisson'"):
-        make_likelihood("poisson", 4, log_variance_floor=0.0)
+    with pytest.raises(ValueError, match="likelihood must be one of bernoulli, .*, found 'poisson'"):
+        make_likelihood("poisson", (4,))
 
 
 def test_only_the_bernoulli_likelihood_wants_binary_observations():
     assert _bernoulli(1).is_binary
     assert not _gaussian(1, -7.0).is_binary
+
+
+# Every family, of whole observations -----------------------------------------------------------------------------
+
+NAMES = get_args(LikelihoodName)
+LEVELS = np.arange(256.0)
+
+
+def _make(name, event_shape, rng):
+    """A layer and features [1, O] of one observation."""
+    layer = make_likelihood(name, event_shape, log_variance_floor=-4.0, num_components=4)
+    layer.build((None, layer.num_outputs))
+    networks.randomize(layer, rng)
+    return layer, tf.constant(rng.normal(size=[1, layer.num_outputs]), tf.float32)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("bernoulli", "gaussian")])
+def test_levels_of_two_pixels_sum_to_one_and_have_the_mean_of_the_layer(name, rng):
+    layer, features = _make(name, (2,), rng)
+    pairs = np.stack(np.meshgrid(LEVELS, LEVELS, indexing="ij"), axis=-1).reshape(-1, 2)
+    probabilities = np.exp(layer.log_prob(features, tf.constant(pairs, tf.float32)).numpy().astype(np.float64))
+    assert probabilities.sum() == pytest.approx(1.0, abs=1e-4)
+    np.testing.assert_allclose(layer.mean(features)[0], probabilities @ pairs, rtol=1e-3)
+
+
+def sigmoid(x):
+    return scipy.special.expit(x)
+
+
+def cell_mass(level, mean, scale):
+    """Mass of a logistic on [0, 1] in the cell of a level, in float64."""
+    upper = 1.0 if level == 255 else sigmoid(((level + 0.5) / 255.0 - mean) / scale)
+    lower = 0.0 if level == 0 else sigmoid(((level - 0.5) / 255.0 - mean) / scale)
+    return upper - lower
+
+
+def color_twin(outputs, pixel):
+    """p(red, green, blue) of one pixel by PixelCNN++'s formula, from its 10 M outputs."""
+    num = len(outputs) // 10
+    weights = scipy.special.softmax(outputs[:num])
+    means, log_scales, coefficients = outputs[num:].reshape(3, 3, num)
+    red, green, _ = np.asarray(pixel) / 255.0 - 0.5
+    total = 0.0
+    for m in range(num):
+        first, second, third = np.tanh(coefficients[:, m])
+        moved = 0.5 + means[:, m] + np.array([0.0, first * red, second * red + third * green])
+        scales = np.exp(np.clip(log_scales[:, m] - 2.0, -7.0, 7.0))
+        total += weights[m] * np.prod([cell_mass(pixel[c], moved[c], scales[c]) for c in range(3)])
+    return total
+
+
+def test_colors_are_their_twin(rng):
+    layer, features = _make("logistic_mixture", (2, 1, 3), rng)
+    assert layer.num_outputs == 2 * 10 * 4
+    images = np.concatenate([rng.integers(0, 256, size=[20, 2, 3]), np.zeros([1, 2, 3]), np.full([1, 2, 3], 255)])
+    found = layer.log_prob(features, tf.constant(images.reshape(-1, 6), tf.float32))
+    outputs = features.numpy().astype(np.float64).reshape(2, -1)
+    for image, log_prob in zip(images, found, strict=True):
+        expected = sum(np.log(color_twin(outputs[place], image[place])) for place in range(2))
+        assert float(log_prob) == pytest.approx(expected, rel=1e-4)
+
+
+def test_colors_sum_to_the_grey_mass_of_red(rng):
+    layer, features = _make("logistic_mixture", (1, 1, 3), rng)
+    rest = np.stack(np.meshgrid(LEVELS, LEVELS, indexing="ij"), axis=-1).reshape(-1, 2)
+    outputs = features[0].numpy()
+    weights, means, log_scales = scipy.special.softmax(outputs[:4]), outputs[4:8], outputs[16:20]
+    for red in (0.0, 99.0, 255.0):
+        colors = np.concatenate([np.full([len(rest), 1], red), rest], axis=1)
+        total = np.exp(layer.log_prob(features, tf.constant(colors, tf.float32)).numpy().astype(np.float64)).sum()
+        mass = np.exp(logistic_log_mass(tf.constant([red]), 0.5 + means, np.exp(log_scales - 2.0)))
+        assert total == pytest.approx(weights @ mass, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "color"])
+def test_samples_follow_the_layer(name, rng):
+    shape = (1, 2, 3) if name == "color" else (3,)
+    layer, features = _make("logistic_mixture" if name == "color" else name, shape, rng)
+    draws = layer.sample(tf.tile(features, [20_000, 1]), random.key(17)).numpy().astype(np.float64)
+    assert draws.shape == (20_000, int(np.prod(shape)))
+    mean = layer.mean(features).numpy()[0] / layer.scale
+    exact = slice(None, None, 3) if name == "color" else slice(None)  # green and blue: an approximation
+    assert_mean_close(draws[:, exact] / layer.scale, mean[exact], resolution=0.1)
+    np.testing.assert_allclose(draws.mean(axis=0) / layer.scale, mean, atol=0.06)
+    if layer.support == "integers_0_255":
+        assert set(np.unique(draws)) <= set(LEVELS)
+
+
+def test_drawn_colors_have_the_joint_distribution_of_log_prob(rng):
+    """Red and green in quarters of their range: observed counts against sums of the twin's formula."""
+    layer, features = _make("logistic_mixture", (1, 1, 3), rng)
+    draws = layer.sample(tf.tile(features, [40_000, 1]), random.key(5)).numpy()
+    counts = np.histogram2d(draws[:, 0], draws[:, 1], bins=[0, 64, 128, 192, 256])[0] / len(draws)
+    outputs = features.numpy().astype(np.float64)[0]
+    weights, means, log_scales, coefficients = (
+        scipy.special.softmax(outputs[:4]), *outputs[4:].reshape(3, 3, 4)
+    )  # fmt: skip
+    scales, expected = np.exp(log_scales - 2.0), np.zeros([256, 256])
+    for m in range(4):
+        for red in range(256):
+            moved = 0.5 + means[1, m] + np.tanh(coefficients[0, m]) * (red / 255.0 - 0.5)
+            green = np.array([cell_mass(level, moved, scales[1, m]) for level in range(256)])
+            expected[red] += weights[m] * cell_mass(red, 0.5 + means[0, m], scales[0, m]) * green
+    expected = expected.reshape(4, 64, 4, 64).sum(axis=(1, 3))
+    # 5 standard errors of the largest cell: 0.0125.
+    np.testing.assert_allclose(counts, expected, atol=0.0125)

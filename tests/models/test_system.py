@@ -9,6 +9,7 @@ from tests.reference import small
 from tfstruct import random
 from tfstruct.data.variants import prepare_batch
 from tfstruct.functional import Functional, VectorLayout
+from tfstruct.inference.objectives import Draws
 from tfstruct.models.registry import seeded_initializers
 
 KEY = random.key(17)
@@ -59,7 +60,7 @@ def test_bound_weights_act_as_assigned_ones_and_leave_the_model_alone(rng):
     parameters, statistics = functional.parameters.values() + 0.1, functional.statistics.values() + 0.2
 
     def terms():
-        return tf.stack(system.importance_terms(x, seed=KEY, num_samples=2)[:3]).numpy()
+        return tf.stack(system.terms(x, Draws(KEY, 2))[:3]).numpy()
 
     before = terms()
     with functional.bind(functional.parameters.split(tf.constant(parameters)), tf.constant(statistics)):
@@ -74,12 +75,12 @@ def test_new_statistics_are_what_a_training_pass_leaves(rng):
     system, x = small.build("full"), tf.constant(small.images(rng, 6), tf.float32)
     functional = Functional(system)
     parameters, statistics = functional.parameters.values(), functional.statistics.values()
-    options = {"seed": KEY, "num_samples": 2, "training": True, "path_derivative": True}
+    asked = Draws(KEY, 2, training=True, path=True)
     with functional.bind(functional.parameters.split(tf.constant(parameters)), tf.constant(statistics)) as scope:
-        system.importance_terms(x, **options)
+        system.terms(x, asked)
     found = functional.new_statistics(scope).numpy()
     np.testing.assert_array_equal(functional.statistics.values(), statistics)
-    system.importance_terms(x, **options)
+    system.terms(x, asked)
     np.testing.assert_allclose(found, functional.statistics.values(), rtol=1e-6)
     assert np.any(found != statistics)
 

@@ -7,6 +7,7 @@ import tfstruct
 from tests.outside import vamp_vae
 from tests.trainers import tiny
 from tfstruct import random
+from tfstruct.inference.objectives import Draws
 from tfstruct.models import build, presets
 
 SHORT = ("training.steps=20", "training.steps_per_call=10", "training.validate_every=20", "training.compiler=graph",
@@ -17,7 +18,7 @@ def test_the_prior_is_the_mixture_and_samples_follow_it():
     model = build(presets.get("vamp_vae/tiny", ["model.num_latents=2", "data.event_shape=(2,2)"]), seed=3)
     model.pseudo_inputs.assign(3.0 * np.random.default_rng(0).normal(size=model.pseudo_inputs.shape))
     x = np.array([[[0, 1], [1, 1]]], np.float32)
-    terms = model.importance_terms(x, seed=random.key(1), num_samples=4)
+    terms = model.terms(x, Draws(random.key(1), 4))
     noise = random.sample_normal(random.key(1), 4, 1, [2]).numpy()
     encoded = model.encode(x)
     z = encoded["z_mean"].numpy() + encoded["z_std"].numpy() * noise

@@ -7,35 +7,53 @@ References:
 """
 
 import math
+from typing import Literal
 
 import keras
-import ml_collections
 import numpy as np
 import tensorflow as tf
+from pydantic import Field
 
 from tfstruct import random
 from tfstruct.distributions.gaussian import gaussian_log_prob
-from tfstruct.inference.objectives import ImportanceTerms
-from tfstruct.layers.likelihood import BernoulliLikelihood
+from tfstruct.inference.objectives import Draws, ImportanceTerms
+from tfstruct.layers.likelihood import make_likelihood
 from tfstruct.layers.mlp import MLP, BlockOptions
 from tfstruct.math import log_mean_exp
-from tfstruct.models.presets import PRESETS, SHORT, register_preset
+from tfstruct.models import config as config_lib
+from tfstruct.models.presets import SHORT, register_preset
 from tfstruct.models.registry import SYSTEMS, SystemEntry
 from tfstruct.models.system import System
+from tfstruct.settings import Count
+
+
+class Model(config_lib.Model):
+    """Networks and prior."""
+
+    num_latents: Count = Field(default=40, description="Z")
+    num_components: Count = Field(default=500, description="of the prior")
+    hidden_units: tuple[Count, ...] = (300, 300)
+
+
+class Config(config_lib.Config):
+    """Data, training and evaluation are those of every system."""
+
+    system: Literal["vamp_vae"] = "vamp_vae"
+    model: Model = Model()
 
 
 class VampVAE(System):
     """p(x | z) is Bernoulli, q(z | x) a diagonal Gaussian, p(z) the mixture over pseudo-inputs in (0, 1)."""
 
-    is_binary = True
+    config: Config
 
-    def __init__(self, config: ml_collections.ConfigDict, **kwargs) -> None:
+    def __init__(self, config: Config, **kwargs) -> None:
         super().__init__(config, **kwargs)
         options, block = self.config.model, BlockOptions("tanh", batch_norm=False)
         self.num_latents, self.dims = options.num_latents, math.prod(self.event_shape)
         self.encoder = MLP(options.hidden_units, 2 * self.num_latents, block, name="encoder")
         self.decoder = MLP(options.hidden_units, self.dims, block, name="decoder")
-        self.likelihood = BernoulliLikelihood()
+        self.likelihood = make_likelihood("bernoulli", self.event_shape)
 
     def build(self, input_shape: object = None) -> None:
         """Makes all weights."""
@@ -62,21 +80,11 @@ class VampVAE(System):
     def _shaped(self, flat: tf.Tensor) -> tf.Tensor:
         return tf.reshape(flat, tf.concat([tf.shape(flat)[:-1], self.event_shape], axis=0))
 
-    def importance_terms(
-        self,
-        x: tf.Tensor,
-        *,
-        seed: tf.Tensor,
-        num_samples: int,
-        training: bool = False,
-        path_derivative: bool = False,
-        shared_seed: tf.Tensor | None = None,
-    ) -> ImportanceTerms:
-        """See System."""
-        del training, shared_seed  # nothing is relaxed, and nothing shared by rows
+    def terms(self, x: tf.Tensor, draws: Draws) -> ImportanceTerms:
+        """See System; nothing is relaxed, and nothing shared by rows."""
         flat = self._flat(x)
         loc, log_variance = self._posterior(flat)
-        noise = random.sample_normal(seed, num_samples, tf.shape(flat)[0], [self.num_latents])
+        noise = random.sample_normal(draws.seed, draws.num_samples, tf.shape(flat)[0], [self.num_latents])
         z = loc + tf.exp(0.5 * log_variance) * noise
         fixed = tf.stop_gradient(loc), tf.stop_gradient(log_variance)
         components = tf.reduce_sum(gaussian_log_prob(z[..., tf.newaxis, :], *self._components()), axis=-1)
@@ -84,7 +92,7 @@ class VampVAE(System):
             log_likelihood=self.likelihood.log_prob(self.decoder(z), flat),
             log_prior=log_mean_exp(components, axis=-1),
             log_posterior=tf.reduce_sum(gaussian_log_prob(z, loc, log_variance), axis=-1),
-            log_posterior_path=tf.reduce_sum(gaussian_log_prob(z, *fixed), axis=-1) if path_derivative else None,
+            log_posterior_path=tf.reduce_sum(gaussian_log_prob(z, *fixed), axis=-1) if draws.path else None,
         )
 
     def sample(self, num: int | tf.Tensor, *, seed: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -122,23 +130,6 @@ class VampVAE(System):
         return []
 
 
-def base() -> ml_collections.ConfigDict:
-    """The config that presets vary: data, training and evaluation are those of the plain VAE."""
-    config = PRESETS["vae/mnist"].make()
-    config.system = "vamp_vae"
-    config.model = ml_collections.ConfigDict(
-        {
-            "num_latents": 40,
-            "num_components": 500,
-            "hidden_units": (300, 300),
-            "likelihood": "bernoulli",
-            "batch_norm": False,
-        }
-    )
-    del config.schedules.gate_temperature
-    return config
-
-
 _TINY = {
     "model.num_latents": 6,
     "model.num_components": 5,
@@ -146,8 +137,8 @@ _TINY = {
     "optimizer.learning_rate": 3e-3,
     **SHORT,
 }
-SYSTEMS.register("vamp_vae", SystemEntry(base, lambda: VampVAE))
-register_preset("vamp_vae/tiny", "VAE with a VampPrior, small, 200 steps, for tests.", base, _TINY)
+SYSTEMS.register("vamp_vae", SystemEntry(Config, lambda: VampVAE))
+register_preset("vamp_vae/tiny", "VAE with a VampPrior, small, 200 steps, for tests.", Config, _TINY)
 
 
 def log_prior(model: VampVAE, z: np.ndarray) -> np.ndarray:

@@ -6,8 +6,10 @@ from scipy import special
 
 from tests.reference import networks
 from tests.reference.boltzmann import Machine, states
+from tests.reference.draws import draws
+from tests.trainers import tiny
 from tfstruct import random
-from tfstruct.models import presets, registry
+from tfstruct.models import registry
 
 KEY = random.key(17)
 SHARED_KEY = random.key(5)
@@ -18,11 +20,8 @@ CONDITIONAL = ("model.conditional=True", "objective.name=conditional")
 
 def config(*overrides, event_shape=(2, 3), **model):
     """A config of 4 + 3 latents."""
-    result = presets.get("boltzmann_vae/tiny", overrides)
-    result.data.event_shape = event_shape
-    result.model.update(num_units_1=4, num_units_2=3, encoder_units=(5,), decoder_units=(6,))
-    result.model.update(model)
-    return result
+    options = {"num_units_1": 4, "num_units_2": 3, "encoder_units": (5,), "decoder_units": (6,), **model}
+    return tiny.changed("boltzmann_vae/tiny", overrides, event_shape=event_shape, **options)
 
 
 def build(rng, *overrides, scale=0.5, **options):
@@ -66,12 +65,12 @@ def images(rng, num, event_shape=(2, 3)):
 
 def terms(system, x, num_samples, **options):
     """The importance terms of rows at KEY."""
-    return system.importance_terms(tf.constant(x), seed=KEY, num_samples=num_samples, **options)
+    return system.terms(tf.constant(x), draws(KEY, num_samples, **options))
 
 
 def relaxed_terms(system, x, num_samples, **options):
     """The same while training."""
-    return terms(system, x, num_samples, training=True, path_derivative=True, shared_seed=SHARED_KEY, **options)
+    return terms(system, x, num_samples, training=True, path=True, shared_seed=SHARED_KEY, **options)
 
 
 def log_weights(found):

@@ -5,10 +5,12 @@ import pytest
 import tensorflow as tf
 
 from tests.reference import networks
+from tests.reference.draws import draws
 from tests.reference.graph_vae import GraphVAE as Twin
+from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.inference.objectives import group_gradients
-from tfstruct.models import presets, registry
+from tfstruct.models import registry
 
 STRUCTURES = ("independent", "chain", "full", "learned", "explicit")
 EVERY_STRUCTURE = pytest.mark.parametrize("structure", STRUCTURES)
@@ -22,9 +24,7 @@ FLOW = {"steps": 2, "hidden_units": (5, 4), "context_dim": 3, "activation": "tan
 
 def config(structure="learned", overrides=(), **model):
     """A config of three nodes over four pixels; `explicit` is a collider with learned gates."""
-    result = presets.get("graph_vae/tiny", overrides)
-    result.data.event_shape = (2, 2)
-    result.model.update(
+    options = dict(
         num_latents=6,
         num_nodes=3,
         encoder_units=(5, 4),
@@ -34,12 +34,9 @@ def config(structure="learned", overrides=(), **model):
         decoder_units=(5,),
         batch_norm_epsilon=1e-2,
     )
-    if structure == "explicit":
-        result.model.adjacency = EXPLICIT
-    else:
-        result.model.structure = structure
-    result.model.update(model)
-    return result
+    options |= {"adjacency": EXPLICIT} if structure == "explicit" else {"structure": structure}
+    overrides = ["objective.allow_biased_gradient=True", *overrides]
+    return tiny.changed("graph_vae/tiny", overrides, event_shape=(2, 2), **options | model)
 
 
 def build(structure="learned", rng=None, scale=0.5, **model):
@@ -91,14 +88,14 @@ def images(rng, num, binary=True):
 
 
 def noise(system, num_samples=K, batch=B):
-    """The noise that `importance_terms` draws from KEY."""
+    """The noise that `terms` draws from KEY."""
     drawn = random.sample_normal(KEY, num_samples, batch, [system.num_nodes, system.node_dim])
     return drawn.numpy().astype(np.float64)
 
 
 def terms(system, x, num_samples=K, **kwargs):
     """The importance terms of rows at KEY."""
-    return system.importance_terms(tf.convert_to_tensor(x), seed=KEY, num_samples=num_samples, **kwargs)
+    return system.terms(tf.convert_to_tensor(x), draws(KEY, num_samples, **kwargs))
 
 
 def total(found):

@@ -4,7 +4,8 @@ import numpy as np
 
 from tests.reference import networks
 from tests.reference.sum_product import Circuit
-from tfstruct.models import presets, registry
+from tests.trainers import tiny
+from tfstruct.models import registry
 
 SHAPE = (2, 2)
 _QUADRATURE = np.linspace(-9.0, 9.0, 3_601)
@@ -13,10 +14,7 @@ _QUADRATURE = np.linspace(-9.0, 9.0, 3_601)
 def system(*overrides, event_shape=SHAPE, scale=0.7, seed=17, **model):
     """A small system with random weights everywhere, on binary pixels unless told otherwise."""
     options = {"delta": 1, "num_latents": 1, "hidden_units": (3, 4), "likelihood": "bernoulli", **model}
-    settings = [f"model.{name}={value!r}" for name, value in options.items()]
-    config = presets.get("spvae/tiny", [*settings, *overrides])
-    config.data.event_shape = event_shape
-    built = registry.build(config)
+    built = registry.build(tiny.changed("spvae/tiny", overrides, event_shape=event_shape, **options))
     networks.randomize(built, np.random.default_rng(seed), scale)
     # A posterior that is near the prior, and so not too far from the exact one.
     networks.randomize(built.encoder, np.random.default_rng(seed + 2), 0.4 * scale)

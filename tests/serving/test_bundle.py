@@ -8,11 +8,14 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfstruct import config as config_lib
+import tfstruct
+from tests.trainers import tiny
+from tfstruct import random
+from tfstruct import settings as settings_lib
 from tfstruct.evaluation import report
 from tfstruct.functional import Functional
-from tfstruct.models import presets
-from tfstruct.serving import bundle, client, warmup
+from tfstruct.models import presets, registry
+from tfstruct.serving import bundle, cards, client, warmup
 from tfstruct.serving.bundle import DamagedBundleError
 
 
@@ -146,8 +149,31 @@ def test_the_recipe_on_the_card_makes_the_config_again(trained, folder):
     preset, workdir, *changes = train[1:]
     assert workdir == "--workdir=RUN"
     made = presets.get(preset.removeprefix("--preset="), [change.removeprefix("--set=") for change in changes])
-    assert config_lib.differences(made, trained.config) == []
+    assert settings_lib.differences(made, trained.config) == []
     assert export[1:] == ["--workdir=RUN", "--output=BUNDLE", "--weights_dtype=float32"]
+
+
+def test_the_recipe_evaluates_as_was_done(trained):
+    path = trained.folder.path / "evaluation.json"
+    before = path.read_text() if path.exists() else None
+    try:
+        given = [
+            "--workdir",
+            "runs/a",
+            "--num_samples=7",
+            "--set",
+            "evaluation.chunk=3",
+            "--data_dir=/x",
+            "--nopictures",
+        ]
+        path.write_text(json.dumps({"command": ["tfstruct-evaluate", *given]}))
+        assert cards._evaluation_options(trained) == ["--num_samples=7", "--set=evaluation.chunk=3", "--nopictures"]
+        path.write_text(json.dumps({"command": ["my_script.py", *given]}))
+        assert cards._evaluation_options(trained) == []
+    finally:
+        path.unlink()
+        if before is not None:
+            path.write_text(before)
 
 
 def test_the_signatures_of_the_card_are_those_of_the_model(folder, model):
@@ -233,16 +259,16 @@ def test_the_card_has_no_metrics_of_other_weights_or_data(trained, tmp_path):
         evaluation = json.loads(path.read_text())
         bundle.export(trained, tmp_path / "1")
         assert client.load(tmp_path / "1").card["metrics"]["num_samples"] == 2
-        assert bundle._metrics(trained, 0)["num_samples"] == 2
+        assert cards.metrics_of(trained, 0)["num_samples"] == 2
         for place, value in (("best_step", -1), ("validation_bound", 0.0)):
             changed = json.loads(json.dumps(evaluation))
             for replica in changed["replicas"]:
                 replica[place] = value
             path.write_text(json.dumps(changed))
-            assert bundle._metrics(trained, 0) is None
+            assert cards.metrics_of(trained, 0) is None
         evaluation["data"]["checksum"] = "0"
         path.write_text(json.dumps(evaluation))
-        assert bundle._metrics(trained, 0) is None
+        assert cards.metrics_of(trained, 0) is None
     finally:
         path.unlink()
         if before is not None:
@@ -276,6 +302,34 @@ def test_an_export_that_fails_on_the_way_leaves_nothing(trained, tmp_path, monke
     with pytest.raises(RuntimeError, match="planted"):
         bundle.export(trained, tmp_path / "model/1", num_samples=1)
     assert not list((tmp_path / "model").iterdir())
+
+
+def test_a_model_at_hand_is_exported_and_scores_as_it_does(tmp_path):
+    system = registry.build(tiny.config(), seed=1)
+    system.compile(run_eagerly=True)
+    rows = tiny.binary_rows(np.random.default_rng(0), 16, (12,)).astype(np.float32)
+    system.fit(rows, batch_size=8, verbose=0)
+    with pytest.raises(ValueError, match=r"rows must have shape \[n, \*\(12,\)\] with n > 0, found \[3, 5\]"):
+        tfstruct.export(system, tmp_path / "bad/1", rows[:3, :5])
+    with pytest.raises(ValueError, match="the rows of the bundle.*found 0.5"):
+        tfstruct.export(system, tmp_path / "bad/1", 0.5 * rows)
+    assert not (tmp_path / "bad").exists()
+    output = tfstruct.export(system, tmp_path / "model/1", rows, num_samples=5)
+    loaded = tfstruct.load(output)
+    seeds = np.arange(4, dtype=np.int64)
+    keys = random.fold_in(random.fold_in(random.row_keys(seeds), random.SERVING), 1)
+    expected = system.estimate(tf.constant(rows[:4]), keys, num_samples=5, chunk=3).log_prob
+    np.testing.assert_allclose(loaded.log_prob(rows[:4], seed=seeds)["log_prob"], expected, atol=1e-4)
+    assert loaded.card["data"]["checksum"] is loaded.card["metrics"] is None
+    assert loaded.card["preset"] == "graph_vae/tiny"
+
+
+def test_a_run_gives_its_trained_model_without_its_data(trained, monkeypatch):
+    monkeypatch.setattr(report, "load_data", lambda *_: pytest.fail("the data were read"))
+    found, expected = tfstruct.load_run(trained.folder.path, replica=1), trained.use(1)
+    assert found is not expected
+    for one, two in zip(found.weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 # Damage --------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from tfstruct import random
 from tfstruct.functional import Functional
 from tfstruct.inference import likelihood
 from tfstruct.inference.held_out import HeldOutScorer
+from tfstruct.inference.objectives import Draws
 
 WITH_X = ("serving_default", "log_prob", "elbo", "encode", "reconstruct")
 
@@ -81,7 +82,7 @@ def test_exported_scores_are_those_of_the_python_model_with_the_same_keys(traine
     # Purpose 1 is that of log_prob.
     keys = random.fold_in(random.fold_in(random.row_keys(seed), random.SERVING), 1)
     estimate = likelihood.estimate(
-        lambda sample_keys: model.importance_terms(x, seed=sample_keys, num_samples=25),
+        lambda sample_keys: model.terms(x, Draws(sample_keys, 25)),
         keys,
         num_samples=200,
         chunk=25,

@@ -11,6 +11,7 @@ from tests.trainers import tiny, tiny_circuit
 from tfstruct import random
 from tfstruct.data.support import INTEGERS
 from tfstruct.inference import likelihood
+from tfstruct.inference.objectives import Draws
 from tfstruct.models import registry
 from tfstruct.serving import bundle, client, warmup
 from tfstruct.serving.signatures import ServedSystem
@@ -82,8 +83,8 @@ def assert_all_close(found, expected, **tolerance):
 def test_a_marginal_is_that_of_the_python_model_with_the_same_keys(system, model, rows):
     x, observed, seed = rows
     expected = likelihood.estimate(
-        lambda sample: system.importance_terms(
-            tf.constant(x, tf.float32), seed=sample, num_samples=NUM_SAMPLES, observed=tf.constant(observed)
+        lambda sample: system.terms(
+            tf.constant(x, tf.float32), Draws(sample, NUM_SAMPLES, observed=tf.constant(observed))
         ),
         keys(seed, LOG_PROB),
         num_samples=NUM_SAMPLES,
@@ -107,7 +108,7 @@ def test_an_inpainting_is_that_of_the_python_model_with_the_same_keys(system, mo
 def test_region_densities_are_those_of_the_python_model_with_the_samples_of_log_prob(system, model, rows):
     x, _, seed = rows
     estimate = likelihood.estimate(
-        lambda sample: system.importance_terms(tf.constant(x, tf.float32), seed=sample, num_samples=NUM_SAMPLES),
+        lambda sample: system.terms(tf.constant(x, tf.float32), Draws(sample, NUM_SAMPLES)),
         keys(seed, LOG_PROB),
         num_samples=NUM_SAMPLES,
         chunk=NUM_SAMPLES,
@@ -237,8 +238,7 @@ def test_rows_outside_the_support_have_no_answer_and_disturb_no_other(model, row
 @pytest.fixture(scope="module")
 def grey():
     """A model of grey levels without training."""
-    config = tiny_circuit.config("none", "model.likelihood=binomial")
-    config.data.event_shape = SHAPE
+    config = tiny_circuit.config("none", "model.likelihood=binomial").replace({"data.event_shape": SHAPE})
     return uncompiled(registry.build(config, seed=2))
 
 
@@ -316,8 +316,7 @@ def test_models_that_take_no_missing_values_say_what_they_answer(rows):
 
 
 def test_a_plain_vae_takes_missing_values_and_has_no_regions(rows):
-    config = tiny_circuit.config("none", preset="dense_vae/tiny")
-    config.data.event_shape = SHAPE
+    config = tiny_circuit.config("none", preset="dense_vae/tiny").replace({"data.event_shape": SHAPE})
     system = registry.build(config, seed=2)
     plain = uncompiled(system)
     x, observed, seed = rows

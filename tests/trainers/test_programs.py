@@ -12,6 +12,7 @@ from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.evaluation import report
 from tfstruct.inference import likelihood
+from tfstruct.inference.objectives import Draws
 from tfstruct.serving import bundle, client
 
 
@@ -198,7 +199,7 @@ def test_a_model_with_flows_trained_in_two_phases_is_evaluated_exported_and_scor
     assert len(model.flows) == 2
     np.testing.assert_array_equal(np.abs(model.gates.logits), [1e4])
     estimate = likelihood.estimate(
-        lambda keys: model.importance_terms(rows, seed=keys, num_samples=3),
+        lambda keys: model.terms(rows, Draws(keys, 3)),
         # Of the program's default seed; purpose 1 is that of log_prob.
         random.fold_in(random.fold_in(random.row_keys(client.row_seeds(0, len(rows))), random.SERVING), 1),
         num_samples=7,

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 
 from tfstruct.models import presets
+from tfstruct.settings import read_overrides
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = pathlib.Path(sys.executable).parent
@@ -43,9 +44,16 @@ SMALL = (
 
 def config(*overrides, preset="graph_vae/tiny", event_shape=(12,)):
     """A small config for rows of a shape, without a data set."""
-    result = presets.get(preset, [*SMALL, *overrides])
-    result.data.event_shape = event_shape
-    return result
+    return changed(preset, [*SMALL, *overrides], event_shape=event_shape)
+
+
+def changed(preset, overrides=(), event_shape=None, **model):
+    """A preset's config with settings of its model changed too, all at once: they may go together only so."""
+    config = presets.get(preset)
+    changes = {f"model.{name}": value for name, value in model.items()}
+    if event_shape is not None:
+        changes["data.event_shape"] = event_shape
+    return config.replace(changes | read_overrides(config, overrides))
 
 
 def file_config(file, *overrides, preset="graph_vae/tiny"):

@@ -28,8 +28,7 @@ def strategy():
 
 
 def start(*overrides, synchronized=False):
-    config = tiny.config(GENTLE, *overrides)
-    config.model.batch_norm_synchronized = synchronized
+    config = tiny.config(GENTLE, *overrides, f"model.batch_norm_synchronized={synchronized}")
     model = registry.build(config)
     step = TrainStep(model, "binarize")
     return step, device_state(stack_states([initial_state(Functional(model), random.key(0))]))

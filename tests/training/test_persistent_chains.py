@@ -93,14 +93,14 @@ def test_chains_of_visited_rows_move_and_those_of_others_stay(stepped):
 # Bug seen: chains put back in the order of the batch, or those of one sample in the place of another's.
 def test_new_chains_are_those_of_the_objective_at_the_places_of_their_rows(stepped, rows, monkeypatch):
     step, state, after = stepped
-    seen, importance_terms = {}, step.model.importance_terms
+    seen, terms = {}, step.model.terms
 
-    def recording(x, **options):
-        found = importance_terms(x, **options)
-        seen.update(given=options["chains"]["posterior"].numpy(), found=found.chains["posterior"].numpy())
+    def recording(x, draws):
+        found = terms(x, draws)
+        seen.update(given=draws.chains["posterior"].numpy(), found=found.chains["posterior"].numpy())
         return found
 
-    monkeypatch.setattr(step.model, "importance_terms", recording)
+    monkeypatch.setattr(step.model, "terms", recording)
     batch, places = gather(rows, VISITED)
     step.gradient(state, tf.constant(0), batch, row_ids=places)
     for sample, place in np.ndindex(K, BATCH):

@@ -1,4 +1,3 @@
-import ml_collections
 import numpy as np
 import pytest
 
@@ -22,7 +21,7 @@ BAD_SETTINGS = {
     "no validation images": (("training.validation_images=0",), "none", "validation_images"),
     "no validation samples": (("training.validation_samples=0",), "none", "(num|validation)_samples"),
     "an unknown compiler": (("training.compiler=jax",), "none", "compiler must be"),
-    "an unknown system": (("system=vea",), "none", "unknown system 'vea'"),
+    "an unknown system": (("system=vea",), "none", "system must be graph_vae, found 'vea'"),
     "an unknown objective": (("objective.name=elbow",), "none", "objective.name must be one of"),
     "an unknown gradient": (("objective.gradient=pth",), "none", "gradient"),
     "no samples of the objective": (("objective.num_samples=0",), "none", "num_samples"),
@@ -43,8 +42,16 @@ BAD_SETTINGS = {
         "none",
         "training.structure_fraction=0.5 is for a structure that is learned; vae/tiny has none .*independent",
     ),
-    "a negative fraction": (("training.structure_fraction=-0.5",), "none", "structure_fraction .* found -0.5"),
-    "a first phase of all steps": (("training.structure_fraction=1.0",), "none", "structure_fraction .* found 1.0"),
+    "a negative fraction": (
+        ("training.structure_fraction=-0.5",),
+        "none",
+        "fraction must be at least 0, found -0.5",
+    ),
+    "a first phase of all steps": (
+        ("training.structure_fraction=1.0",),
+        "none",
+        "fraction must be below 1, found 1.0",
+    ),
     "a first phase of no step": (("training.structure_fraction=0.2",), "none", "of the 2 steps, found 0.2"),
     "an average that never moves": (("optimizer.ema_momentum=1.0",), "none", "ema_momentum must be below 1, found 1.0"),
     "a negative average": (("optimizer.ema_momentum=-0.1",), "none", "ema_momentum must be at least 0, found -0.1"),
@@ -62,16 +69,20 @@ BAD_SETTINGS = {
     "a negative bound of variances": (
         ("model.log_variance_bound=-1.0",),
         "none",
-        "log_variance_bound must be at least 0 .*, found -1.0",
+        "log_variance_bound must be at least 0, found -1.0",
     ),
     "free bits of a weighted bound": (
         ("objective.free_bits=0.1", "objective.name=iwae"),
         "none",
-        "free_bits .* goes with objective.name=elbo, found 0.1",
+        "free_bits=0.1 goes with objective.name=elbo, found 'iwae'",
     ),
-    "negative free bits": (("objective.free_bits=-0.1",), "none", "free_bits must be at least 0 .*, found -0.1"),
+    "negative free bits": (("objective.free_bits=-0.1",), "none", "free_bits must be at least 0, found -0.1"),
     "free bits on several devices": (("objective.free_bits=0.1",), "mirrored", "free_bits=0.1 takes the mean rate"),
-    "an endless first phase": (("training.structure_fraction=1e999",), "none", "structure_fraction .* found inf"),
+    "an endless first phase": (
+        ("training.structure_fraction=1e999",),
+        "none",
+        "fraction must be a finite number, found inf",
+    ),
 }
 
 
@@ -79,15 +90,17 @@ BAD_SETTINGS = {
 @pytest.mark.timeout(60)
 def test_bad_settings_are_refused_by_name_before_a_folder_is_made(monkeypatch, file, tmp_path, case):
     overrides, strategy, message = BAD_SETTINGS[case]
-    # What is not refused must not train for long.
-    config = tiny.vae_config(file, "training.steps=2", "training.validate_every=2", *overrides)
 
     def refuse(*arguments):
         pytest.fail("training began")
 
     monkeypatch.setattr(training._Run, "run", refuse)
-    with pytest.raises(ValueError, match=message):
-        training.train(config, tmp_path / "run", strategy=strategy)
+    with pytest.raises(ValueError, match=message):  # what is not refused must not train for long
+        training.train(
+            tiny.vae_config(file, "training.steps=2", "training.validate_every=2", *overrides),
+            tmp_path / "run",
+            strategy=strategy,
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -95,14 +108,6 @@ def test_bad_settings_are_refused_by_name_before_a_folder_is_made(monkeypatch, f
 def test_two_phases_are_refused_where_no_structure_is_learned(file, tmp_path, preset):
     config = tiny.file_config(file, "training.structure_fraction=0.5", preset=preset)
     with pytest.raises(ValueError, match=f"structure_fraction=0.5 .* {preset} has none .*{config.model.structure}"):
-        training.train(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_fraction_that_is_no_number_is_refused_before_a_folder_is_made(file, tmp_path):
-    config = tiny.vae_config(file)
-    config.training.structure_fraction = float("nan")
-    with pytest.raises(ValueError, match="training.structure_fraction .* found nan"):
         training.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -160,11 +165,6 @@ def test_losses_that_are_not_finite_end_the_run_with_advice_and_keep_the_last_ch
     assert np.isfinite(saved.arrays["state/parameters"]).all()
 
 
-def test_configs_given_as_frozen_train_as_well(file, tmp_path):
-    config = ml_collections.FrozenConfigDict(tiny.vae_config(file, "training.steps=2", "training.steps_per_call=2"))
-    assert training.train(config, tmp_path / "run").step == 2
-
-
 # What belongs together ----------------------------------------------------------------------------------------------
 
 
@@ -177,7 +177,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     with pytest.raises(ValueError, match="trained on data of checksum"):
         training.train(config, tmp_path / "run")
     with pytest.raises(ValueError, match="trained on other data"):
-        report.TrainedRun(tmp_path / "run")
+        _ = report.TrainedRun(tmp_path / "run").data
     after = Checkpoints(tmp_path / "run/checkpoints").latest().arrays["state/parameters"]
     np.testing.assert_array_equal(before, after)
 

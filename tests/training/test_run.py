@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from tests.trainers import tiny
-from tfstruct import config as config_lib
 from tfstruct.inference.held_out import Summary
 from tfstruct.training import run as training
 from tfstruct.training.checkpoint import Checkpoints, WorkdirBusyError, WorkdirLock
@@ -36,8 +35,7 @@ def test_a_run_leaves_config_environment_metrics_checkpoint_and_best_weights(fil
     workdir, result = finished
     assert result.step == 20
     config = Workdir(workdir).config()
-    assert tuple(config.data.event_shape) == (12,)
-    assert not set(config_lib.keys(config)) ^ set(config_lib.keys(tiny.vae_config(file)))
+    assert config == tiny.vae_config(file).replace({"data.event_shape": (12,)})
     environment = json.loads((workdir / "environment.json").read_text())
     assert environment["compiler"] == "graph"
     assert len(environment["data"]["checksum"]) == 64
@@ -68,14 +66,6 @@ def test_a_finished_run_given_again_changes_no_weight_and_adds_no_row(file, tmp_
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
     assert read_rows(tmp_path / "run/metrics.jsonl") == rows
-
-
-def test_training_does_not_change_the_config_it_was_given(file, tmp_path, monkeypatch):
-    config = tiny.vae_config(file)
-    before = config_lib.to_json(config)
-    monkeypatch.setattr(training._Run, "run", lambda run: None)
-    training.train(config, tmp_path / "run", strategy="mirrored")
-    assert config_lib.to_json(config) == before
 
 
 def test_the_config_of_a_run_does_not_depend_on_the_devices(file, tmp_path, monkeypatch):
@@ -196,7 +186,7 @@ def test_a_validation_bound_that_is_not_a_number_is_never_the_best(monkeypatch, 
 def test_no_call_crosses_a_validation_or_the_end():
     run = object.__new__(training._Run)
     run.options = types.SimpleNamespace(steps_per_call=4, validate_every=10, steps=23)
-    run.pipeline, run.step, run.phases = types.SimpleNamespace(max_steps_per_call=None), 0, Phases(23, 0.0)
+    run.pipeline, run.step, run.phases = types.SimpleNamespace(max_steps_per_call=None), 0, Phases(23)
     spans = [(0, 4), (4, 4), (8, 2), (10, 4), (14, 4), (18, 2), (20, 3)]
     assert run.spans() == spans
     run.step = 10

@@ -6,6 +6,7 @@ import tensorflow as tf
 from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.functional import Functional, VectorLayout
+from tfstruct.inference.objectives import Draws
 from tfstruct.models import registry
 from tfstruct.training.state import initial_state, replica, stack_states
 
@@ -23,13 +24,7 @@ def vector(functional, rng):
 def bound_terms(functional, pieces, statistics, *, training=False):
     x = tf.constant(tiny.binary_rows(np.random.default_rng(5), 9, (12,)), tf.float32)
     with functional.bind(pieces, statistics) as scope:
-        terms = functional.model.importance_terms(
-            x,
-            seed=random.key(3),
-            num_samples=2,
-            training=training,
-            shared_seed=random.key(4),
-        )
+        terms = functional.model.terms(x, Draws(random.key(3), 2, training=training, shared_seed=random.key(4)))
         return terms, functional.new_statistics(scope)
 
 
@@ -99,10 +94,8 @@ def test_bound_layers_compute_with_the_given_tensors_and_leave_the_variables_alo
 
     other = Functional(registry.build(tiny.config(), seed=1))
     other.assign(0.3 * vector, statistics)
-    own = other.model.importance_terms(
-        tf.constant(tiny.binary_rows(np.random.default_rng(5), 9, (12,)), tf.float32),
-        seed=random.key(3),
-        num_samples=2,
+    own = other.model.terms(
+        tf.constant(tiny.binary_rows(np.random.default_rng(5), 9, (12,)), tf.float32), Draws(random.key(3), 2)
     )
     for field in ("log_likelihood", "log_prior", "log_posterior"):
         np.testing.assert_array_equal(getattr(bound, field), getattr(own, field))

@@ -10,7 +10,12 @@ from tfstruct.training.loop import device_state
 from tfstruct.training.state import initial_state
 from tfstruct.training.step import TrainStep
 
-PATH = ("objective.name=iwae", "objective.num_samples=3", "objective.gradient=path")
+PATH = (
+    "objective.name=iwae",
+    "objective.num_samples=3",
+    "objective.gradient=path",
+    "objective.allow_biased_gradient=True",
+)
 
 
 def make_step(*overrides, seed=0, **options):

@@ -18,7 +18,6 @@ from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import Summary
 from tfstruct.models import registry
-from tfstruct.schedules import Schedule
 from tfstruct.training import run as training
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import read_rows
@@ -140,8 +139,7 @@ class ByHand:
     """Trains a seed step by step to the states `learned`, `fixed` (in which the second phase starts) and `final`."""
 
     def __init__(self, file, seed):
-        self.config, self.seed = tiny.file_config(file, *COURSE), seed
-        self.config.data.event_shape = (12,)
+        self.config, self.seed = tiny.file_config(file, *COURSE, "data.event_shape=(12,)"), seed
         self.rows = np.load(file)["train"]
         self.model = registry.build(self.config, seed=seed)
         self.functional = Functional(self.model)
@@ -186,7 +184,7 @@ class ByHand:
     def phase(self, state, first_step, length):
         """Makes the steps first_step, first_step + 1, ... as a run of that length makes its own."""
         names = ("learning_rate_factor", "kl_weight", "gate_temperature")
-        schedules = {name: Schedule.from_config(self.config.schedules[name], length) for name in names}
+        schedules = {name: getattr(self.config.schedules, name).over(length) for name in names}
         for count in range(length):
             scheduled = {name: schedule(tf.constant(count)) for name, schedule in schedules.items()}
             visits = batch_indices([self.seed], first_step + count, 1, 8, len(self.rows))

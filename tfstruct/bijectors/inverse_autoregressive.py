@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfstruct.bijectors.order import resolve_order
-
-tfb = tfp.bijectors
 
 Network = Callable[..., Sequence[tf.Tensor]]
 
@@ -73,9 +71,9 @@ class InverseAutoregressive(tfb.Bijector):
 
     def _checked_order(self, order: str | Sequence[int] | None) -> str | Sequence[int]:
         own = getattr(self._network, "order", None)
-        if own is None and order is None:
-            raise ValueError("the network has no attribute `order`: give the order")
         if own is None:
+            if order is None:
+                raise ValueError("the network has no attribute `order`: give the order")
             return order
         if order is not None and not np.array_equal(resolve_order(order, len(own)), own):
             raise ValueError(f"the network's order is {np.asarray(own).tolist()}, found order={order!r}")

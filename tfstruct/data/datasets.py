@@ -16,6 +16,7 @@ import numpy as np
 from tfstruct import random
 from tfstruct.data import files, mnist, omniglot, prepared, variants
 from tfstruct.data.support import BINARY, require_binary
+from tfstruct.data.variants import Rendering, render
 from tfstruct.registry import Registry, require_known
 
 __all__ = ["Dataset", "checksum", "hold_out", "load", "names", "require_binary", "variants_of"]
@@ -87,7 +88,7 @@ class Source:
     read: Callable[[str | os.PathLike | None], Mapping[str, np.ndarray]]
     variants: tuple[str, ...]
     description: str
-    render: Callable[[str, Mapping[str, np.ndarray]], variants.Rendering] = variants.render
+    render: Callable[[str, Mapping[str, np.ndarray]], Rendering] = render
 
 
 def names() -> tuple[str, ...]:
@@ -131,7 +132,7 @@ def load(
     require_known(variant, variants_of(name), f"variant of the data set {name}")
     if (name == "file") != (data_file is not None):
         raise ValueError(f"data_file goes with the name 'file' and only with it; found {name!r}, {data_file!r}")
-    if name == "file":
+    if data_file is not None:
         data = files.read(data_file)
         # Before the variant, which has to know the images of flat rows.
         splits = {split: _with_event(rows, event_shape) for split, rows in data.splits.items()}

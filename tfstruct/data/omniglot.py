@@ -87,7 +87,7 @@ def order_drawings(split: str, labels: np.ndarray, names: Sequence[str]) -> np.n
     rows = order.reshape(-1, DRAWERS)
     result = np.empty_like(rows)
     for row, label in enumerate(present):
-        result[row, drawers_in_file_order(split, int(label), names[label]) - 1] = rows[row]
+        result[row, drawers_in_file_order(split, int(label), names[int(label)]) - 1] = rows[row]
     return result
 
 
@@ -104,7 +104,7 @@ def read_original(data_dir: str | os.PathLike | None = None) -> dict[str, np.nda
         ValueError: if the drawings or the drawers found for them are not the published ones.
     """
     builder = prepared.open_prepared("omniglot", data_dir)
-    names = builder.info.features["label"].names
+    names: list[str] = builder.info.features["label"].names
     labels, drawings = [], []
     for split in ("train", "test"):
         # Ink is black on white; the three channels are equal.
@@ -114,7 +114,7 @@ def read_original(data_dir: str | os.PathLike | None = None) -> dict[str, np.nda
         labels.append(examples["label"][order[:, 0]])
         drawings.append(examples["image"][order])
     by_label = np.concatenate(drawings)[np.argsort(np.concatenate(labels), kind="stable")]
-    found = hashlib.sha256(np.ascontiguousarray(by_label)).hexdigest()
+    found = hashlib.sha256(by_label.tobytes()).hexdigest()
     if found != _SHA256:
         raise ValueError(
             f"the drawings in {builder.data_path}, ordered by character and drawer, have sha256 {found}, "

@@ -16,6 +16,17 @@ INTEGERS = "integers_0_255"
 REAL = "real"
 SUPPORTS = (BINARY, UNIT_INTERVAL, INTEGERS, REAL)
 
+# Where the observations of a likelihood may lie. A density of values on a lattice is no probability of them, and the
+# Gaussian's mean lies in (0, 1).
+LIKELIHOOD_SUPPORTS = {
+    "bernoulli": (BINARY,),
+    "gaussian": (UNIT_INTERVAL, REAL),
+    "binomial": (INTEGERS,),
+    "categorical": (INTEGERS,),
+    "logistic_mixture": (INTEGERS,),
+    "spline": (INTEGERS,),
+}
+
 _CHUNK_BYTES = 2**26  # a memory-mapped array is read piece by piece
 
 _MEANING = {

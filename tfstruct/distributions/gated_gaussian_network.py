@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfstruct import random
 from tfstruct.distributions import adjacency as adjacency_lib
 from tfstruct.distributions.gaussian import gaussian_log_prob
-
-tfd = tfp.distributions
 
 Conditional = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -106,7 +106,7 @@ class GatedGaussianNetwork(tfd.Distribution):
         """
         value = tf.convert_to_tensor(value, self.dtype)
         loc, log_variance = self._conditional(gated_parents(value, self._gates))
-        has_parents = self._adjacency.any(axis=1)[:, np.newaxis]
+        has_parents = np.any(self._adjacency, axis=1, keepdims=True)
         # `where` against zeros, not a product: whatever stands in the rows of the roots must not matter.
         zeros = tf.zeros_like(value)
         return tf.where(has_parents, loc + zeros, zeros), tf.where(has_parents, log_variance + zeros, zeros)
@@ -148,8 +148,8 @@ class GatedGaussianNetwork(tfd.Distribution):
     def _event_shape_tensor(self) -> tf.Tensor:
         return tf.constant([self._adjacency.shape[0], self._node_dim], tf.int32)
 
-    def _default_event_space_bijector(self) -> tfp.bijectors.Bijector:
-        return tfp.bijectors.Identity(validate_args=self.validate_args)
+    def _default_event_space_bijector(self) -> tfb.Bijector:
+        return tfb.Identity(validate_args=self.validate_args)
 
     @classmethod
     def _parameter_properties(cls, dtype: Any, num_classes: int | None = None) -> dict:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 from tfstruct import random
-
-tfd = tfp.distributions
 
 _GUARD = 1e-7  # keeps densities and slopes of the power functions finite at 0 and 1
 _CONCRETE_GUARD = 1e-5
@@ -77,8 +77,8 @@ class RelaxedBernoulli(tfd.Distribution, abc.ABC):
     def _event_shape_tensor(self) -> tf.Tensor:
         return tf.constant([], tf.int32)
 
-    def _default_event_space_bijector(self) -> tfp.bijectors.Bijector:
-        return tfp.bijectors.Sigmoid(validate_args=self.validate_args)
+    def _default_event_space_bijector(self) -> tfb.Bijector:
+        return tfb.Sigmoid(validate_args=self.validate_args)
 
     @classmethod
     def _parameter_properties(cls, dtype: Any, num_classes: int | None = None) -> dict:

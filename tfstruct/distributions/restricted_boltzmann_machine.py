@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfstruct import random
 from tfstruct.distributions import bilinear
 from tfstruct.math import logsumexp
-
-tfd = tfp.distributions
 
 #: Units on the smaller side beyond which nothing is enumerated: 2**20 states.
 MAX_ENUMERATED_UNITS = 20

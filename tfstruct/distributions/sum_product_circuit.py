@@ -223,7 +223,7 @@ class SumProductCircuit:
                     factor = tf.where(is_child[..., np.newaxis], factor, tf.zeros_like(factor))
                 products = factor if products is None else products + factor
             of_levels.append(products)
-            sums = combine(products, self._weights_of(level, products.dtype))
+            sums = combine(products, self._weights_of(level, values.dtype))
             values = tf.concat([values, tf.reshape(sums, [level.nodes.stop - level.nodes.start, -1])], axis=0)
         return values, of_levels
 

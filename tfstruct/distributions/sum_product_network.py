@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfstruct.distributions.region_graph import RegionGraph
 from tfstruct.distributions.sum_product_circuit import CircuitLayout, SumProductCircuit
-
-tfd = tfp.distributions
 
 #: what each query of SumProductNetwork gives
 EXACTNESS = {

@@ -1,18 +1,19 @@
 """What `tfstruct-analyse` does with a run: the analyses that its system offers, their settings, and their results."""
 
 import inspect
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 import numpy as np
+import pydantic
 
-from tfstruct.config import apply_overrides
 from tfstruct.evaluation.report import TrainedRun, evaluation_rows
 from tfstruct.files import PathLike, write_json
 from tfstruct.models.registry import SYSTEMS, Analysis
 from tfstruct.registry import Registry
+from tfstruct.settings import Settings, apply_overrides
 from tfstruct.training.workdir import environment
 
 SCHEMA_VERSION = 2
@@ -27,10 +28,14 @@ def offered(system: str | None = None) -> Registry[Analysis]:
     return found
 
 
-def settings_of(part: Analysis) -> dict[str, Any]:
-    """Returns the settings of an analysis with their defaults."""
+def settings_of(part: Analysis) -> Settings:
+    """Returns the settings of an analysis at their defaults: the keyword-only arguments of its function."""
+    types = typing.get_type_hints(part.function)
     parameters = inspect.signature(part.function).parameters.values()
-    return {entry.name: entry.default for entry in parameters if entry.kind is entry.KEYWORD_ONLY}
+    fields: dict[str, Any] = {
+        entry.name: (types[entry.name], entry.default) for entry in parameters if entry.kind is entry.KEYWORD_ONLY
+    }
+    return pydantic.create_model(part.function.__name__, __base__=Settings, **fields)()
 
 
 def analyse(
@@ -55,13 +60,12 @@ def analyse(
     Raises:
         ValueError: an unknown setting, a run where none is taken, or a number of rows or a replica that there is not.
     """
-    settings = ml_collections.ConfigDict(settings_of(part))
-    apply_overrides(settings, overrides)
-    result: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "analysis": name, "settings": settings.to_dict()}
-    if not part.takes_run:
-        if run is not None:
-            raise ValueError(f"the analysis {name} takes no run")
-        return result | {"results": part.function(**settings)}
+    settings = apply_overrides(settings_of(part), overrides)
+    result: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "analysis": name, "settings": settings.model_dump()}
+    if part.takes_run != (run is not None):
+        raise ValueError(f"the analysis {name} takes {'a' if part.takes_run else 'no'} run")
+    if run is None:
+        return result | {"results": part.function(**dict(settings))}
     values = evaluation_rows(run.data, part.split)
     count = (min(part.num_rows, len(values)) if rows is None else rows) or len(values)
     if count > len(values):
@@ -76,7 +80,7 @@ def analyse(
         "split": part.split,
         "rows": count,
     }
-    return result | {"results": part.function(*part.subject(model, values[:count]), **settings)}
+    return result | {"results": part.function(*part.subject(model, values[:count]), **dict(settings))}
 
 
 def write(path: PathLike, result: dict[str, Any]) -> Path:

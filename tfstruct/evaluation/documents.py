@@ -7,7 +7,7 @@ from typing import Any
 
 from tfstruct import plotting
 from tfstruct.evaluation.results import Results, read
-from tfstruct.files import PathLike, write_text
+from tfstruct.files import PathLike, read_json, write_text
 from tfstruct.models import tables as tables_lib
 from tfstruct.models.tables import METRICS, Row, Table
 
@@ -309,6 +309,37 @@ def write_all(results_folder: PathLike, folder: PathLike) -> list[Path]:
     ]
     readme = Path(folder) / "README.md"
     if readme.exists():
-        render = lambda name: table_to_markdown(tables_lib.TABLES[name], results[name], is_brief=True)  # noqa: E731
-        paths.append(write_text(readme, filled(readme.read_text(encoding="utf-8"), render)))
+        text = filled(readme.read_text(encoding="utf-8"), lambda name: readme_part(name, results, folder))
+        paths.append(write_text(readme, text))
     return paths
+
+
+def readme_part(name: str, results: Mapping[str, Results], folder: PathLike) -> str:
+    """Returns what README holds between the markers of a name: a table, or the bundles under `saved_models`."""
+    if name == "saved_models":
+        return bundles_to_markdown(Path(folder) / "saved_models")
+    return table_to_markdown(tables_lib.TABLES[name], results[name], is_brief=True)
+
+
+def bundles_to_markdown(folder: Path) -> str:
+    """Returns a table of the newest bundles `<system>/<name>/<version>` under a folder, by their cards."""
+    newest: dict[Path, Path] = {}
+    for card in sorted(folder.glob("*/*/*/card.json"), key=lambda path: int(path.parent.name)):
+        newest[card.parents[1]] = card
+    lines = []
+    for place, path in sorted(newest.items()):
+        card = read_json(path)
+        metrics, data = card["metrics"], card["data"]
+        size = sum(part.stat().st_size for part in path.parent.rglob("*") if part.is_file())
+        scored = f"{card['target']} {metrics['log_likelihood']:.2f} ({metrics['std_err']:.2f})"
+        lines.append(
+            (
+                f"`{place.relative_to(folder)}`",
+                f"`{card['preset']}`",
+                f"{data['name']}/{data['variant']}",
+                scored,
+                str(metrics["num_samples"]),
+                f"{size / 2**20:.1f}",
+            )
+        )
+    return _block("", ["name", "preset", "test images", "nats an image", "K", "MB"], lines)

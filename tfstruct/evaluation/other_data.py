@@ -1,16 +1,15 @@
 """Held-out data other than those that a run was trained on, checked against its model."""
 
-import ml_collections
-
 from tfstruct.data import datasets
-from tfstruct.models.settings import LIKELIHOOD_SUPPORTS
+from tfstruct.data.support import LIKELIHOOD_SUPPORTS
+from tfstruct.models.config import Config
 
 # Variants whose rows are draws of one distribution: a model of one is a model of the other.
 _SAME_ROWS = {"dynamic": "binarised at random", "static": "binarised at random"}
 
 
 def load(
-    config: ml_collections.ConfigDict,
+    config: Config,
     label: str,
     *,
     data_dir: str | None = None,
@@ -34,9 +33,9 @@ def load(
         raise ValueError(f"data must be name/variant of a named data set, such as mnist/dynamic, found {label!r}")
     data = datasets.load(name, variant, data_dir=data_dir)
     trained_on = f"{config.data.name}/{config.data.variant}"
-    if data.event_shape != tuple(config.data.event_shape):
+    if data.event_shape != config.data.event_shape:
         raise ValueError(
-            f"data must have rows of shape {tuple(config.data.event_shape)}, as {trained_on} has, found {label} with "
+            f"data must have rows of shape {config.data.event_shape}, as {trained_on} has, found {label} with "
             f"{data.event_shape}"
         )
     likelihood = config.model.likelihood

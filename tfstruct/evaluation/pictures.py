@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
 
 from tfstruct import plotting, random
 from tfstruct.evaluation.report import TrainedRun
@@ -24,7 +25,7 @@ def draw_all(run: TrainedRun, *, replica: int = 0, seed: int = 0) -> list[Path]:
     suffix = "" if run.num_replicas == 1 else f"_replica_{replica}"
     files: list[Path] = []
 
-    def keep(figure: object, name: str) -> None:
+    def keep(figure: Figure, name: str) -> None:
         path = folder / f"{name}{suffix}.png"
         plotting.save(figure, path)
         files.append(path)

@@ -7,22 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 import numpy as np
 
-from tfstruct import config as config_lib
 from tfstruct.data import datasets, variants
 from tfstruct.evaluation import plausibility
-from tfstruct.files import read_json, replacing, write_json
+from tfstruct.files import PathLike, read_json, replacing, write_json
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
 from tfstruct.math import bits_per_dim
 from tfstruct.models import registry
-from tfstruct.models.settings import check_annealing, training_flags
+from tfstruct.models.config import Config, Evaluation
 from tfstruct.models.system import System
+from tfstruct.settings import apply_overrides
 from tfstruct.training.data import load_data
 from tfstruct.training.initial import require_layout
-from tfstruct.training.settings import resolve_compiler
+from tfstruct.training.loop import resolve_compiler
 from tfstruct.training.workdir import TrainedWeights, Workdir, environment, program_command
 
 SCHEMA_VERSION = 2
@@ -41,22 +40,28 @@ class TrainedRun:
         ValueError: the checkpoint's weights do not fit the model; the message names the first that differ.
     """
 
-    def __init__(self, workdir: str, *, data_dir: str | None = None) -> None:
+    def __init__(self, workdir: PathLike, *, data_dir: str | None = None) -> None:
         self.folder = Workdir(workdir)
-        self.config: ml_collections.ConfigDict = self.folder.config()
+        self.config: Config = self.folder.config()
         self.weights: TrainedWeights = self.folder.weights()
-        self.data: datasets.Dataset = load_data(self.config, data_dir)
-        if self.data.checksum != self.weights.data_checksum:
-            raise ValueError(
-                f"{self.folder.path} was trained on other data than {self.data.name}/{self.data.variant} is now: "
-                f"checksum {self.weights.data_checksum[:12]}..., found {self.data.checksum[:12]}..."
-            )
+        self._data_dir = data_dir
         self.model: System = registry.build(self.config)
         self._functional = Functional(self.model)
         for name in ("parameters", "statistics"):
             layout = getattr(self._functional, name).describe()
             require_layout(self.weights.layout[name], layout, str(self.folder.path))
         self._started_from = self.folder.environment().get("starts_from") or {}
+
+    @functools.cached_property
+    def data(self) -> datasets.Dataset:
+        """The data of the run; raises ValueError if they are not those that it was trained on."""
+        data = load_data(self.config, self._data_dir)
+        if data.checksum != self.weights.data_checksum:
+            raise ValueError(
+                f"{self.folder.path} was trained on other data than {data.name}/{data.variant} is now: "
+                f"checksum {self.weights.data_checksum[:12]}..., found {data.checksum[:12]}..."
+            )
+        return data
 
     @property
     def num_replicas(self) -> int:
@@ -70,7 +75,7 @@ class TrainedRun:
 
     def training_flags(self, split: str) -> list[str]:
         """Returns what an evaluation of a split must say of the training, that of the run it started from included."""
-        flags = sorted({*training_flags(self.config), *self._started_from.get("flags", [])})
+        flags = sorted({*self.config.training_flags, *self._started_from.get("flags", [])})
         if split == "validation" and self.trained_on_validation:
             flags.append("not held out: the validation rows were trained on")
         return flags
@@ -97,6 +102,23 @@ class TrainedRun:
         self._functional.assign(*before)
         fixed = self.weights.fixed_uncertainties
         return report if fixed is None else report | {"largest_gate_uncertainty_when_fixed": float(fixed[replica])}
+
+
+def load_run(workdir: PathLike, *, replica: int = 0) -> System:
+    """Returns the Keras model of a run with its best weights, ready for evaluation; the data are not needed.
+
+    Args:
+        workdir: folder of the run.
+        replica: of the run.
+
+    Raises:
+        FileNotFoundError: the folder holds no run or no checkpoint.
+        ValueError: no such replica, or weights that do not fit the model.
+    """
+    run = TrainedRun(workdir)
+    model = run.use(replica)
+    model.prepare_evaluation(run.config.evaluation)
+    return model
 
 
 def evaluation_stem(split: str = "test", tag: str = "") -> str:
@@ -156,21 +178,19 @@ def evaluate(
         tag = f"{data.name}_{data.variant}"
     stem = evaluation_stem(split, tag)
     _check_same_data(run.folder.path / f"{stem}.json", data)
-    if edges and run.model.edge_effects is None:
+    edge_effects = run.model.edge_effects if edges else None
+    if edges and edge_effects is None:
         raise ValueError(f"edges must be those of a Graph VAE with possible edges, found a run of {run.config.preset}")
+    asked = {"num_samples": num_samples, "batch_size": batch_size, "chunk": chunk, "images": images}
     options = evaluation_settings(run.config, overrides)
-    num_samples = options.num_samples if num_samples is None else num_samples
-    batch_size = options.batch_size if batch_size is None else batch_size
-    chunk = options.chunk if chunk is None else chunk
+    options = options.replace({name: value for name, value in asked.items() if value is not None})
+    num_samples, batch_size, chunk = options.num_samples, options.batch_size, options.chunk
     rows = evaluation_rows(data, split)
     # The config's number may be meant for a larger set; one that was asked for must be possible.
     images = min(options.images, len(rows)) if images is None else images
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, found {batch_size}")
-    if images < 0 or images > len(rows):
+    if images > len(rows):
         raise ValueError(f"images must be 0 (all) to {len(rows)}, found {images}")
     rows = rows[:images] if images else rows
-    options.batch_size = batch_size  # what the system measures itself is bounded by it too
     start = time.monotonic()
     make_scorer = functools.partial(
         HeldOutScorer,
@@ -198,8 +218,8 @@ def evaluate(
         scorer.functional.assign(parameters, statistics)
         own, own_flags = run.model.report(rows, options, prepared, seed=seed)
         report, flags = report | own, flags + own_flags
-        if edge_scorer is not None:
-            report["edge_effects"] = run.model.edge_effects(edge_scorer, parameters, statistics, edge_rows, seed=seed)
+        if edge_effects is not None:
+            report["edge_effects"] = edge_effects(edge_scorer, parameters, statistics, edge_rows, seed=seed)
         report["flags"] += flags + run.training_flags(split)
         replicas.append(report)
     result = {
@@ -241,19 +261,16 @@ def evaluate(
     return result
 
 
-def evaluation_settings(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+def evaluation_settings(config: Config, overrides: Sequence[str]) -> Evaluation:
     """Returns a config's evaluation settings with overrides applied.
 
     Raises:
-        ValueError: an override of something else, an unknown key, or a value of another type.
+        ValueError: an override of something else, an unknown key, or a value that cannot be.
     """
     for override in overrides:
         if not override.startswith("evaluation."):
             raise ValueError(f"only evaluation.key=value can be set for an evaluation, found {override!r}")
-    changed = config_lib.copy(config)
-    config_lib.apply_overrides(changed, overrides)
-    check_annealing(changed.evaluation, "evaluation")
-    return changed.evaluation
+    return apply_overrides(config, overrides).evaluation
 
 
 def evaluation_rows(data: datasets.Dataset, split: str) -> np.ndarray:

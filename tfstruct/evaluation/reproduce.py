@@ -362,7 +362,8 @@ class Runner:
 
 def _end_with_parent() -> None:
     """In a child: asks Linux for SIGTERM when the parent dies, even of `kill -9`, so that no trainer is left behind."""
-    _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def share_processors(pid: int, place: int, jobs: int) -> None:

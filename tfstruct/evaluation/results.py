@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from tfstruct import config as config_lib
+from tfstruct import settings
 from tfstruct.evaluation.report import evaluation_stem
-from tfstruct.files import read_json, replacing, sha256, write_json
+from tfstruct.files import PathLike, read_json, replacing, sha256, write_json
 from tfstruct.math import mean_and_std_err
-from tfstruct.models import presets
+from tfstruct.models.registry import parse_config
 from tfstruct.models.tables import METRICS, Evaluation, Row, Table
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import read_rows
@@ -58,31 +58,22 @@ def is_current(table: Table, row: Row, entry: Mapping[str, Any]) -> bool:
 
 
 def _differences(row: Row, text: str) -> list[str]:
-    """In what a stored config differs from that of a row, one line for each setting.
-
-    A setting that the stored config lacks had the value that the preset gives it now without the row's changes.
-    """
-    then = presets.with_defaults(config_lib.from_json(text))
-    known, unchanged = set(config_lib.keys(then)), set(config_lib.differences(then, presets.get(row.preset)))
-    lines = []
-    for line in config_lib.differences(then, row.config()):
-        name = line.partition(":")[0]
-        if name not in _OF_A_RUN and (name in known or line not in unchanged):
-            lines.append(line)
-    return lines
+    """In what a stored config differs from that of a row, one line for each setting."""
+    lines = settings.differences(parse_config(text), row.config())
+    return [line for line in lines if line.partition(":")[0] not in _OF_A_RUN]
 
 
 def _plain(evaluation: Evaluation) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(evaluation)))
 
 
-def paths(folder: str | Path, table: Table) -> tuple[Path, Path]:
+def paths(folder: PathLike, table: Table) -> tuple[Path, Path]:
     """The JSON file and the scores of a table."""
     stem = Path(folder) / table.name
     return stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.npz")
 
 
-def read(folder: str | Path, table: Table) -> Results:
+def read(folder: PathLike, table: Table) -> Results:
     """Reads the results of a table; entries of rows that are now defined otherwise are left out with a warning.
 
     Raises:
@@ -216,12 +207,12 @@ def _row_document(
         "preset": row.preset,
         "overrides": list(row.overrides),
         "start_from": row.start_from,
-        "start_config": json.loads(config_lib.to_json(table.row(row.start_from).config())) if row.start_from else None,
+        "start_config": json.loads(table.row(row.start_from).config().to_json()) if row.start_from else None,
         "steps": row.config().training.steps,
         "paper_steps": row.paper_steps,
         "published": {name: number._asdict() for name, number in row.published.items()},
         "evaluation": _plain(row.evaluation),
-        "config": json.loads(config_lib.to_json(row.config())),
+        "config": json.loads(row.config().to_json()),
         "summary": summary,
         "flags": sorted({flag for entry in seeds.values() for flag in entry["flags"]}),
         "seeds": seeds,
@@ -266,10 +257,10 @@ def differences(
     return found
 
 
-def write(folder: str | Path, table: Table, results: Results) -> Path:
+def write(folder: PathLike, table: Table, results: Results) -> Path:
     """Writes both files of a table; returns the JSON file."""
     path, scores_path = paths(folder, table)
     with replacing(scores_path) as file:
-        np.savez_compressed(file, **results.scores)
+        np.savez_compressed(file, allow_pickle=False, **results.scores)
     write_json(path, results.document)
     return path

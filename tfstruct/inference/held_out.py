@@ -39,7 +39,7 @@ class Summary(NamedTuple):
 
 
 def prepared_statistics(
-    functional: Functional, parameters: np.ndarray, statistics: np.ndarray, settings: Mapping[str, Any], seed: int = 0
+    functional: Functional, parameters: np.ndarray, statistics: np.ndarray, settings: Any, seed: int = 0
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns the statistics [S] with what evaluation needs of these weights, and what to report of it.
 
@@ -47,7 +47,7 @@ def prepared_statistics(
         functional: of the system; its Keras variables are written to.
         parameters: [P].
         statistics: [S].
-        settings: a config node (`evaluation`, `training.validation_annealing`).
+        settings: see System.prepare_evaluation.
         seed: of the chains.
     """
     functional.assign(parameters, statistics)
@@ -68,7 +68,7 @@ class HeldOutScorer:
         batch_size: observations computed at once.
         chunk: importance samples computed at once.
         compiler: `xla` or `graph`.
-        terms_options: further arguments of the model's importance terms.
+        terms_options: options of the model's draws.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class HeldOutScorer:
             statistics: non-trainable weights as one vector [S].
             rows: observations (final values, any real dtype).
             seed: of the importance samples.
-            **arguments: tensors that the model's importance terms take beside `terms_options`; other values of the same
+            **arguments: tensors that the model's `estimate` takes beside `terms_options`; other values of the same
                 shape are not compiled anew.
 
         Raises:

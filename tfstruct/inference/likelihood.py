@@ -218,11 +218,11 @@ def _add(sums: _Sums, values: tf.Tensor) -> tuple[_Sums, tf.Tensor]:
     scale = tf.where(tf.math.is_finite(largest), largest, zeros)
     kept = tf.where(tf.math.is_finite(sums.largest), tf.exp(sums.largest - scale), zeros)
     relative = tf.exp(values - scale)
-    powers = [
+    total, squares, cubes, fourths = (
         before * kept**power + tf.reduce_sum(relative**power, axis=0)
         for power, before in enumerate((sums.total, sums.squares, sums.cubes, sums.fourths), start=1)
-    ]
-    return _Sums(largest, *powers, kept), relative
+    )
+    return _Sums(largest, total, squares, cubes, fourths, kept), relative
 
 
 def _log_total(sums: _Sums) -> tf.Tensor:

@@ -10,12 +10,39 @@ normalised weight of a sample, there stands the probability that leaf and sample
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfstruct.distributions.sum_product_circuit import SumProductCircuit
 from tfstruct.math import log_mean_exp, logsumexp
+
+
+class Draws(NamedTuple):
+    """What a system is asked for: K draws of q(z | x) for every row, and how.
+
+    Attributes:
+        seed: key [2], or one for each row [B, 2], of the draws that belong to rows.
+        num_samples: K.
+        training: batch statistics and relaxed discrete quantities instead of their evaluation forms.
+        path: whether log q is wanted with a gradient through z alone, too.
+        shared_seed: key [2] of the draws that all rows share; needed while training.
+        scheduled: current values of the quantities that the system names in `scheduled`; needed while training.
+        chains: states of the samplers that persist for every row, by name, each [K, B, ...]; empty starts new ones.
+        observed: Boolean [B, *event_shape], of a system that allows missing values; None: all are observed.
+        options: what else a system takes in evaluation (see `System.terms_options`).
+    """
+
+    seed: tf.Tensor
+    num_samples: int
+    training: bool = False
+    path: bool = False
+    shared_seed: tf.Tensor | None = None
+    scheduled: Mapping[str, tf.Tensor | float] = MappingProxyType({})
+    chains: Mapping[str, tf.Tensor] = MappingProxyType({})
+    observed: tf.Tensor | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 class ImportanceTerms(NamedTuple):
@@ -81,7 +108,7 @@ def log_weights(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, p
 
 def _log_posterior(terms: ImportanceTerms, path: bool) -> tf.Tensor:
     if path and terms.log_posterior_path is None:
-        raise ValueError("these importance terms were computed with path_derivative=False")
+        raise ValueError("these importance terms were drawn with path=False")
     return terms.log_posterior_path if path else terms.log_posterior
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfstruct.bijectors import inverse_autoregressive
 from tfstruct.bijectors.inverse_autoregressive import InverseAutoregressive
@@ -62,7 +62,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
             network.build()
         self.built = True
 
-    def bijector(self, context: tf.Tensor | None = None) -> tfp.bijectors.Chain:
+    def bijector(self, context: tf.Tensor | None = None) -> tfb.Chain:
         """Returns the flow at a context, for use inside the method that asks for it.
 
         Raises:

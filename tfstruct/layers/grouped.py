@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -50,7 +51,7 @@ class GroupedDense(keras.layers.Layer):
         super().__init__(**kwargs)
         self.groups, self.units = groups, units
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[Any]) -> None:
         fan_in = input_shape[-1]
         limit = float(np.sqrt(6.0 / (fan_in + self.units)))  # Glorot, with the fans of one group
         self.kernel = self.add_weight(

@@ -37,21 +37,14 @@ class BlockOptions(NamedTuple):
 
     @classmethod
     def from_config(cls, config: Any, activation: str) -> "BlockOptions":
-        """Reads batch_norm, its momentum, epsilon and synchronized, and layer_norm (default False) from a config node.
-
-        Raises:
-            ValueError: both normalisations at once.
-        """
-        layer_norm = config.get("layer_norm", False)
-        if layer_norm and config.batch_norm:
-            raise ValueError("model.layer_norm=True takes the place of batch normalisation: set model.batch_norm=False")
+        """Reads batch_norm, its momentum, epsilon and synchronized, and layer_norm if there is one, from settings."""
         return cls(
             activation,
             config.batch_norm,
             config.batch_norm_momentum,
             config.batch_norm_epsilon,
             config.batch_norm_synchronized,
-            layer_norm,
+            getattr(config, "layer_norm", False),
         )
 
     @property
@@ -59,7 +52,7 @@ class BlockOptions(NamedTuple):
         """Whether matrix products have a bias; a normalisation has one of its own."""
         return not (self.batch_norm or self.layer_norm)
 
-    def normalization(self, features: Sequence[int], name: str) -> keras.layers.Layer | None:
+    def normalization(self, features: Sequence[int], name: str) -> LayerNormalization | Normalization | None:
         """Returns a normalisation of features of that shape, or None."""
         if self.layer_norm:
             return LayerNormalization(features, epsilon=self.epsilon, name=name)

@@ -155,8 +155,9 @@ def _edge_path(child: int, parent: int, num_nodes: int) -> Path:
 
 
 def _middle(path: Path) -> np.ndarray:
-    weights = [0.5, 0.5] if len(path.vertices) == 2 else [0.125, 0.375, 0.375, 0.125]
-    return np.asarray(weights) @ path.vertices
+    vertices = np.asarray(path.vertices)
+    weights = [0.5, 0.5] if len(vertices) == 2 else [0.125, 0.375, 0.375, 0.125]
+    return np.asarray(weights) @ vertices
 
 
 def _extent(paths: Sequence[Path]) -> tuple[float, float]:

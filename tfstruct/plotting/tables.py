@@ -39,7 +39,7 @@ def draw_table(points: Sequence[Point], *, axis: str, metric: str) -> Figure:
         own = [point for point in points if point.panel == panel]
         for color, curve in enumerate(dict.fromkeys(point.curve for point in own)):
             along = sorted((point for point in own if point.curve == curve), key=lambda point: point.place)
-            shade = colormaps["tab10"].colors[color % 10]
+            shade = colormaps["tab10"](color % 10)
             places = [point.place for point in along]
             axes.plot(places, [np.mean(point.values) for point in along], color=shade, label=curve)
             dots = [(point.place, value) for point in along for value in point.values]

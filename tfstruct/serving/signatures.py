@@ -6,7 +6,8 @@ Serving refuses compiled functions unless told otherwise.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +19,7 @@ from tfstruct.inference import likelihood
 from tfstruct.math import bits_per_dim
 from tfstruct.models.system import System
 
+T = TypeVar("T")
 # Purposes that row keys are derived for.
 _LOG_PROB, _RECONSTRUCT, _SAMPLE, _INPAINT = 1, 2, 3, 4
 
@@ -32,7 +34,7 @@ class ServedSystem(tf.Module):
         model: the system, with the weights to export.
         num_samples: K of `log_prob` and `elbo`, fixed in the export.
         chunk: importance samples computed at once.
-        terms_options: further arguments of the model's importance terms.
+        terms_options: options of the model's draws.
         bits_per_dim_offset: see data.datasets; None where bits per dimension mean nothing (they come out NaN).
         weights_dtype: `float32`, or `float16` for half the size; computation is float32 in both.
 
@@ -57,7 +59,7 @@ class ServedSystem(tf.Module):
         self._model = _Untracked(model)
         self._functional = _Untracked(Functional(model))
         self._num_samples, self._chunk = num_samples, chunk
-        self._terms_options = _Untracked(dict(terms_options or {}))
+        self._terms_options = _Untracked[dict[str, Any]](dict(terms_options or {}))
         self._offset = bits_per_dim_offset
         functional = self._functional.value
         # The moving averages stay float32: they are few, and variances may lie beyond what float16 holds.
@@ -105,7 +107,7 @@ class ServedSystem(tf.Module):
             functions["region_log_prob"] = tf.function(self.region_log_prob, input_signature=[x, seed], autograph=False)
         return {name: function.get_concrete_function() for name, function in functions.items()}
 
-    def _bound(self) -> object:
+    def _bound(self) -> AbstractContextManager:
         functional = self._functional.value
         values = [tf.cast(tf.convert_to_tensor(weight), tf.float32) for weight in self.weights]
         count = len(functional.parameters.variables)
@@ -235,8 +237,8 @@ class ServedSystem(tf.Module):
         }
 
 
-class _Untracked:
+class _Untracked(Generic[T]):
     """Hides a value from the attribute tracking of tf.Module."""
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: T) -> None:
         self.value = value

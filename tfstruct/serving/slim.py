@@ -33,7 +33,7 @@ def slim(folder: Path) -> None:
     (folder / _FINGERPRINT).unlink(missing_ok=True)
 
 
-def _shorten(function: function_pb2.FunctionDef) -> dict[str, str]:
+def _shorten(function: "function_pb2.FunctionDef") -> dict[str, str]:  # pyright: ignore[reportAttributeAccessIssue]
     """Renames the nodes of a function; returns the new names."""
     taken = {argument.name for argument in function.signature.input_arg}
     fresh = (name for name in _names() if name not in taken)

@@ -58,17 +58,17 @@ def write(folder: Path, signatures: dict[str, dict], x: np.ndarray) -> int:
                 if "x_given" in specs["inputs"]:
                     first = specs["inputs"]["x_given"]["shape"][1]
                     values |= {"x_given": rows[:, :first], "x_query": rows[:, first:]}
-                request = predict_pb2.PredictRequest(
-                    model_spec=model_pb2.ModelSpec(signature_name=name),
+                request = predict_pb2.PredictRequest(  # pyright: ignore[reportAttributeAccessIssue]
+                    model_spec=model_pb2.ModelSpec(signature_name=name),  # pyright: ignore[reportAttributeAccessIssue]
                     inputs={key: _tensor(values[key]) for key in specs["inputs"]},
                 )
-                log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+                log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))  # pyright: ignore[reportAttributeAccessIssue]
                 writer.write(log.SerializeToString())
                 count += 1
     return count
 
 
-def _tensor(values: np.ndarray) -> tensor_pb2.TensorProto:
+def _tensor(values: np.ndarray) -> tensor_pb2.TensorProto:  # pyright: ignore[reportAttributeAccessIssue]
     """Values as a protocol buffer, those that are all the same stored once."""
     first = values.flat[0]
     if np.all(values == first):

@@ -2,14 +2,12 @@
 
 import dataclasses
 
-import ml_collections
-
 from tfstruct.data import datasets, support, variants
-from tfstruct.models.settings import LIKELIHOOD_SUPPORTS
+from tfstruct.models.config import Config
 
 
-def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
-    """Loads the config's data and checks them against its likelihood; sets `data.event_shape` for user files.
+def load_data(config: Config, data_dir: str | None = None) -> datasets.Dataset:
+    """Loads the config's data and checks them against its likelihood.
 
     Raises:
         ValueError: data that the likelihood is not a density of, or of another shape than the config says.
@@ -21,14 +19,12 @@ def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) ->
         options.variant,
         data_dir=data_dir,
         data_file=options.file or None,
-        event_shape=(tuple(options.event_shape) or None) if is_file else None,
+        event_shape=(options.event_shape or None) if is_file else None,
         use_validation=options.use_validation,
     )
-    if is_file:
-        options.event_shape = data.event_shape
-    elif tuple(options.event_shape) != data.event_shape:
+    if not is_file and options.event_shape != data.event_shape:
         raise ValueError(
-            f"data.event_shape is {tuple(options.event_shape)}, but {options.name}/{options.variant} has rows of "
+            f"data.event_shape is {options.event_shape}, but {options.name}/{options.variant} has rows of "
             f"shape {data.event_shape}"
         )
     likelihood, label = config.model.likelihood, f"{options.name}/{options.variant}"
@@ -38,7 +34,7 @@ def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) ->
                 data.split(split),
                 f"the Bernoulli likelihood needs binary data; {label} {split} rows",
             )
-    allowed = LIKELIHOOD_SUPPORTS.get(likelihood)
+    allowed = support.LIKELIHOOD_SUPPORTS.get(likelihood)
     if allowed is not None and data.support not in allowed:
         raise ValueError(
             f"the likelihood {likelihood} is for data of support {' or '.join(allowed)}; {label} has {data.support}"
@@ -46,6 +42,6 @@ def load_data(config: ml_collections.ConfigDict, data_dir: str | None = None) ->
     first = options.train_images
     if first and options.use_validation:
         raise ValueError(f"data.train_images={first} does not go with data.use_validation=True, which adds rows")
-    if not 0 <= first <= len(data.train):
+    if first > len(data.train):
         raise ValueError(f"data.train_images must be 0 (all) to {len(data.train)}, found {first}")
     return dataclasses.replace(data, train=data.train[:first]) if first else data

@@ -2,22 +2,19 @@
 
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from tfstruct import random
 from tfstruct.data import datasets
 from tfstruct.files import PathLike, sha256
 from tfstruct.functional import Functional
-from tfstruct.models.settings import training_flags
+from tfstruct.models.config import Config
 from tfstruct.models.system import System
 from tfstruct.training.state import TrainState, initial_state, stack_states
 from tfstruct.training.workdir import CONFIG_NAME, Workdir
 
 
-def make_initial_state(
-    config: ml_collections.ConfigDict, models: list[System], seeds: list[int], data: datasets.Dataset
-) -> TrainState:
+def make_initial_state(config: Config, models: list[System], seeds: list[int], data: datasets.Dataset) -> TrainState:
     """Returns the stacked state [R, ...] of new replicas, one for each model and seed."""
     is_averaged = config.optimizer.ema_momentum > 0.0
     states = []
@@ -78,7 +75,7 @@ def require_layout(stored: list, layout: list, where: str) -> None:
     )
 
 
-def origin(config: ml_collections.ConfigDict, folder: Workdir) -> dict[str, Any] | None:
+def origin(config: Config, folder: Workdir) -> dict[str, Any] | None:
     """Returns what is known of the run that a run starts from; None for one that starts from fresh weights.
 
     A run that is resumed keeps what it noted when it began: the other folder may be gone.
@@ -98,7 +95,7 @@ def origin(config: ml_collections.ConfigDict, folder: Workdir) -> dict[str, Any]
         "workdir": str(source.path),
         "preset": other.preset,
         "config_sha256": sha256(source.path / CONFIG_NAME),
-        "flags": sorted({*training_flags(other), *before.get("flags", [])}),
+        "flags": sorted({*other.training_flags, *before.get("flags", [])}),
         "use_validation": bool(other.data.use_validation or before.get("use_validation")),
     }
 

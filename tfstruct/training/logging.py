@@ -201,8 +201,8 @@ class RunLog:
             self._bar.update(step - self._bar.n)
             return
         self._waiting = (step, text)
-        is_first = self._shown_time is None
-        if is_first or step >= self._total_steps or self._clock() - self._shown_time >= _SECONDS_BETWEEN_LINES:
+        waited = _SECONDS_BETWEEN_LINES if self._shown_time is None else self._clock() - self._shown_time
+        if step >= self._total_steps or waited >= _SECONDS_BETWEEN_LINES:
             self._print_line(step, text)
 
     def _print_line(self, step: int, text: str) -> None:

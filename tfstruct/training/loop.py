@@ -6,10 +6,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.models.config import Config
 from tfstruct.training.state import TrainState
 from tfstruct.training.step import Metrics
 
 COMPILERS = ("xla", "graph")
+
+
+def resolve_compiler(config: Config) -> str:
+    """Returns `xla` or `graph`; `auto` is `xla`, the faster one for these systems but where the config says not."""
+    if config.training.compiler != "auto":
+        return config.training.compiler
+    return "graph" if config.is_slow_under_xla_on_cpu and not tf.config.list_physical_devices("GPU") else "xla"
 
 
 class TrainLoop:

@@ -1,14 +1,13 @@
 """The phases of a run: with `training.structure_fraction` the structure is learned first, then all else anew."""
 
 from collections.abc import Callable
-from typing import Any
 
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
 from tfstruct.functional import Functional
-from tfstruct.schedules import Schedule
+from tfstruct.models.config import Config
+from tfstruct.schedules import Course
 from tfstruct.training.state import TrainState
 
 
@@ -17,39 +16,30 @@ class Phases:
 
     Args:
         steps: of the whole run.
-        structure_fraction: part of the steps that the first phase takes, rounded to whole steps; 0 for one phase.
-
-    Raises:
-        ValueError: a fraction that leaves one of two phases without a step.
+        boundary: the first step of the second phase; 0 for one phase.
 
     Attributes:
-        boundary: the first step of the second phase; 0 for one phase.
+        boundary: as given.
         lengths: number of steps of each phase.
     """
 
-    def __init__(self, steps: int, structure_fraction: float) -> None:
-        is_fraction = 0 <= structure_fraction < 1  # false of NaN too
-        self.boundary = round(structure_fraction * steps) if is_fraction else -1
-        if not is_fraction or (structure_fraction and not 0 < self.boundary < steps):
-            raise ValueError(
-                "training.structure_fraction must be 0 (one phase) or leave each of two phases at least one of the "
-                f"{steps} steps, found {structure_fraction}"
-            )
-        self.lengths = [self.boundary, steps - self.boundary] if self.boundary else [steps]
+    def __init__(self, steps: int, boundary: int = 0) -> None:
+        self.boundary = boundary
+        self.lengths = [boundary, steps - boundary] if boundary else [steps]
 
     @classmethod
-    def from_config(cls, config: ml_collections.ConfigDict) -> "Phases":
+    def from_config(cls, config: Config) -> "Phases":
         """Reads training.steps and training.structure_fraction."""
-        return cls(config.training.steps, config.training.structure_fraction)
+        return cls(config.training.steps, config.training.first_phase)
 
     def local_step(self, step: tf.Tensor | int) -> tf.Tensor:
         """Returns the number of a step within its phase."""
         step = tf.convert_to_tensor(step)
         return tf.where(step >= self.boundary, step - self.boundary, step)
 
-    def schedule(self, config: Any) -> Callable[[tf.Tensor | int], tf.Tensor]:
+    def schedule(self, course: Course) -> Callable[[tf.Tensor | int], tf.Tensor]:
         """Returns a schedule, given over fractions of a phase, as a function of the run's step."""
-        schedules = [Schedule.from_config(config, length) for length in self.lengths]
+        schedules = [course.over(length) for length in self.lengths]
 
         def value(step: tf.Tensor | int) -> tf.Tensor:
             values = [schedule(self.local_step(step)) for schedule in schedules]

@@ -4,25 +4,23 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from tfstruct import config as config_lib
 from tfstruct import random
 from tfstruct.data import datasets
 from tfstruct.data.pipeline import Pipeline
 from tfstruct.files import PathLike
 from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
 from tfstruct.models import registry
+from tfstruct.models.config import Config
 from tfstruct.models.system import System
-from tfstruct.training import settings
 from tfstruct.training.checkpoint import Checkpoint, WorkdirLock
 from tfstruct.training.data import load_data
 from tfstruct.training.distribute import MirroredLoop, make_strategy
 from tfstruct.training.initial import make_initial_state, origin, start_from
 from tfstruct.training.logging import RunLog
-from tfstruct.training.loop import TrainLoop, device_state, host_state
+from tfstruct.training.loop import TrainLoop, device_state, host_state, resolve_compiler
 from tfstruct.training.phases import fixed_structure
 from tfstruct.training.state import TrainState, from_arrays, to_arrays
 from tfstruct.training.step import TrainStep, over_replicas
@@ -80,7 +78,7 @@ class RunResult(NamedTuple):
 
 
 def train(
-    config: ml_collections.ConfigDict,
+    config: Config,
     workdir: PathLike,
     *,
     strategy: str = "auto",
@@ -103,8 +101,6 @@ def train(
         ValueError: bad settings or data, before anything is written.
         NonFiniteTrainingError: more than `training.max_skipped_fraction` of a call's steps were not finite.
     """
-    config = config_lib.copy(config)  # the caller's stays as it is
-    settings.check(config)
     folder = Workdir(workdir)
     folder.check_resume(resume)
     chosen = make_strategy(strategy)
@@ -113,11 +109,12 @@ def train(
         if config.training.replicas > 1 or config.training.batch_size % chosen.num_replicas_in_sync:
             chosen = None
     data = load_data(config, data_dir)
-    compiler = settings.resolve_compiler(config)
-    build_config = config_lib.copy(config)
+    config = config.replace({"data.event_shape": data.event_shape})
+    compiler = resolve_compiler(config)
+    build_config = config
     if chosen is not None and config.model.batch_norm:
         # Statistics of the global batch, so that the number of devices changes nothing; XLA cannot reduce them.
-        build_config.model.batch_norm_synchronized = True
+        build_config = config.replace({"model.batch_norm_synchronized": True})
         compiler = "graph"
     seeds = [config.training.seed + place for place in range(config.training.replicas)]
     models = [registry.build(build_config, seed=seed) for seed in seeds]
@@ -129,7 +126,7 @@ def train(
     if config.training.structure_fraction and not models[0].learned_structure:
         raise ValueError(
             f"training.structure_fraction={config.training.structure_fraction} is for a structure that is learned; "
-            f"{config.preset} has none (model.structure={config.model.get('structure', 'none')})"
+            f"{config.preset} has none (model.structure={getattr(config.model, 'structure', 'none')})"
         )
     prepared = _Run(config, folder, data, models, seeds, compiler, chosen)
     with WorkdirLock(folder.path):
@@ -145,12 +142,12 @@ def train(
         return prepared.run()
 
 
-def _reason_for_one_device(config: ml_collections.ConfigDict, model: System) -> str | None:
+def _reason_for_one_device(config: Config, model: System) -> str | None:
     """Says why a training cannot be divided among devices; None if it can."""
     if model.initial_chains(1, random.key(0)):
         return f"{config.preset} keeps samplers for every training row, which stay on one device"
-    if config.objective.get("free_bits"):
-        return f"objective.free_bits={config.objective.free_bits} takes the mean rate of the whole batch"
+    if model.free_bits:
+        return f"objective.free_bits={model.free_bits} takes the mean rate of the whole batch"
     return None
 
 
@@ -159,7 +156,7 @@ class _Run:
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
+        config: Config,
         folder: Workdir,
         data: datasets.Dataset,
         models: list[System],
@@ -192,8 +189,8 @@ class _Run:
             num_samples=options.validation_samples,
             batch_size=min(100, len(self.validation)),
             chunk=10,
-            compiler=settings.resolve_compiler(config),
-            terms_options=models[0].terms_options(options.get("validation_annealing", {})),
+            compiler=resolve_compiler(config),
+            terms_options=models[0].terms_options(options.validation),
         )
         self.initial = make_initial_state(config, models, seeds, data)
         if options.initial_weights and not folder.checkpoints.steps():
@@ -351,7 +348,7 @@ class _Run:
         if self.step % self.options.validate_every and not must:
             return None
         current_parameters, current_statistics = (values.numpy() for values in self.state.evaluated)
-        annealing = self.options.get("validation_annealing", {})
+        annealing = self.options.validation
         for place, parameters in enumerate(current_parameters):
             current_statistics[place], _ = prepared_statistics(
                 self.functional, parameters, current_statistics[place], annealing

@@ -51,7 +51,7 @@ class TrainStep:
         self.learning_rate = float(options.learning_rate)
         self.phases = Phases.from_config(config)
         self.schedules: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = {
-            name: self.phases.schedule(config.schedules[name])
+            name: self.phases.schedule(getattr(config.schedules, name))
             for name in ("learning_rate_factor", "kl_weight", *model.scheduled)
         }
         self.weight_decay = float(options.weight_decay)

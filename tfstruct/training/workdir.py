@@ -1,7 +1,6 @@
 """The folder of a training run: its config, its environment, and the weights that came out."""
 
 import datetime
-import json
 import os
 import platform
 import subprocess
@@ -10,13 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from tfstruct import config as config_lib
 from tfstruct.files import PathLike, read_json, write_json, write_text
-from tfstruct.models import presets
+from tfstruct.models.config import Config
+from tfstruct.models.registry import parse_config
+from tfstruct.settings import differences
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.state import from_arrays
 
@@ -82,7 +81,7 @@ class Workdir:
                 f"--resume=never, but {self.checkpoints.folder} holds a run; choose another --workdir"
             )
 
-    def claim(self, config: ml_collections.ConfigDict, resume: str) -> None:
+    def claim(self, config: Config, resume: str) -> None:
         """Makes the folder this config's: writes config.json, or checks the one that is there.
 
         Args:
@@ -96,7 +95,7 @@ class Workdir:
         self.check_resume(resume)
         path = self.path / CONFIG_NAME
         if path.exists():
-            lines = config_lib.differences(self.config(), config)
+            lines = differences(self.config(), config)
             # Resuming does not need the weights that the run began with, which may have moved.
             lines = [line for line in lines if not line.startswith("training.initial_weights:")]
             if lines and self.checkpoints.steps():
@@ -105,17 +104,17 @@ class Workdir:
                     f"{self.path} holds a run of another config; choose another --workdir, or the same settings. "
                     f"There / asked for:\n  {listing}"
                 )
-        write_text(path, config_lib.to_json(config) + "\n")
+        write_text(path, config.to_json() + "\n")
 
-    def config(self) -> ml_collections.ConfigDict:
+    def config(self) -> Config:
         """Reads config.json; raises FileNotFoundError that says what a workdir is if there is none."""
         path = self.path / CONFIG_NAME
         if not path.exists():
             raise FileNotFoundError(f"{self.path} is no folder of a training run: it has no {CONFIG_NAME}")
         try:
-            return presets.with_defaults(config_lib.from_json(path.read_text(encoding="utf-8")))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
+            return parse_config(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def write_environment(self, **extra: Any) -> None:
         """Writes environment.json: versions, machine, devices, command line."""

@@ -8,8 +8,9 @@ from tests.reference import boltzmann_vae as small
 from tfstruct import random
 from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
 from tfstruct.models.boltzmann_vae import annealing_check as annealing_check
+from tfstruct.models.boltzmann_vae.config import Evaluation
 
-SETTINGS = {"prior_temperatures": 20, "prior_chains": 40, "posterior_temperatures": 5}
+SETTINGS = Evaluation(prior_temperatures=20, prior_chains=40, posterior_temperatures=5)
 PREPARED = {
     "prior_log_partition": 5.0,
     "prior_log_partition_std_err": 0.01,

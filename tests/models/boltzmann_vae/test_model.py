@@ -5,11 +5,13 @@ from scipy import special
 
 from tests.reference import boltzmann_vae as small
 from tests.reference.boltzmann import states
+from tests.reference.draws import draws
 from tests.reference.monte_carlo import assert_mean_close
 from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.inference import likelihood
 from tfstruct.models import registry
+from tfstruct.models.boltzmann_vae.config import Annealing, Export
 from tfstruct.training.step import TrainStep
 
 # Evaluation --------------------------------------------------------------------------------------------------
@@ -43,7 +45,7 @@ def test_the_temperatures_of_the_config_are_those_of_a_call_without_any(rng):
     np.testing.assert_array_equal(
         found.log_posterior, small.terms(system, x, 2, num_temperatures=temperatures).log_posterior
     )
-    assert system.terms_options({"posterior_temperatures": 7}) == {"num_temperatures": 7}
+    assert system.terms_options(Export(posterior_temperatures=7)) == {"num_temperatures": 7}
 
 
 @pytest.mark.parametrize("model", [{}, {"batch_norm": False}], ids=["batch_norm", "no_batch_norm"])
@@ -86,7 +88,7 @@ def test_encode_gives_probabilities_and_their_standard_deviations(model, rng):
 
 # Samples -----------------------------------------------------------------------------------------------------
 
-PREPARE = {"prior_temperatures": 30, "prior_chains": 200}
+PREPARE = Annealing(prior_temperatures=30, prior_chains=200)
 
 
 def test_samples_of_a_prepared_model_have_the_enumerated_mean(rng):
@@ -130,7 +132,7 @@ def conditional(rng, **model):
 
 def estimate(system, x, keys, num_samples, **options):
     return likelihood.estimate(
-        lambda keys: system.importance_terms(tf.constant(x), seed=keys, num_samples=num_samples, **options),
+        lambda keys: system.terms(tf.constant(x), draws(keys, num_samples, **options)),
         keys,
         num_samples=num_samples,
         chunk=num_samples,
@@ -182,7 +184,7 @@ def test_a_conditional_model_completes_and_does_not_sample(rng):
     x, twin = small.images(rng, 3, HALVES), small.Twin(system)
     assert system.part_shapes == ((2, 3), (2, 3))
     assert system.prior is None
-    assert system.prepare_evaluation({}) == {}
+    assert system.prepare_evaluation(PREPARE) == {}
     with pytest.raises(ValueError, match="does not sample whole images"):
         system.sample(2, seed=small.KEY)
     decoded = system.decode(tf.constant(twin.states, tf.float32))["x_mean"].numpy()
@@ -269,7 +271,7 @@ def test_a_decay_that_no_weight_feels_is_refused():
             "relaxation=power needs objective.gradient=path",
         ),
         ((), {"posterior": "directed", "groups": 3}, "groups must divide the 7 units, found 3"),
-        ((), {"posterior": "directed", "groups": 0}, "groups must divide the 7 units, found 0"),
+        ((), {"posterior": "directed", "groups": 0}, "model.groups must be at least 1, found 0"),
         ((), {**small.TWO_GROUPS, "groups": 3}, "model.groups must be 1 or even, found 3"),
         (
             (),
@@ -279,7 +281,7 @@ def test_a_decay_that_no_weight_feels_is_refused():
         (("model.conditional=True",), {}, "model.conditional=True does not go with objective.name=elbo"),
         (("objective.name=conditional",), {}, "model.conditional=False does not go with objective.name=conditional"),
         (small.CONDITIONAL, {"event_shape": (3, 2)}, r"even number of rows, found data.event_shape=\(3, 2\)"),
-        ((), {"likelihood": "gaussian"}, "likelihood=bernoulli, found 'gaussian'"),
+        ((), {"likelihood": "poisson"}, "model.likelihood must be one of bernoulli, .*, found 'poisson'"),
         ((), {"num_units_1": 0}, "model.num_units_1 must be at least 1, found 0"),
         ((), {"num_units_2": 0}, "model.num_units_2 must be at least 1, found 0"),
         ((), {"prior_chains": 0}, "model.prior_chains must be at least 1"),
@@ -288,7 +290,7 @@ def test_a_decay_that_no_weight_feels_is_refused():
         ((), {"relaxed_sweeps": 0}, "model.relaxed_sweeps must be at least 1"),
         ((), {"sample_sweeps": 0}, "model.sample_sweeps must be at least 1"),
         ((), {"groups": 2}, "model.groups is for model.posterior=directed, found 2 with rbm"),
-        (("model.sharpness.concrete=0.0",), {}, "model.sharpness must be positive"),
+        (("model.sharpness.concrete=0.0",), {}, "model.sharpness.concrete must be above 0, found 0"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_by_name(overrides, options, message):

@@ -11,6 +11,7 @@ from tfstruct import random
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.models.boltzmann_vae import prior as boltzmann_prior
+from tfstruct.models.boltzmann_vae.config import Annealing
 from tfstruct.models.boltzmann_vae.networks import BoltzmannPrior
 
 SIZES = (4, 3)
@@ -179,7 +180,7 @@ def test_prepare_evaluation_assigns_log_z_and_chains_and_reports_them(rng, eager
     machine, before = small.machine(system.prior), system.prior.chains.numpy()
     followed = [variable.numpy() for variable in (system.prior.followers, system.prior.followed_log_partition)]
     system.prior.log_partition.assign(0.0)
-    settings = {"prior_temperatures": 15, "prior_chains": 60, "num_samples": 3}
+    settings = Annealing(prior_temperatures=15, prior_chains=60)
     report = system.prepare_evaluation(settings)
     assert set(report) == {
         "prior_log_partition", "prior_log_partition_std_err", "prior_log_partition_upper",
@@ -210,7 +211,7 @@ def test_the_prior_is_annealed_with_keys_that_no_observation_has(rng, eagerly, m
 
     with monkeypatch.context() as patch:
         patch.setattr(random, "uniform", recording)
-        system.prepare_evaluation({"prior_temperatures": 2, "prior_chains": 4}, seed=3)
+        system.prepare_evaluation(Annealing(prior_temperatures=2, prior_chains=4), seed=3)
     scorer = HeldOutScorer(system, num_samples=2, batch_size=5, chunk=2, compiler="graph")
     estimate = scorer._estimate
     scorer._estimate = lambda *arguments: (scored.append(np.asarray(arguments[3])), estimate(*arguments))[1]
@@ -221,7 +222,7 @@ def test_the_prior_is_annealed_with_keys_that_no_observation_has(rng, eagerly, m
     with monkeypatch.context() as patch:
         folded, fold_in = [], random.fold_in
         patch.setattr(random, "fold_in", lambda key, data: (folded.append(np.asarray(key)), fold_in(key, data))[1])
-        system.prepare_evaluation({"prior_temperatures": 2, "prior_chains": 4}, seed=3)
+        system.prepare_evaluation(Annealing(prior_temperatures=2, prior_chains=4), seed=3)
     used = {key.tobytes() for keys in (*drawn, *folded) for key in keys.reshape(-1, 2)}
     assert len(used) > 10
     assert not used & {key.tobytes() for key in row_keys}

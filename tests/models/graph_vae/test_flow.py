@@ -9,6 +9,7 @@ from scipy import special
 
 from tests.reference import flow as flow_twin
 from tests.reference import networks, small
+from tests.reference.draws import draws
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
 
@@ -26,11 +27,11 @@ def _build(structure="learned", rng=None, flow=(), **model):
 
 def _terms(system, x, **kwargs):
     kwargs = {"seed": KEY, "num_samples": K, "shared_seed": random.key(5), **kwargs}
-    return system.importance_terms(tf.convert_to_tensor(x), **kwargs)
+    return system.terms(tf.convert_to_tensor(x), draws(**kwargs))
 
 
 def _draw(system, x, gates):
-    """The latents [K, B, N, D] that `importance_terms` draws from KEY."""
+    """The latents [K, B, N, D] that `terms` draws from KEY."""
     bottom_up = system._bottom_up(tf.constant(x), training=False)
     return system.posterior.draw(
         bottom_up, tf.constant(gates), tf.constant(small.noise(system, K, B)), training=False
@@ -60,7 +61,7 @@ def _assert_terms(found, twin, x, noise):
 def test_importance_terms_are_those_of_the_twin(structure, share_top_down, rng):
     system = _build(structure, rng, share_top_down=share_top_down)
     x = small.images(rng, B)
-    _assert_terms(_terms(system, x, path_derivative=True), small.twin(system), x, small.noise(system, K, B))
+    _assert_terms(_terms(system, x, path=True), small.twin(system), x, small.noise(system, K, B))
 
 
 @pytest.mark.parametrize(
@@ -71,14 +72,14 @@ def test_importance_terms_are_those_of_the_twin(structure, share_top_down, rng):
 def test_importance_terms_at_fractional_gates_are_those_of_the_twin(flow, rng):
     system, x = _build("learned", rng, flow, batch_norm=False, likelihood="gaussian"), small.images(rng, B, False)
     gates = np.where(system.adjacency, rng.uniform(size=[3, 3]), 0.0)
-    found = _terms(system, x, path_derivative=True, gates=tf.constant(gates), training=True)
+    found = _terms(system, x, path=True, gates=tf.constant(gates), training=True)
     _assert_terms(found, small.twin(system, gates), x, small.noise(system, K, B))
 
 
 def test_one_node_without_structure_is_the_vae_with_a_flow_written_out(rng):
     system = _build("independent", rng, num_nodes=1, num_latents=3, batch_norm=False, activation="tanh")
     x, noise, w = small.images(rng, B), small.noise(system, K, B)[:, :, 0], small.weights(system)
-    found = _terms(system, x, path_derivative=True)
+    found = _terms(system, x, path=True)
     for k, b in np.ndindex(K, B):
         features = networks.mlp(x[b].reshape(1, 4), networks.below(w, "encoder"), "elu")[0]
         hidden = np.tanh(features @ w["bottom_up/dense/kernel"] + w["bottom_up/dense/bias"])
@@ -152,8 +153,8 @@ def test_node_rates_are_those_of_the_twin_and_add_up_to_the_rate(share_top_down,
 def test_rows_with_keys_of_their_own_do_not_depend_on_their_place(rng):
     system, x, keys = _build("learned", rng), small.images(rng, B), random.row_keys(tf.range(B, dtype=tf.int64))
     order = [2, 0, 1]
-    found = _terms(system, x[order], seed=tf.gather(keys, order), path_derivative=True)
-    for one, two in zip(found[:4], _terms(system, x, seed=keys, path_derivative=True)[:4], strict=True):
+    found = _terms(system, x[order], seed=tf.gather(keys, order), path=True)
+    for one, two in zip(found[:4], _terms(system, x, seed=keys, path=True)[:4], strict=True):
         np.testing.assert_allclose(one, tf.gather(two, order, axis=1), rtol=1e-10)
 
 
@@ -163,8 +164,8 @@ def test_float32_agrees_with_float64(rng):
     keras.config.set_dtype_policy("float32")  # the fixture restores
     single = _build("learned")
     small.assign(single, {path: value.astype(np.float32) for path, value in small.weights(system).items()})
-    found = _terms(single, x.astype(np.float32), path_derivative=True)
-    for one, two in zip(found[:4], _terms(system, x, path_derivative=True)[:4], strict=True):
+    found = _terms(single, x.astype(np.float32), path=True)
+    for one, two in zip(found[:4], _terms(system, x, path=True)[:4], strict=True):
         assert one.dtype == tf.float32
         np.testing.assert_allclose(one, two, rtol=1e-4)
 
@@ -256,7 +257,7 @@ def test_a_closed_gate_leaves_the_weights_of_its_edge_without_gradient(child, pa
     gates = np.where(system.adjacency, 0.8, 0.0)
     gates[child, parent] = 0.0
     with tf.GradientTape(persistent=True) as tape:
-        terms = _terms(system, small.images(rng, B), gates=tf.constant(gates), training=True, path_derivative=True)
+        terms = _terms(system, small.images(rng, B), gates=tf.constant(gates), training=True, path=True)
         bounds = [_bound(terms, path) for path in (False, True)]
     for bound in bounds:
         for gradient in tape.gradient(bound, kernels):
@@ -289,7 +290,7 @@ def test_the_path_gradient_is_the_total_one_less_the_score(share_top_down, rng):
         return sum(weigh[k, b] * twin.node_log_posterior(x[b], z[k, b]).sum() for k, b in np.ndindex(K, B))
 
     with tf.GradientTape(persistent=True) as tape:
-        terms = _terms(system, x, path_derivative=True, gates=tf.convert_to_tensor(gates))
+        terms = _terms(system, x, path=True, gates=tf.convert_to_tensor(gates))
         total, path = (tf.reduce_sum(weigh * term) for term in (terms.log_posterior, terms.log_posterior_path))
     for name, variables in [*small.posterior_groups(system), ("gates", [gates])]:
         directions = [rng.normal(size=variable.shape) for variable in variables]
@@ -310,7 +311,7 @@ def test_the_score_that_the_path_gradient_leaves_out_is_zero_on_average(rng):
     with tf.GradientTape(persistent=True) as outer:
         outer.watch(weigh)
         with tf.GradientTape(persistent=True) as inner:
-            terms = _terms(system, x, num_samples=len(weigh), path_derivative=True)
+            terms = _terms(system, x, num_samples=len(weigh), path=True)
             sums = [tf.reduce_sum(weigh * term) for term in (terms.log_posterior, terms.log_posterior_path)]
         pairs = [zip(inner.gradient(part, variables), directions, strict=True) for part in sums]
         along = [tf.add_n([tf.reduce_sum(gradient * direction) for gradient, direction in pair]) for pair in pairs]
@@ -336,7 +337,7 @@ def test_at_the_exact_posterior_the_path_gradient_of_every_sample_is_zero(rng):
     small.assign(system, values)
     variables = [variable.value for variable in system.posterior_variables]
     with tf.GradientTape(persistent=True) as tape:
-        terms = _terms(system, small.images(rng, B), path_derivative=True)
+        terms = _terms(system, small.images(rng, B), path=True)
         plain, path = (tf.unstack(tf.reshape(_bound(terms, which), [-1])) for which in (False, True))
     np.testing.assert_allclose(plain, np.reshape(terms.log_likelihood, [-1]), rtol=1e-10)
     for of_plain, of_path in zip(plain, path, strict=True):
@@ -351,8 +352,8 @@ def test_path_terms_in_training_are_the_plain_ones_and_update_no_moving_average_
     second = _build("learned", share_top_down=share_top_down)
     small.assign(second, small.weights(first))
     before, x = small.weights(first), small.images(rng, B)
-    assert _terms(first, x, training=True, path_derivative=False).log_posterior_path is None
-    terms = _terms(second, x, training=True, path_derivative=True)
+    assert _terms(first, x, training=True, path=False).log_posterior_path is None
+    terms = _terms(second, x, training=True, path=True)
     np.testing.assert_allclose(terms.log_posterior_path, terms.log_posterior, rtol=1e-10)
     after = small.weights(first)
     for path, value in small.weights(second).items():
@@ -374,7 +375,7 @@ def test_the_bound_and_its_path_gradient_are_the_same_compiled(compiled, rng):
 
     def gradients(x):
         with tf.GradientTape() as tape:
-            terms = _terms(system, x, training=True, path_derivative=True, gate_temperature=0.7)
+            terms = _terms(system, x, training=True, path=True, gate_temperature=0.7)
             bound = tf.reduce_mean(_bound(terms, path=True))
         return [*terms[:4], *tape.gradient(bound, variables, unconnected_gradients="zero")]
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tests.reference import small
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
+from tfstruct.inference.objectives import Draws
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -28,7 +29,7 @@ def problem():
     noise = random.sample_normal(KEY, 2, 2, [3, 2]).numpy().astype(np.float64)
 
     def bound(gates):
-        terms = system.importance_terms(x, seed=KEY, num_samples=2, gates=gates)
+        terms = system.terms(x, Draws(KEY, 2, options={"gates": gates}))
         return tf.reduce_mean(terms.log_likelihood + terms.log_prior - terms.log_posterior)
 
     def of_state(state):

@@ -7,7 +7,7 @@ from tests.reference import small
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
 from tfstruct.functional import Functional
-from tfstruct.inference.objectives import group_gradients
+from tfstruct.inference.objectives import Draws, group_gradients
 from tfstruct.models import registry
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -80,7 +80,7 @@ def test_the_gradient_in_training_is_that_of_central_differences(structure, shar
 @small.EVERY_STRUCTURE
 def test_path_terms_have_the_values_of_the_plain_ones(structure, training, share_top_down, rng):
     system, x = small.build(structure, rng, share_top_down=share_top_down), small.images(rng, B)
-    terms = small.terms(system, x, training=training, path_derivative=True, shared_seed=random.key(5))
+    terms = small.terms(system, x, training=training, path=True, shared_seed=random.key(5))
     np.testing.assert_allclose(terms.log_posterior_path, terms.log_posterior, rtol=1e-10)
     plain = small.terms(system, x, training=False)
     assert plain.log_posterior_path is None
@@ -92,8 +92,8 @@ def test_path_terms_do_not_update_the_moving_averages_a_second_time(share_top_do
     second = small.build("learned", share_top_down=share_top_down)
     small.assign(second, small.weights(first))
     before, x = small.weights(first), small.images(rng, B)
-    small.terms(first, x, training=True, path_derivative=False, shared_seed=random.key(5))
-    small.terms(second, x, training=True, path_derivative=True, shared_seed=random.key(5))
+    small.terms(first, x, training=True, path=False, shared_seed=random.key(5))
+    small.terms(second, x, training=True, path=True, shared_seed=random.key(5))
     after = small.weights(first)
     for path, value in small.weights(second).items():
         np.testing.assert_array_equal(value, after[path], err_msg=path)
@@ -162,7 +162,7 @@ def test_path_and_plain_gradients_agree_in_expectation(share_top_down, rng):
     @tf.function(autograph=False, jit_compile=True)
     def plain_gradient(key):
         with tf.GradientTape() as tape:
-            terms = system.importance_terms(tf.constant(x), seed=key, num_samples=8)
+            terms = system.terms(tf.constant(x), Draws(key, 8))
             bound = tf.reduce_mean(terms.log_likelihood + terms.log_prior - terms.log_posterior)
         return tape.gradient(bound, variables, unconnected_gradients="zero")
 
@@ -173,7 +173,7 @@ def test_path_and_plain_gradients_agree_in_expectation(share_top_down, rng):
     @tf.function(autograph=False, jit_compile=True)
     def gradients(key):
         with tf.GradientTape(persistent=True) as tape:
-            terms = system.importance_terms(tf.constant(x), seed=key, num_samples=8, path_derivative=True)
+            terms = system.terms(tf.constant(x), Draws(key, 8, path=True))
             model = terms.log_likelihood + terms.log_prior
             plain = tf.reduce_mean(model - terms.log_posterior)
             path = tf.reduce_mean(model - terms.log_posterior_path)

@@ -30,7 +30,7 @@ def test_importance_terms_are_those_of_the_twin(structure, share_top_down, varia
         likelihood="gaussian" if is_gaussian else "bernoulli",
     )
     x, noise = small.images(rng, B, not is_gaussian), small.noise(system)
-    twin, found = small.twin(system), small.terms(system, x, path_derivative=True)
+    twin, found = small.twin(system), small.terms(system, x, path=True)
     for k, b in np.ndindex(K, B):
         expected = twin.terms(x[b], noise[k, b])
         np.testing.assert_allclose(found.log_likelihood[k, b], expected.log_likelihood, rtol=1e-10)
@@ -269,7 +269,7 @@ def test_node_rates_add_up_to_the_rate_of_the_importance_terms(rng):
     ("model", "message"),
     [
         ({"num_latents": 7}, "multiple of model.num_nodes, found num_latents=7, num_nodes=3"),
-        ({"num_latents": 0}, "num_latents=0"),
+        ({"num_latents": 0}, "model.num_latents must be at least 1, found 0"),
         ({"structure": "tree"}, "found 'tree'"),
         ({"structure": "tree", "adjacency": small.EXPLICIT}, "found 'tree'"),
         ({"adjacency": ((0, 1, 0), (1, 0, 0), (0, 0, 0))}, "has a cycle"),

@@ -21,12 +21,8 @@ def eagerly():
 
 
 def build(*overrides, event_shape=SHAPE, delta=None, **options):
-    config = tiny_circuit.config("none", *overrides, **options)
-    config.data.event_shape = event_shape
-    if delta is not None:
-        with config.ignore_type():
-            config.model.delta = delta
-    return registry.build(config, seed=3)
+    changes = {"data.event_shape": event_shape} | ({} if delta is None else {"model.delta": delta})
+    return registry.build(tiny_circuit.config("none", *overrides, **options).replace(changes), seed=3)
 
 
 def known(logits, *overrides):

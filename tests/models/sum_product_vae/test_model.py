@@ -9,6 +9,7 @@ from tests.reference import networks
 from tests.reference import sum_product_vae as small
 from tfstruct import random
 from tfstruct.inference import likelihood, objectives
+from tfstruct.inference.objectives import Draws
 from tfstruct.models import presets, registry
 
 KEY = random.key(17)
@@ -78,7 +79,7 @@ def test_terms_are_those_of_the_twin(case, is_whole, rng):
     observed = None if is_whole else rng.random(x.shape) < 0.5
     if observed is not None:
         observed[0], observed[1] = False, True
-    found = model.importance_terms(x, seed=KEY, num_samples=3, observed=observed, path_derivative=True)
+    found = model.terms(x, Draws(KEY, 3, observed=observed, path=True))
     expected = small.terms(model, x, _noise(KEY, 3, 5, model), observed=observed)
     if model.num_leaves == 1:
         expected = expected[..., 0]
@@ -95,7 +96,7 @@ def test_terms_are_those_of_the_twin(case, is_whole, rng):
 def test_terms_of_real_pixels_are_those_of_the_twin(rng):
     model = small.system(likelihood="gaussian")
     x = rng.random((4, 2, 2)).astype(np.float32)
-    found = model.importance_terms(x, seed=KEY, num_samples=2)
+    found = model.terms(x, Draws(KEY, 2))
     for one, two in zip(found[:3], small.terms(model, x, _noise(KEY, 2, 4, model), small.gaussian), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
 
@@ -112,7 +113,7 @@ def test_encoders_of_grey_levels_read_them_in_unit_scale(name, rng):
         np.testing.assert_allclose(
             encoded["z_std"][:, leaf : leaf + 1], 1.0 / np.sqrt(1.0 + root**2), rtol=1e-4, atol=1e-5
         )
-    assert np.all(np.isfinite(objectives.iwae(grey.importance_terms(levels, seed=KEY, num_samples=3)).bound))
+    assert np.all(np.isfinite(objectives.iwae(grey.terms(levels, Draws(KEY, 3))).bound))
     drawn = grey.sample(50, seed=KEY)
     assert np.all(np.asarray(drawn["x"]) == np.clip(np.rint(drawn["x"]), 0, 255))
     assert np.all((np.asarray(drawn["x_mean"]) >= 0) & (np.asarray(drawn["x_mean"]) <= 255))
@@ -141,7 +142,7 @@ def test_local_bounds_give_a_bound_that_rises_with_the_number_of_samples(exact):
     rows = tf.repeat(tf.constant(x), draws, axis=0)
     means = []
     for name, num_samples in (("elbo", 1), ("iwae", 2), ("iwae", 20)):
-        terms = model.importance_terms(rows, seed=KEY, num_samples=num_samples)
+        terms = model.terms(rows, Draws(KEY, num_samples))
         bounds = objectives.get(name)(terms).bound.numpy().reshape(len(x), draws).astype(float)
         means.append(bounds.mean(axis=1))
         # 4 standard errors, at most 0.06 nats, beyond which a mean above the exact value would be seen.
@@ -153,7 +154,7 @@ def test_local_bounds_give_a_bound_that_rises_with_the_number_of_samples(exact):
     assert np.max(log_prob - means[0]) > 0.05
     assert np.max(log_prob - means[2]) < 0.05
     # Theorem 1 itself: exact local bounds, here by averaging many, through the circuit.
-    terms = model.importance_terms(x, seed=KEY, num_samples=20_000)
+    terms = model.terms(x, Draws(KEY, 20_000))
     local = np.asarray(objectives.log_weights(terms)).mean(axis=0)
     np.testing.assert_array_less(local, leaves)
     np.testing.assert_array_less(small.root(model, local), log_prob)
@@ -163,7 +164,7 @@ def test_the_estimate_of_the_density_is_unbiased(exact):
     model, x, _, log_prob = exact
     draws = 20_000
     rows = tf.repeat(tf.constant(x), draws, axis=0)
-    bounds = objectives.iwae(model.importance_terms(rows, seed=KEY, num_samples=2)).bound
+    bounds = objectives.iwae(model.terms(rows, Draws(KEY, 2))).bound
     ratios = np.exp(bounds.numpy().astype(float).reshape(len(x), draws) - log_prob[:, np.newaxis])
     error = ratios.std(axis=1) / np.sqrt(draws)
     assert error.max() < 0.01  # relative: a bias of 4 % of p(x) would be seen
@@ -173,7 +174,7 @@ def test_the_estimate_of_the_density_is_unbiased(exact):
 def _estimate(model, x, observed=None, num_samples=2_000):
     keys = random.fold_in(KEY, tf.range(len(x)))
     return likelihood.estimate(
-        lambda chunk: model.importance_terms(x, seed=chunk, num_samples=500, observed=observed),
+        lambda chunk: model.terms(x, Draws(chunk, 500, observed=observed)),
         keys,
         num_samples=num_samples,
         chunk=500,
@@ -332,7 +333,7 @@ def test_an_impossible_region_has_no_density_given_the_rest():
 
 def test_reconstructions_weigh_leaves_by_their_posterior_and_decoding_by_their_prior(exact):
     model, x, _, _ = exact
-    terms = model.importance_terms(x, seed=KEY, num_samples=1)
+    terms = model.terms(x, Draws(KEY, 1))
     noise = _noise(KEY, 1, 16, model)
     weights = np.asarray(objectives.log_weights(terms)[0], np.float64)
     for prior, found in ((False, model.reconstruct(x, seed=KEY)), (True, None)):

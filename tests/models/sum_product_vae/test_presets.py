@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tfstruct import config as config_lib
+from tfstruct import settings as settings_lib
 from tfstruct.models import presets, registry
-from tfstruct.training import settings
+from tfstruct.training.loop import resolve_compiler
 
 FAMILIES = ("spvae", "dense_vae", "conv_spvae", "conv_vae")
 ROWS = [f"{data}_{kind}" for data in ("mnist", "cifar10", "svhn") for kind in ("continuous", "discrete")]
@@ -39,7 +39,7 @@ def test_every_row_of_the_papers_tables_is_there_with_its_sizes(family):
 @pytest.mark.parametrize("row", ROWS)
 def test_the_published_protocol_changes_data_and_stopping_alone(family, row):
     clean, published = presets.get(f"{family}/{row}"), presets.get(f"{family}/{row}_published")
-    changed = {line.partition(":")[0] for line in config_lib.differences(clean, published)}
+    changed = {line.partition(":")[0] for line in settings_lib.differences(clean, published)}
     schedule = {f"schedules.learning_rate_factor.{name}" for name in ("fractions", "interpolation", "values")}
     training = {f"training.{name}" for name in ("steps", "steps_per_call", "validate_every", "patience")}
     assert changed == {"preset", "data.train_images", "training.validation_images", *training, *schedule}
@@ -73,8 +73,8 @@ def test_descriptions_name_what_differs_from_the_paper(row, named):
 
 def test_convolutions_over_whole_images_are_left_to_the_graph_on_a_cpu():
     for preset, compiler in (("conv_vae", "graph"), ("conv_spvae", "xla"), ("dense_vae", "xla"), ("spvae", "xla")):
-        assert settings.resolve_compiler(presets.get(f"{preset}/tiny")) == compiler
-    assert settings.resolve_compiler(presets.get("conv_vae/tiny", ["training.compiler=xla"])) == "xla"
+        assert resolve_compiler(presets.get(f"{preset}/tiny")) == compiler
+    assert resolve_compiler(presets.get("conv_vae/tiny", ["training.compiler=xla"])) == "xla"
 
 
 def test_logistic_mixtures_are_of_grey_levels_as_they_are_and_in_bits():
@@ -95,7 +95,7 @@ def test_components_are_those_of_one_vae_for_each_of_the_same_tiles():
 
 def test_the_preset_for_missing_pixels_reads_and_draws_masks():
     config, discrete = presets.get("spvae/mnist_missing"), presets.get("spvae/mnist_discrete")
-    changed = {line.partition(":")[0] for line in config_lib.differences(discrete, config)}
+    changed = {line.partition(":")[0] for line in settings_lib.differences(discrete, config)}
     assert changed == {"preset", "model.mask_input", "model.missing_fraction"}
     grown = [
         sum(int(np.prod(variable.shape)) for variable in registry.build(one).trainable_variables)

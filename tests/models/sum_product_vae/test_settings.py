@@ -8,6 +8,7 @@ from tests.reference import sum_product_vae as small
 from tfstruct import random
 from tfstruct.data import mnist
 from tfstruct.inference import objectives
+from tfstruct.inference.objectives import Draws
 from tfstruct.models import presets, registry
 
 KEY = random.key(17)
@@ -16,15 +17,15 @@ KEY = random.key(17)
 def test_training_hides_pixels_of_the_part_of_the_rows_that_it_should():
     model = small.system(event_shape=(4, 4), delta=2, missing_fraction=0.5, mask_input=True)
     x = np.ones([400, 4, 4], np.float32)
-    whole = model.importance_terms(x, seed=KEY, num_samples=1)
-    hidden = model.importance_terms(x, seed=KEY, num_samples=1, training=True)
+    whole = model.terms(x, Draws(KEY, 1))
+    hidden = model.terms(x, Draws(KEY, 1, training=True))
     differs = np.any(np.asarray(whole[0] != hidden[0]), axis=(0, 2))
     # Some masks hide nothing; 400 rows have a standard error of 0.025.
     assert 0.35 < differs.mean() <= 0.56
     model = small.system(event_shape=(4, 4), delta=2)
     np.testing.assert_array_equal(
-        model.importance_terms(x, seed=KEY, num_samples=1, training=True)[0],
-        model.importance_terms(x, seed=KEY, num_samples=1)[0],
+        model.terms(x, Draws(KEY, 1, training=True))[0],
+        model.terms(x, Draws(KEY, 1))[0],
     )
 
 
@@ -58,8 +59,8 @@ def test_adapt_takes_the_mean_that_stands_for_missing_pixels():
         (("model.num_leaves=0",), "model.num_leaves must be at least 1, found 0"),
         (("model.delta=28",), "model.delta must be less than a side of the image, found 28 .*structure=single"),
         (("model.structure=random", "model.tree_depth=11"), "model.tree_depth must be 1 to 10 for 784 .*found 11"),
-        (("model.missing_fraction=1.5",), "model.missing_fraction must be in .*found 1.5"),
-        (("model.batch_norm=True",), "model.batch_norm must be False"),
+        (("model.missing_fraction=1.5",), "model.missing_fraction must be at most 1, found 1.5"),
+        (("model.batch_norm=True",), "model.batch_norm must be False, found True"),
         (("model.likelihood=poisson",), "likelihood must be one of .*found 'poisson'"),
         (("model.leaf_network=conv", "model.delta=5"), "rectangles of one size"),
         (("model.leaf_network=conv", "model.structure=random"), "rectangles of one size"),
@@ -81,11 +82,11 @@ def test_colour_channels_of_a_tile_stay_together_under_convolutions(rng):
     model = small.system(event_shape=(4, 4, 3), delta=2, leaf_network="conv", mask_input=True, conv_filters=(2, 3))
     x = rng.integers(0, 2, size=(2, 4, 4, 3)).astype(np.float32)
     assert model.scopes.image_shape(model.event_shape) == (2, 2, 3)
-    terms = model.importance_terms(x, seed=KEY, num_samples=2)
+    terms = model.terms(x, Draws(KEY, 2))
     # A leaf reads its own tile and no other.
     changed = x.copy()
     changed[:, :2, :2] = 1.0 - changed[:, :2, :2]
-    other = model.importance_terms(changed, seed=KEY, num_samples=2)
+    other = model.terms(changed, Draws(KEY, 2))
     differs = np.any(np.asarray(terms[0] != other[0]), axis=(0, 1))
     np.testing.assert_array_equal(differs, np.arange(8) < 2)
 
@@ -116,7 +117,7 @@ def test_missing_grey_levels_are_filled_with_the_mean_whatever_they_are(value, r
     x = rng.integers(0, 256, size=(3, 2, 2)).astype(np.float32)
     observed = rng.random(x.shape) < 0.5
     given = np.where(observed, x, value).astype(np.float32)
-    found = model.importance_terms(given, seed=KEY, num_samples=2, observed=observed)
+    found = model.terms(given, Draws(KEY, 2, observed=observed))
     inputs = np.where(observed, x / 255.0, np.asarray(model.pixel_mean).reshape(2, 2)).reshape(3, 4)
     noise = np.asarray(random.sample_normal(KEY, 2, 3, [model.num_leaves, 1]), np.float64)
     for leaf in range(model.num_leaves):
@@ -138,7 +139,7 @@ def test_the_models_path_gradient_has_the_mean_of_the_plain_one(leaf_vaes):
     @tf.function(autograph=False)
     def gradients(key):
         with tf.GradientTape(persistent=True) as tape:
-            terms = model.importance_terms(rows, seed=key, num_samples=2, path_derivative=True)
+            terms = model.terms(rows, Draws(key, 2, path=True))
             losses = [objectives.iwae(terms, path=path).posterior_loss for path in (False, True)]
         return [tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(loss, variables)], 0) for loss in losses]
 

@@ -1,0 +1,204 @@
+"""What the config of every system holds: each setting with its type, default, range, choices and help.
+
+A system declares a config of its own, with the groups that it changes. Configs that an older version wrote lack what
+came later and get the defaults: that of a new setting means what was done before there was one.
+"""
+
+import json
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tfstruct.schedules import Course
+from tfstruct.settings import Count, Fraction, Index, NonNegative, ProperFraction, Settings
+
+#: of the files that hold configs; raised when a setting changes its name or its meaning
+SCHEMA_VERSION = 1
+
+
+class Data(Settings):
+    """The data set."""
+
+    name: str = Field(default="mnist", description="of the data set; `file` for one of the user's")
+    variant: str = Field(default="dynamic", description="how rows are made of what is stored")
+    file: str = Field(default="", description="path of a .npz or .npy file, for data.name=file")
+    event_shape: tuple[Count, ...] = Field(default=(28, 28), description="of one row; () takes that of a user file")
+    train_images: Index = Field(default=0, description="the first so many training rows; 0: all")
+    use_validation: bool = Field(
+        default=False, description="train on the validation rows as well, once all choices are made"
+    )
+
+
+#: p(x | z): zeros and ones; real values; the integers 0..255
+LikelihoodName = Literal["bernoulli", "gaussian", "binomial", "categorical", "logistic_mixture", "spline"]
+
+
+class Model(Settings):
+    """The model, as far as all systems have the same."""
+
+    likelihood: LikelihoodName = Field(default="bernoulli", description="p(x | z)")
+    batch_norm: bool = Field(default=False, description="batch normalisation in the networks")
+
+
+class BatchNormModel(Model):
+    """A model whose networks may have batch normalisation."""
+
+    batch_norm: bool = Field(default=True, description="batch normalisation in the networks")
+    batch_norm_momentum: Fraction = Field(default=0.99, description="of the moving averages that evaluation takes")
+    batch_norm_epsilon: NonNegative = Field(default=1e-5, description="added to the variance")
+    batch_norm_synchronized: bool = Field(
+        default=False, description="statistics over all devices; the trainer sets it under a strategy of several"
+    )
+
+
+class Objective(Settings):
+    """What is maximised."""
+
+    name: Literal["elbo", "iwae", "conditional"] = Field(default="elbo", description="the bound")
+    num_samples: Count = Field(default=1, description="importance samples K of a row")
+    gradient: Literal["plain", "path"] = Field(
+        default="plain",
+        description="of the posterior; path: path derivatives, of iwae the doubly reparameterised gradient",
+    )
+
+
+class Optimizer(Settings):
+    """The optimiser."""
+
+    name: Literal["adam"] = "adam"
+    learning_rate: NonNegative = 3e-4
+    beta_1: ProperFraction = Field(default=0.9, description="decay of the gradient's average")
+    beta_2: ProperFraction = Field(default=0.999, description="decay of the squared gradient's average")
+    epsilon: NonNegative = Field(default=1e-8, description="added to the root of the squared gradient's average")
+    clip_norm: NonNegative = Field(default=0.0, description="greatest norm of the gradient; 0: any")
+    weight_decay: NonNegative = Field(default=0.0, description="of the system's own choice of weights")
+    ema_momentum: ProperFraction = Field(
+        default=0.0, description="of the average of the weights that is evaluated; 0: the latest weights"
+    )
+
+
+class Schedules(Settings):
+    """Quantities that change over the course of training."""
+
+    learning_rate_factor: Course = Field(default=Course(), description="of optimizer.learning_rate")
+    kl_weight: Course = Field(default=Course(), description="of the rate in the objective")
+
+
+class Training(Settings):
+    """How training runs."""
+
+    seed: Index = 0
+    replicas: Count = Field(default=1, description="seeds seed, seed + 1, ... trained at once")
+    steps: Count = Field(default=780_000, description="of the optimiser")
+    initial_weights: str = Field(default="", description="folder of a run whose best weights to start from")
+    structure_fraction: ProperFraction = Field(
+        default=0.0,
+        description="part of the steps after which a learned structure is fixed and all other weights start anew; "
+        "0: one phase",
+    )
+    batch_size: Count = 128
+    steps_per_call: Count = Field(default=500, description="steps that one compiled call does")
+    validate_every: Count = Field(default=5_000, description="steps")
+    validation_images: Count = Field(default=2_000, description="from the front of the validation split")
+    validation_samples: Count = Field(default=10, description="importance samples K of a validation row")
+    patience: Index = Field(
+        default=0, description="validations without a new best before a replica stops; 0: train all steps"
+    )
+    checkpoint_minutes: NonNegative = 5.0
+    compiler: Literal["auto", "xla", "graph"] = "auto"
+    resident_megabytes: Index = Field(default=2_000, description="larger training sets are streamed")
+    max_skipped_fraction: Fraction = Field(
+        default=0.02, description="of a call's steps may have a loss or gradient that is not finite and be skipped"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Training":
+        if self.structure_fraction and not 0 < self.first_phase < self.steps:
+            raise ValueError(
+                "training.structure_fraction must be 0 (one phase) or leave each of two phases at least one of the "
+                f"{self.steps} steps, found {self.structure_fraction}"
+            )
+        return self
+
+    @property
+    def first_phase(self) -> int:
+        """Steps of the first of two phases; 0 for one phase."""
+        return round(self.structure_fraction * self.steps)
+
+    @property
+    def validation(self) -> Settings:
+        """What `System.prepare_evaluation` and `terms_options` take at a validation."""
+        return self
+
+
+class Evaluation(Settings):
+    """How `tfstruct-evaluate` scores."""
+
+    num_samples: Count = Field(default=5_000, description="importance samples K of a row")
+    images: Index = Field(default=0, description="rows from the front of the split; 0: all")
+    batch_size: Count = 100
+    chunk: Count = Field(default=100, description="importance samples computed at once")
+
+
+class Export(Settings):
+    """What a bundle computes."""
+
+    num_samples: Count = Field(default=100, description="importance samples K of a row")
+    chunk: Count = Field(default=10, description="importance samples computed at once")
+
+
+class Config(Settings):
+    """Everything that decides a result.
+
+    Attributes:
+        preset: name of the preset that it was made of.
+        system: name of the system.
+        data: see Data.
+        model: see the system's own.
+        objective: see Objective.
+        optimizer: see Optimizer.
+        schedules: see Schedules.
+        training: see Training.
+        evaluation: see Evaluation.
+        export: see Export.
+    """
+
+    preset: str = ""
+    system: str = ""
+    data: Data = Data()
+    model: Model = Model()
+    objective: Objective = Objective()
+    optimizer: Optimizer = Optimizer()
+    schedules: Schedules = Schedules()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    export: Export = Export()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        if self.training.initial_weights and self.training.structure_fraction:
+            raise ValueError(
+                "training.initial_weights does not go with training.structure_fraction, whose second phase starts all "
+                "weights anew; set training.structure_fraction=0.0"
+            )
+        if self.data.use_validation and self.training.patience:
+            raise ValueError(
+                f"training.patience={self.training.patience} stops by validation rows, which data.use_validation=True "
+                "trains on; set training.patience=0"
+            )
+        return self
+
+    def to_json(self) -> str:
+        """See Settings; with the schema's version."""
+        values = self.model_dump(mode="json") | {"schema_version": SCHEMA_VERSION}
+        return json.dumps(values, indent=2, sort_keys=True)
+
+    @property
+    def training_flags(self) -> list[str]:
+        """What every evaluation must say of how this trains, also those of runs that start from its weights."""
+        return []
+
+    @property
+    def is_slow_under_xla_on_cpu(self) -> bool:
+        """Whether XLA makes programs for a CPU that are slower than the graph's."""
+        return False

@@ -1,0 +1,138 @@
+"""Cards of bundles: what a model is, what it was trained on, how, and how well it does."""
+
+import datetime
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.evaluation.report import TrainedRun, environment
+from tfstruct.files import read_json
+from tfstruct.models import presets
+from tfstruct.models.system import System
+from tfstruct.serving.signatures import ServedSystem
+from tfstruct.settings import overrides
+
+SCHEMA_VERSION = 1
+
+
+def of_model(
+    model: System, served: ServedSystem, signatures: Mapping[str, Any], num_samples: int, weights_dtype: str
+) -> dict[str, Any]:
+    """Returns what is known of a model whoever trained it."""
+    config = model.config
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "system": config.system,
+        "preset": config.preset,
+        "config": json.loads(config.to_json()),
+        "data": {
+            "name": config.data.name,
+            "variant": config.data.variant,
+            "checksum": None,
+            "description": "as the config names it, not checked: the model was exported without its run",
+        },
+        "event_shape": list(model.event_shape),
+        "part_shapes": [list(shape) for shape in model.part_shapes],
+        "target": model.target,
+        "support": model.support,
+        "likelihood": config.model.likelihood,
+        "num_parameters": int(sum(np.prod(variable.shape) for variable in model.trainable_variables)),
+        "num_stored_weights": len(served.weights),
+        "weights_dtype": weights_dtype,
+        "num_samples": num_samples,
+        "exactness": {name: kind for name, kind in model.exactness.items() if name in signatures},
+        "leaf_regions": model.leaf_regions if model.has_regions else [],
+        "structure": model.structure_report(),
+        "training": {},
+        "recipe": [],
+        "metrics": None,
+        "signatures": {
+            name: {
+                "inputs": _specs({spec.name: spec for spec in tf.nest.flatten(function.structured_input_signature)}),
+                "outputs": _specs(function.structured_outputs),
+            }
+            for name, function in signatures.items()
+        },
+        "exported": environment(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "license": "Apache-2.0",
+    }
+
+
+def of_run(run: TrainedRun, replica: int, weights_dtype: str) -> dict[str, Any]:
+    """Returns what a run adds: its data, its training, the commands that make it again, and its evaluation."""
+    data, bound = run.data, float(run.weights.bounds[replica])
+    return {
+        "data": {
+            "name": data.name,
+            "variant": data.variant,
+            "checksum": data.checksum,
+            "description": data.description,
+        },
+        "support": data.support,
+        "structure": run.structure(replica),
+        "training": {
+            "seed": run.config.training.seed + replica,
+            "best_step": int(run.weights.steps[replica]),
+            "trained_steps": run.weights.trained_steps,
+            "validation_bound": bound if np.isfinite(bound) else None,
+            "environment": run.folder.environment(),
+        },
+        "recipe": _recipe(run, weights_dtype),
+        "metrics": metrics_of(run, replica),
+    }
+
+
+def _recipe(run: TrainedRun, weights_dtype: str) -> list[str]:
+    """Commands that make the bundle again; RUN and BUNDLE are folders of the user's."""
+    config, commit = run.config, run.folder.environment().get("commit")
+    changes = overrides(config, presets.get(config.preset))
+    train = ["tfstruct-train", f"--preset={config.preset}", "--workdir=RUN", *(f"--set={change}" for change in changes)]
+    return [
+        *([f"git checkout {commit}"] if commit else []),
+        shlex.join(train),
+        shlex.join(["tfstruct-evaluate", "--workdir=RUN", *_evaluation_options(run)]),
+        f"tfstruct-export --workdir=RUN --output=BUNDLE --weights_dtype={weights_dtype}",
+    ]
+
+
+def _evaluation_options(run: TrainedRun) -> list[str]:
+    """The flags of the evaluation whose numbers are on the card, but where its files are."""
+    path = run.folder.path / "evaluation.json"
+    program, *parts = read_json(path)["command"] if path.exists() else [""]
+    flags: list[str] = []
+    for part in parts if program == "tfstruct-evaluate" else []:
+        if part.startswith("--"):
+            flags.append(part)
+        elif flags:  # the value of a flag without "="
+            flags[-1] += f"={part}"
+    return [flag for flag in flags if not flag.startswith(("--workdir=", "--data_dir="))]
+
+
+def metrics_of(run: TrainedRun, replica: int) -> dict[str, Any] | None:
+    """What evaluation.json says of the weights that are exported; None if it is of others."""
+    path = run.folder.path / "evaluation.json"
+    if not path.exists():
+        return None
+    evaluation = read_json(path)
+    evaluated = evaluation["replicas"][replica] if replica < len(evaluation["replicas"]) else {}
+    # The run may have gone on since: only the numbers of these weights on these data belong on the card.
+    is_of_these = (
+        evaluation["data"]["checksum"] == run.data.checksum
+        and evaluated.get("best_step") == int(run.weights.steps[replica])
+        and evaluated.get("validation_bound") == float(run.weights.bounds[replica])
+    )
+    if not is_of_these:
+        return None
+    return {"data": evaluation["data"], "num_samples": evaluation["num_samples"], **evaluated}
+
+
+def _specs(structure: dict[str, tf.TensorSpec]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"dtype": spec.dtype.name, "shape": [size if size is not None else -1 for size in spec.shape]}
+        for name, spec in structure.items()
+    }
