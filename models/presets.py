@@ -1,13 +1,12 @@
 """Presets: everything that decides a result, as data, by name."""
 
-from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tfstruct.models.config import Config
 from tfstruct.models.registry import SYSTEMS
 from tfstruct.registry import Registry
-from tfstruct.settings import nested, read_overrides
+from tfstruct.settings import read_overrides
 
 #: settings by dotted name; a group may be given as a whole
 Changes = Mapping[str, Any]
@@ -47,7 +46,7 @@ class Preset(NamedTuple):
     def make(self) -> Config:
         """Returns the config; raises ValueError for a setting that there is not, or a value that cannot be."""
         try:
-            return self.config.parse({"preset": self.name} | nested(self.settings))
+            return self.config.parse({"preset": self.name, **self.settings})
         except ValueError as error:
             raise ValueError(f"preset {self.name}: {error}") from None
 
@@ -69,7 +68,8 @@ def register_preset(name: str, description: str, base: type[Config] | Preset, *s
     """
     if isinstance(base, Preset):
         base, settings = base.config, (base.settings, *settings)
-    return PRESETS.register(name, Preset(name, description, base, dict(ChainMap(*map(dict, reversed(settings))))))
+    joined = {setting: value for changes in settings for setting, value in changes.items()}
+    return PRESETS.register(name, Preset(name, description, base, joined))
 
 
 def get(name: str, overrides: Iterable[str] = ()) -> Config:

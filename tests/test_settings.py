@@ -1,14 +1,21 @@
 import json
-from typing import Literal
+from typing import Literal, get_args
 
 import pydantic
 import pytest
 from pydantic import Field
 
+from tfstruct.distributions import adjacency
+from tfstruct.distributions.relaxed_bernoulli import RELAXATIONS
 from tfstruct.evaluation import report
+from tfstruct.inference import objectives
 from tfstruct.models import presets, registry
+from tfstruct.models.boltzmann_vae.prior import SAMPLERS
 from tfstruct.models.config import SCHEMA_VERSION
+from tfstruct.models.sum_product_vae.scopes import STRUCTURES
+from tfstruct.schedules import Interpolation
 from tfstruct.settings import Count, ProperFraction, Settings, apply_overrides, differences, overrides
+from tfstruct.training.loop import COMPILERS
 
 
 class Deep(Settings):
@@ -170,6 +177,18 @@ def test_settings_that_go_together_only_so_are_changed_at_once(config):
     assert (changed.count, changed.rate) == (14, 1.0)
 
 
+@pytest.mark.parametrize("first", ["rate=fast", "count=1.5", "inner.count=0", "kind=four"])
+def test_a_value_that_cannot_be_is_refused_though_a_later_one_counts(config, first):
+    name = first.partition("=")[0]
+    with pytest.raises(ValueError, match=f"^{name} (takes a|must be)"):
+        apply_overrides(config, [first, f"{name}={dict(config.items())[name]}"])
+
+
+def test_a_part_of_a_group_given_as_a_whole_is_changed(config):
+    changes = {"inner": Inner(count=5, deep=Deep(rate=4.0)), "inner.deep.rate": 6.0}
+    assert config.replace(changes).inner == Inner(count=5, deep=Deep(rate=6.0))
+
+
 def test_settings_do_not_change(config):
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         config.count = 4
@@ -231,6 +250,23 @@ def test_every_setting_of_a_system_says_what_it_is(system):
 
     silent = {name for name, description in fields(registry.SYSTEMS[system].config) if not description}
     assert silent <= clear
+
+
+@pytest.mark.parametrize(
+    ("system", "name", "known"),
+    [
+        ("graph_vae", "model.structure", adjacency.STRUCTURES),
+        ("graph_vae", "objective.name", objectives.OBJECTIVES),
+        ("graph_vae", "training.compiler", ("auto", *COMPILERS)),
+        ("boltzmann_vae", "model.prior_sampler", SAMPLERS),
+        ("boltzmann_vae", "model.relaxation", (*RELAXATIONS, "gumbolt")),
+        ("sum_product_vae", "model.structure", STRUCTURES),
+        ("sum_product_vae", "schedules.kl_weight.interpolation", get_args(Interpolation)),
+    ],
+)
+def test_the_choices_of_a_setting_are_what_the_code_knows(system, name, known):
+    about = {key: text for key, _, text in registry.SYSTEMS[system].config.parse({}).help()}
+    assert set(about[name].partition(";")[0].split(" or ")) == set(known)
 
 
 def test_a_config_of_a_newer_schema_and_what_is_no_config_are_refused():

@@ -37,18 +37,22 @@ class Settings(pydantic.BaseModel):
             ValueError: an unknown setting (the near ones are listed), or a value that cannot be; the message names the
                 first.
         """
-        try:
-            return cls.model_validate(_joined(cls.model_construct().model_dump(), values))
-        except pydantic.ValidationError as error:
-            raise ValueError(_sentence(cls, error)) from None
+        return cls.model_construct().replace(values)
 
     def replace(self, changes: Mapping[str, Any]) -> Self:
-        """Returns settings with values changed by dotted name.
+        """Returns settings with values changed by dotted name, or in nested mappings.
 
         Raises:
             ValueError: as `parse` does.
         """
-        return type(self).parse(_joined(self.model_dump(), nested(changes)))
+        try:
+            return self.validated(changes)
+        except pydantic.ValidationError as error:
+            raise ValueError(_sentence(type(self), error)) from None
+
+    def validated(self, changes: Mapping[str, Any]) -> Self:
+        """`replace` with the errors of pydantic, which hold more than the first."""
+        return type(self).model_validate(_joined(self.model_dump(), nested(changes)))
 
     def names(self) -> Iterator[str]:
         """Yields the dotted names of all settings."""
@@ -85,6 +89,8 @@ def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
         *path, last = name.split(".")
         node = result
         for part in path:
+            if isinstance(node.get(part), Settings):  # a group as a whole, of which a part is changed
+                node[part] = node[part].model_dump()
             node = node.setdefault(part, {})
         node[last] = value
     return result
@@ -171,8 +177,19 @@ def read_overrides(settings: Settings, overrides: Iterable[str]) -> dict[str, An
             raise ValueError(f"an override has the form key=value, found {override!r}")
         if name not in current:
             raise ValueError(unknown_setting(name, list(current)))
+        if name in changes:  # a later one counts, and what cannot be is refused all the same
+            _refuse_impossible(settings, {name: changes[name]})
         changes[name] = _value(text, current[name])
     return changes
+
+
+def _refuse_impossible(settings: Settings, changes: Mapping[str, Any]) -> None:
+    """Raises ValueError for values that cannot be, whatever other settings are."""
+    try:
+        settings.validated(changes)
+    except pydantic.ValidationError as error:
+        if error.errors()[0]["type"] != "value_error":
+            raise ValueError(_sentence(type(settings), error)) from None
 
 
 def apply_overrides(settings: S, overrides: Iterable[str]) -> S:

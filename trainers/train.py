@@ -14,6 +14,7 @@ _RESUME = flags.DEFINE_enum("resume", "auto", ["auto", "never", "must"], "What t
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
 _DATA_FILE = flags.DEFINE_string("data_file", None, "Train on a .npz or .npy file instead of the preset's data.")
 _LIST_SETTINGS = flags.DEFINE_bool("list_settings", False, "Print all settings of the preset, and end.")
+_NEEDED = "--preset and --workdir are needed; --list_presets shows the presets"
 _LIST = flags.DEFINE_bool("list_presets", False, "Print the presets and their descriptions, and end.")
 
 
@@ -25,9 +26,8 @@ def main() -> None:
         for name in presets.PRESETS:
             print(f"{name:26} {presets.PRESETS[name].description}")
         return
-    workdir = _WORKDIR.value
-    if _PRESET.value is None or (workdir is None and not _LIST_SETTINGS.value):
-        raise ValueError("--preset and --workdir are needed; --list_presets shows the presets")
+    if _PRESET.value is None:
+        raise ValueError(_NEEDED)
     overrides = list(_SET.value)
     if _SEED.value is not None:
         overrides.append(f"training.seed={_SEED.value}")
@@ -39,10 +39,13 @@ def main() -> None:
             file_overrides.append("data.variant=none")
         overrides = file_overrides + overrides
     config = presets.get(_PRESET.value, overrides)
-    if _LIST_SETTINGS.value or workdir is None:
+    if _LIST_SETTINGS.value:
         for name, value, about in config.help():
             print(f"{f'{name}={value!r}':60} {about}".rstrip())
         return
+    workdir = _WORKDIR.value
+    if workdir is None:
+        raise ValueError(_NEEDED)
 
     from tfstruct.training import run
 

@@ -5,15 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tfstruct.models import config as base
-from tfstruct.schedules import Course, course
+from tfstruct.schedules import course
 from tfstruct.settings import Count, NonNegative, Positive, Settings
-
-
-class Data(base.Data):
-    """The data set."""
-
-    name: str = Field(default="binarized_mnist", description="of the data set; `file` for one of the user's")
-    variant: str = Field(default="static", description="how rows are made of what is stored")
 
 
 class Sharpness(Settings):
@@ -77,24 +70,6 @@ class Objective(base.Objective):
     )
 
 
-class Optimizer(base.Optimizer):
-    """The optimiser."""
-
-    learning_rate: NonNegative = 3e-3
-    epsilon: NonNegative = Field(default=1e-3, description="added to the root of the squared gradient's average")
-    weight_decay: NonNegative = Field(default=1e-4, description="of the networks' kernels and the prior's couplings")
-
-
-class Schedules(base.Schedules):
-    """Quantities that change over the course of training."""
-
-    learning_rate_factor: Course = Field(
-        default=course(0.1, (0.02, 1.0), (0.6, 1 / 3), (0.75, 0.1), (0.95, 1 / 33), interpolation="constant"),
-        description="of optimizer.learning_rate",
-    )
-    kl_weight: Course = Field(default=course(0.0, (0.3, 1.0)), description="of the rate in the objective")
-
-
 _Chains = Annotated[int, Field(ge=2)]  # one has no standard error
 
 
@@ -109,11 +84,6 @@ class Annealing(Settings):
 class Training(base.Training):
     """How training runs."""
 
-    steps: Count = Field(default=1_000_000, description="of the optimiser")
-    batch_size: Count = 100
-    validate_every: Count = Field(default=20_000, description="steps")
-    validation_images: Count = Field(default=1_000, description="from the front of the validation split")
-    validation_samples: Count = Field(default=100, description="importance samples K of a validation row")
     validation_annealing: Annealing = Annealing()
 
     @property
@@ -122,21 +92,13 @@ class Training(base.Training):
         return self.validation_annealing
 
 
-class Evaluation(base.Evaluation):
+class Evaluation(Annealing, base.Evaluation):
     """How `tfstruct-evaluate` scores."""
-
-    num_samples: Count = Field(default=4_000, description="importance samples K of a row")
-    batch_size: Count = 20
-    chunk: Count = Field(default=400, description="importance samples computed at once")
-    prior_temperatures: Count = 10_000
-    prior_chains: _Chains = 1_024
-    posterior_temperatures: Count = 500
 
 
 class Export(base.Export):
     """What a bundle computes."""
 
-    chunk: Count = Field(default=50, description="importance samples computed at once")
     posterior_temperatures: Count = 50
 
 
@@ -144,14 +106,28 @@ class Config(base.Config):
     """See models.config."""
 
     system: Literal["boltzmann_vae"] = "boltzmann_vae"
-    data: Data = Data()
+    data: base.Data = base.Data(name="binarized_mnist", variant="static")
     model: Model = Model()
     objective: Objective = Objective()
-    optimizer: Optimizer = Optimizer()
-    schedules: Schedules = Schedules()
-    training: Training = Training()
-    evaluation: Evaluation = Evaluation()
-    export: Export = Export()
+    optimizer: base.Optimizer = base.Optimizer(learning_rate=3e-3, epsilon=1e-3, weight_decay=1e-4)
+    schedules: base.Schedules = base.Schedules(
+        learning_rate_factor=course(
+            0.1, (0.02, 1.0), (0.6, 1 / 3), (0.75, 0.1), (0.95, 1 / 33), interpolation="constant"
+        ),
+        kl_weight=course(0.0, (0.3, 1.0)),
+    )
+    training: Training = Training(
+        steps=1_000_000, batch_size=100, validate_every=20_000, validation_images=1_000, validation_samples=100
+    )
+    evaluation: Evaluation = Evaluation(
+        num_samples=4_000,
+        batch_size=20,
+        chunk=400,
+        prior_temperatures=10_000,
+        prior_chains=1_024,
+        posterior_temperatures=500,
+    )
+    export: Export = Export(chunk=50)
 
     @model_validator(mode="after")
     def _check_objective(self) -> "Config":

@@ -5,14 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from tfstruct.models import config as base
-from tfstruct.schedules import Course, course
-from tfstruct.settings import Count, Fraction, Index, NonNegative, Positive
-
-
-class Data(base.Data):
-    """The data set."""
-
-    variant: str = Field(default="continuous", description="how rows are made of what is stored")
+from tfstruct.schedules import course
+from tfstruct.settings import Count, Fraction, Index, Positive
 
 
 class Model(base.Model):
@@ -57,57 +51,22 @@ class Objective(base.Objective):
     """What is maximised."""
 
     name: Literal["elbo", "iwae"] = Field(default="iwae", description="the bound")
-    num_samples: Count = Field(default=5, description="importance samples K of a row")
-
-
-class Optimizer(base.Optimizer):
-    """The optimiser."""
-
-    learning_rate: NonNegative = 1e-2
-
-
-class Schedules(base.Schedules):
-    """Quantities that change over the course of training."""
-
-    learning_rate_factor: Course = Field(
-        default=course(1.0, (0.5, 1.0), (1.0, 0.05), interpolation="geometric"),
-        description="of optimizer.learning_rate",
-    )
-
-
-class Training(base.Training):
-    """How training runs."""
-
-    steps: Count = Field(default=20_000, description="of the optimiser")
-    validate_every: Count = Field(default=500, description="steps")
-    validation_samples: Count = Field(default=5, description="importance samples K of a validation row")
-
-
-class Evaluation(base.Evaluation):
-    """How `tfstruct-evaluate` scores."""
-
-    batch_size: Count = 50
-    chunk: Count = Field(default=50, description="importance samples computed at once")
-
-
-class Export(base.Export):
-    """What a bundle computes."""
-
-    chunk: Count = Field(default=20, description="importance samples computed at once")
 
 
 class Config(base.Config):
     """See models.config."""
 
     system: Literal["sum_product_vae"] = "sum_product_vae"
-    data: Data = Data()
+    data: base.Data = base.Data(variant="continuous")
     model: Model = Model()
-    objective: Objective = Objective()
-    optimizer: Optimizer = Optimizer()
-    schedules: Schedules = Schedules()
-    training: Training = Training()
-    evaluation: Evaluation = Evaluation()
-    export: Export = Export()
+    objective: Objective = Objective(num_samples=5)
+    optimizer: base.Optimizer = base.Optimizer(learning_rate=1e-2)
+    schedules: base.Schedules = base.Schedules(
+        learning_rate_factor=course(1.0, (0.5, 1.0), (1.0, 0.05), interpolation="geometric")
+    )
+    training: base.Training = base.Training(steps=20_000, validate_every=500, validation_samples=5)
+    evaluation: base.Evaluation = base.Evaluation(batch_size=50, chunk=50)
+    export: base.Export = base.Export(chunk=20)
 
     @property
     def is_slow_under_xla_on_cpu(self) -> bool:

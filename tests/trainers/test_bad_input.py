@@ -89,9 +89,9 @@ def results(tmp_path_factory):
     write_files(data)
     arguments = {
         name: [
-            "--set=training.steps=1",
             *(argument.replace("{data}", str(data)) for argument in given),
             f"--workdir={runs / name.replace(' ', '_')}",
+            "--set=training.steps=1",
         ]
         for name, (given, _) in CASES.items()
     }

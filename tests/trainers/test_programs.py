@@ -13,6 +13,7 @@ from tfstruct import random
 from tfstruct.evaluation import report
 from tfstruct.inference import likelihood
 from tfstruct.inference.objectives import Draws
+from tfstruct.models import presets
 from tfstruct.serving import bundle, client
 
 
@@ -157,6 +158,14 @@ def test_the_trainer_lists_its_presets_from_the_checkout():
     for system in ("graph_vae", "vae", "ladder_vae", "fc_vae"):
         assert f"{system}/tiny" in names
     assert all(len(line.split(maxsplit=1)[1]) > 20 for line in lines)
+
+
+def test_the_trainer_lists_the_settings_of_a_preset_as_they_are_set():
+    printed = succeed("train", "--preset=boltzmann_vae/tiny", "--list_settings", "--set=model.prior_sweeps=7")
+    lines = dict(line.split("=", 1) for line in printed.splitlines() if "=" in line)
+    assert list(lines) == list(presets.get("boltzmann_vae/tiny").names())
+    assert lines["model.prior_sweeps"].split(maxsplit=1) == ["7", "of the prior's chains at each step"]
+    assert "rbm or directed" in lines["model.posterior"]
 
 
 def test_quickstart_goes_the_whole_way(tmp_path):

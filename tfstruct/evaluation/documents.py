@@ -324,21 +324,25 @@ def readme_part(name: str, results: Mapping[str, Results], folder: PathLike) -> 
 def bundles_to_markdown(folder: Path) -> str:
     """Returns a table of the newest bundles `<system>/<name>/<version>` under a folder, by their cards."""
     newest: dict[Path, Path] = {}
-    for card in sorted(folder.glob("*/*/*/card.json"), key=lambda path: int(path.parent.name)):
+    cards = [card for card in folder.glob("*/*/*/card.json") if card.parent.name.isdecimal()]
+    for card in sorted(cards, key=lambda path: int(path.parent.name)):
         newest[card.parents[1]] = card
     lines = []
     for place, path in sorted(newest.items()):
         card = read_json(path)
         metrics, data = card["metrics"], card["data"]
         size = sum(part.stat().st_size for part in path.parent.rglob("*") if part.is_file())
-        scored = f"{card['target']} {metrics['log_likelihood']:.2f} ({metrics['std_err']:.2f})"
+        scored, num_samples = "not evaluated", "-"
+        if metrics is not None:
+            scored = f"{card['target']} {metrics['log_likelihood']:.2f} ({metrics['std_err']:.2f})"
+            num_samples = str(metrics["num_samples"])
         lines.append(
             (
                 f"`{place.relative_to(folder)}`",
                 f"`{card['preset']}`",
                 f"{data['name']}/{data['variant']}",
                 scored,
-                str(metrics["num_samples"]),
+                num_samples,
                 f"{size / 2**20:.1f}",
             )
         )
