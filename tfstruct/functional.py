@@ -77,6 +77,11 @@ class Functional:
         self.parameters = VectorLayout(model.trainable_weights)
         self.statistics = VectorLayout(model.non_trainable_weights)
 
+    @property
+    def layout(self) -> dict[str, list[list]]:
+        """Path and shape of each weight in `parameters` and `statistics`, by those names."""
+        return {"parameters": self.parameters.describe(), "statistics": self.statistics.describe()}
+
     @contextlib.contextmanager
     def bind(self, pieces: Sequence[tf.Tensor], statistics: tf.Tensor) -> Iterator[keras.StatelessScope]:
         """Inside, the model's weights are `pieces` (as cut by `parameters.split`) and `statistics` [S]."""

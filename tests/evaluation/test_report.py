@@ -13,6 +13,7 @@ from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.inference.objectives import Draws
 from tfstruct.training import data as data_lib
 from tfstruct.training import run as training
+from tfstruct.training import trainer
 from tfstruct.training.workdir import Workdir
 
 REPLICA_KEYS = {
@@ -200,19 +201,19 @@ def test_a_run_stopped_before_its_first_validation_is_not_evaluated_with_its_ini
     file = tiny.write_rows(tmp_path / "rows.npz")
     config = tiny.file_config(file, "training.checkpoint_minutes=0.0", "optimizer.learning_rate=0.1")
 
-    def stop(run, is_last):
-        if run.step == 20:
+    def stop(run):
+        if run.state.step == 20:
             raise KeyboardInterrupt
         return None
 
-    monkeypatch.setattr(training._Run, "validate", stop)
+    monkeypatch.setattr(trainer.Trainer, "validate", stop)
     with pytest.raises(KeyboardInterrupt):
         training.train(config, tmp_path / "run")
     arrays = Workdir(tmp_path / "run").checkpoints.latest().arrays
     initial = Functional(report.registry.build(Workdir(tmp_path / "run").config())).parameters.values()
     assert np.abs(arrays["state/parameters"][0] - initial).max() > 0.1
     try:
-        weights = Workdir(tmp_path / "run").weights()
+        weights = Workdir(tmp_path / "run").run_state().weights
     except (ValueError, FileNotFoundError):
         return  # refusing is fine
     np.testing.assert_array_equal(weights.parameters, arrays["state/parameters"])

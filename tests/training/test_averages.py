@@ -12,7 +12,7 @@ from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.loop import device_state
 from tfstruct.training.optimizer import moving_average
 from tfstruct.training.phases import fixed_structure
-from tfstruct.training.state import from_arrays, initial_state, stack_states, to_arrays
+from tfstruct.training.state import initial_state, stack_states
 from tfstruct.training.step import TrainStep
 from tfstruct.training.workdir import Workdir
 
@@ -101,14 +101,6 @@ def test_a_skipped_step_changes_no_average(rows):
         np.testing.assert_array_equal(after.averages[name], values)
 
 
-def test_a_state_goes_through_the_arrays_of_a_checkpoint():
-    step, state = make_step(f"optimizer.ema_momentum={MOMENTUM}")
-    stacked = stack_states([tf.nest.map_structure(lambda leaf: np.asarray(leaf), state)])
-    found = from_arrays({**to_arrays(stacked), "best/parameters": np.zeros(3)})
-    tf.nest.map_structure(np.testing.assert_array_equal, found, stacked)
-    assert set(found.averages) == {"parameters", "statistics"}
-
-
 def test_the_second_phase_averages_from_its_own_beginning_with_the_structure_fixed():
     step, state = make_step(f"optimizer.ema_momentum={MOMENTUM}")
     initial = stack_states([tf.nest.map_structure(lambda leaf: np.asarray(leaf), state)])
@@ -123,7 +115,7 @@ def test_best_weights_are_averages_and_resume_bit_for_bit(file, tmp_path):
     config = tiny.vae_config(file, *overrides)
     training.train(config, tmp_path / "whole")
     whole = Checkpoints(tmp_path / "whole/checkpoints").latest()
-    weights = Workdir(tmp_path / "whole").weights()
+    weights = Workdir(tmp_path / "whole").run_state().weights
     averages, latest = whole.arrays["averages/parameters"], whole.arrays["state/parameters"]
     assert weights.steps[0] == 20  # its bound still rises: the last validation is the best
     np.testing.assert_array_equal(weights.parameters, averages)

@@ -12,6 +12,7 @@ from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.models import registry
 from tfstruct.training import run as training
+from tfstruct.training import trainer
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.initial import start_from
 from tfstruct.training.state import initial_state, stack_states
@@ -35,7 +36,7 @@ def final(workdir):
 def test_a_run_starts_from_the_best_weights_of_another(file, source, tmp_path, ema_momentum):
     changes = (f"training.initial_weights={source}", f"optimizer.ema_momentum={ema_momentum}")
     training.train(tiny.vae_config(file, *FROZEN, *changes), tmp_path / "run")
-    best = Workdir(source).weights()
+    best = Workdir(source).run_state().weights
     found = final(tmp_path / "run")
     np.testing.assert_array_equal(found["state/parameters"], best.parameters)
     if ema_momentum:
@@ -47,16 +48,16 @@ def test_a_run_starts_from_the_best_weights_of_another(file, source, tmp_path, e
     assert np.abs(found["state/statistics"] - best.statistics).max() < 0.5 * fresh
 
 
-def test_one_replica_starts_several_and_two_do_not_start_three(source):
+def test_one_replica_starts_several_and_two_do_not_start_three(source, tmp_path):
     functional = Functional(registry.build(Workdir(source).config()))
     three = stack_states([initial_state(functional, random.key(seed)) for seed in range(3)])
-    best = Workdir(source).weights().parameters
+    best = Workdir(source).run_state().weights.parameters
     np.testing.assert_array_equal(start_from(three, functional, source).parameters, np.repeat(best, 3, axis=0))
-    two = Workdir(source).weights()._replace(parameters=np.repeat(best, 2, axis=0))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Workdir, "weights", lambda folder: two)
-        with pytest.raises(ValueError, match="has 2 replicas, .* found training.replicas=3"):
-            start_from(three, functional, source)
+    stored = Checkpoints(source / "checkpoints").latest()
+    two = {name: np.repeat(values, 2, axis=0) for name, values in stored.arrays.items()}
+    Checkpoints(tmp_path / "checkpoints").save(20, two, stored.metadata)
+    with pytest.raises(ValueError, match="has 2 replicas, .* found training.replicas=3"):
+        start_from(three, functional, tmp_path)
 
 
 def test_the_best_weights_start_a_run_not_the_latest(source, tmp_path):
@@ -102,18 +103,18 @@ def test_a_run_on_the_validation_rows_visits_them_and_keeps_its_last_weights(fil
     changes = ("optimizer.learning_rate=3.0", "training.steps=6", "training.steps_per_call=2")
     visited = []
     steps = ("training.validate_every=2", "data.use_validation=True")
-    original = training.Pipeline
+    original = trainer.Pipeline
 
     def remember(rows, **options):
         visited.append(rows)
         return original(rows, **options)
 
-    monkeypatch.setattr(training, "Pipeline", remember)
+    monkeypatch.setattr(trainer, "Pipeline", remember)
     config = tiny.vae_config(file, *changes, *steps)
     training.train(config, tmp_path / "run")
     with np.load(file) as archive:
         np.testing.assert_array_equal(visited[0], np.concatenate([archive["train"], archive["validation"]]))
-    weights = Workdir(tmp_path / "run").weights()
+    weights = Workdir(tmp_path / "run").run_state().weights
     assert weights.steps.tolist() == [6]
     np.testing.assert_array_equal(weights.parameters, final(tmp_path / "run")["state/parameters"])
     environment = json.loads((tmp_path / "run/environment.json").read_text())

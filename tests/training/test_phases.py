@@ -10,6 +10,7 @@ from tfstruct.functional import Functional
 from tfstruct.models import registry
 from tfstruct.schedules import course
 from tfstruct.training import run as training
+from tfstruct.training import trainer
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.phases import Phases, fixed_structure
 from tfstruct.training.state import TrainState, initial_state, stack_states
@@ -81,9 +82,10 @@ def test_in_one_phase_steps_are_counted_from_the_beginning_of_the_run(run, step)
 @pytest.mark.parametrize(("per_call", "every", "most"), [(4, 10, None), (3, 7, None), (500, 5000, None), (10, 7, 2)])
 def test_no_call_crosses_the_boundary_a_validation_or_the_end(per_call, every, most):
     for first_phase in (1, 7, 12, 18, 22):
-        run = object.__new__(training._Run)
+        run = object.__new__(trainer.Trainer)
         run.options = types.SimpleNamespace(steps_per_call=per_call, validate_every=every, steps=23)
-        run.pipeline, run.phases, run.step = types.SimpleNamespace(max_steps_per_call=most), Phases(23, first_phase), 0
+        run.pipeline, run.phases = types.SimpleNamespace(max_steps_per_call=most), Phases(23, first_phase)
+        run.state = types.SimpleNamespace(step=0)
         spans, boundary, largest = run.spans(), run.phases.boundary, min(per_call, most or per_call)
         ends = [first + size for first, size in spans]
         assert [first for first, _ in spans] == [0, *ends[:-1]]
@@ -92,7 +94,7 @@ def test_no_call_crosses_the_boundary_a_validation_or_the_end(per_call, every, m
         assert max(ends) == 23
         for (_, size), end in zip(spans, ends, strict=True):
             assert size == largest or (size < largest and end in must)  # none is cut short without a reason
-        run.step = boundary
+        run.state.step = boundary
         assert run.spans() == [span for span in spans if span[0] >= boundary]
 
 

@@ -5,6 +5,7 @@ from tests.trainers import tiny
 from tfstruct.evaluation import report
 from tfstruct.models import registry
 from tfstruct.training import run as training
+from tfstruct.training import trainer
 from tfstruct.training.checkpoint import Checkpoints
 
 # Bad settings and data leave no folder ------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def test_bad_settings_are_refused_by_name_before_a_folder_is_made(monkeypatch, f
     def refuse(*arguments):
         pytest.fail("training began")
 
-    monkeypatch.setattr(training._Run, "run", refuse)
+    monkeypatch.setattr(trainer.Trainer, "run", refuse)
     with pytest.raises(ValueError, match=message):  # what is not refused must not train for long
         training.train(
             tiny.vae_config(file, "training.steps=2", "training.validate_every=2", *overrides),

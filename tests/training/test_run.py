@@ -7,6 +7,7 @@ import pytest
 from tests.trainers import tiny
 from tfstruct.inference.held_out import Summary
 from tfstruct.training import run as training
+from tfstruct.training import trainer, validation
 from tfstruct.training.checkpoint import Checkpoints, WorkdirBusyError, WorkdirLock
 from tfstruct.training.logging import read_rows
 from tfstruct.training.phases import Phases
@@ -43,8 +44,9 @@ def test_a_run_leaves_config_environment_metrics_checkpoint_and_best_weights(fil
     assert [row["step"] for row in rows] == [10, 20]
     assert all(row["train/skipped"] == 0 for row in rows)
     assert "validation/bound" not in rows[0]
-    weights = Workdir(workdir).weights()
-    assert weights.trained_steps == 20
+    state = Workdir(workdir).run_state()
+    weights = state.weights
+    assert state.step == 20
     np.testing.assert_array_equal(weights.bounds, result.best.bounds)
     np.testing.assert_array_equal(weights.steps, [20])
     assert np.isfinite(weights.bounds).all()
@@ -69,7 +71,7 @@ def test_a_finished_run_given_again_changes_no_weight_and_adds_no_row(file, tmp_
 
 
 def test_the_config_of_a_run_does_not_depend_on_the_devices(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(training._Run, "run", lambda run: None)
+    monkeypatch.setattr(trainer.Trainer, "run", lambda run: None)
     training.train(tiny.vae_config(file), tmp_path / "run", strategy="mirrored")
     assert not Workdir(tmp_path / "run").config().model.batch_norm_synchronized
 
@@ -98,6 +100,9 @@ class FakeScorer:
     def __init__(self, model, **options):
         type(self).seen = []
 
+    def prepare(self, parameters, statistics, settings):
+        return statistics, {}
+
     def __call__(self, parameters, statistics, rows, *, seed):
         place = divmod(len(self.seen), self.table.shape[1])
         type(self).seen.append((parameters.copy(), statistics.copy()))
@@ -109,7 +114,7 @@ class FakeScorer:
 
 def train_with_bounds(monkeypatch, file, workdir, table, *overrides):
     scorer = type("Scorer", (FakeScorer,), {"table": np.array(table, np.float64)})
-    monkeypatch.setattr(training, "HeldOutScorer", scorer)
+    monkeypatch.setattr(validation, "HeldOutScorer", scorer)
     overrides = (
         f"training.replicas={scorer.table.shape[1]}",
         "training.steps=12",
@@ -132,8 +137,8 @@ def test_the_best_weights_are_those_of_the_best_validation_of_each_replica(monke
     result, scorer = train_with_bounds(monkeypatch, file, tmp_path / "run", table)
     np.testing.assert_array_equal(result.best.bounds, [-5, -6])
     np.testing.assert_array_equal(result.best.steps, [4, 6])  # of equal bounds the first
-    for replica, validation in ((0, 1), (1, 2)):
-        parameters, statistics = scorer.seen[2 * validation + replica]
+    for replica, place in ((0, 1), (1, 2)):
+        parameters, statistics = scorer.seen[2 * place + replica]
         np.testing.assert_array_equal(result.best.parameters[replica], parameters)
         np.testing.assert_array_equal(result.best.statistics[replica], statistics)
     assert np.any(scorer.seen[2][0] != scorer.seen[10][0])
@@ -184,12 +189,13 @@ def test_a_validation_bound_that_is_not_a_number_is_never_the_best(monkeypatch, 
 
 
 def test_no_call_crosses_a_validation_or_the_end():
-    run = object.__new__(training._Run)
+    run = object.__new__(trainer.Trainer)
     run.options = types.SimpleNamespace(steps_per_call=4, validate_every=10, steps=23)
-    run.pipeline, run.step, run.phases = types.SimpleNamespace(max_steps_per_call=None), 0, Phases(23)
+    run.pipeline, run.phases = types.SimpleNamespace(max_steps_per_call=None), Phases(23)
+    run.state = types.SimpleNamespace(step=0)
     spans = [(0, 4), (4, 4), (8, 2), (10, 4), (14, 4), (18, 2), (20, 3)]
     assert run.spans() == spans
-    run.step = 10
+    run.state.step = 10
     assert run.spans() == spans[3:]
     run.pipeline.max_steps_per_call = 3
     assert run.spans() == [(10, 3), (13, 3), (16, 3), (19, 1), (20, 3)]

@@ -8,7 +8,8 @@ from tfstruct import random
 from tfstruct.functional import Functional, VectorLayout
 from tfstruct.inference.objectives import Draws
 from tfstruct.models import registry
-from tfstruct.training.state import initial_state, replica, stack_states
+from tfstruct.training.checkpoint import Checkpoints
+from tfstruct.training.state import Best, RunState, initial_state, replica, stack_states
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,39 @@ def test_a_vector_says_where_a_variable_lies_and_refuses_others(functional):
         np.testing.assert_array_equal(vector[functional.parameters.place(variable)], named[variable.path].ravel())
     with pytest.raises(ValueError, match="moving_mean is none of the"):
         functional.parameters.place(functional.statistics.variables[0])
+
+
+# What a checkpoint holds ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def found(functional, rng):
+    states = [initial_state(functional, random.key(seed), is_averaged=True) for seed in range(2)]
+    train = stack_states(states)._replace(chains={"posterior": np.zeros([2, 3, 4], bool)})
+    best = Best.before_validation(train)
+    return RunState(7, train, best, [4, 5], functional.layout, "ab12", np.array([0.5, 0.25]))
+
+
+@pytest.mark.parametrize("fixed", [None, np.array([0.5, 0.25])])
+def test_a_state_goes_through_a_checkpoint(found, tmp_path, fixed):
+    found = found._replace(fixed_uncertainties=fixed)
+    on_device = found._replace(train=tf.nest.map_structure(tf.constant, found.train))
+    for place, state in enumerate((found, on_device)):
+        checkpoints = Checkpoints(tmp_path / str(place))
+        checkpoints.save(state.step, state.arrays(), state.metadata())
+        read = RunState.from_checkpoint(checkpoints.latest())
+        assert read._fields == found._fields
+        tf.nest.map_structure(np.testing.assert_array_equal, read[:3], found[:3])
+        assert read[3:6] == found[3:6]
+        np.testing.assert_array_equal(read.fixed_uncertainties, fixed)
+        assert set(read.train.averages) == {"parameters", "statistics"}
+
+
+def test_the_weights_of_a_replica_are_its_best_or_if_it_was_never_validated_its_latest(found):
+    latest = {name: values + 1.0 for name, values in found.train.averages.items()}
+    best = found.best._replace(bounds=np.array([-np.inf, -3.0]), steps=np.array([0, 5]))
+    weights = found._replace(train=found.train._replace(averages=latest), best=best).weights
+    np.testing.assert_array_equal(weights.parameters, [latest["parameters"][0], found.best.parameters[1]])
+    np.testing.assert_array_equal(weights.statistics, [latest["statistics"][0], found.best.statistics[1]])
+    np.testing.assert_array_equal(weights.steps, [7, 5])
+    np.testing.assert_array_equal(weights.bounds, [-np.inf, -3.0])

@@ -19,6 +19,7 @@ from tfstruct.functional import Functional
 from tfstruct.inference.held_out import Summary
 from tfstruct.models import registry
 from tfstruct.training import run as training
+from tfstruct.training import trainer, validation
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import read_rows
 from tfstruct.training.loop import TrainLoop, device_state, host_state
@@ -57,6 +58,9 @@ class FakeScorer:
     def __init__(self, bounds):
         self.bounds, self.seen = list(bounds), []
 
+    def prepare(self, parameters, statistics, settings):
+        return statistics, {}
+
     def __call__(self, parameters, statistics, rows, *, seed):
         self.seen.append((parameters.copy(), statistics.copy()))
         return float(self.bounds[len(self.seen) - 1])
@@ -91,7 +95,7 @@ def train(file):
         config = tiny.file_config(file, *COURSE, *overrides)
         key = tuple(override for override in overrides if override.partition("=")[0] not in FREE)
         states, saved, text, result = [], {}, io.StringIO(), None
-        save, fix = training._Run.save, training.fixed_structure
+        save, fix = trainer.Trainer.save, trainer.fixed_structure
 
         def sharing(make):
             def once(*arguments, **options):
@@ -103,8 +107,9 @@ def train(file):
 
         def saving(run):
             save(run)
-            saved[run.step] = workdir.with_name(f"{workdir.name}_at_{run.step}")
-            shutil.copytree(workdir, saved[run.step], dirs_exist_ok=True)
+            step = run.state.step
+            saved[step] = workdir.with_name(f"{workdir.name}_at_{step}")
+            shutil.copytree(workdir, saved[step], dirs_exist_ok=True)
 
         def fixing(state, initial, functional):
             states.append(state)
@@ -112,11 +117,11 @@ def train(file):
             return fix(state, initial, functional)
 
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
-            patch.setattr(training, "TrainLoop", sharing(training.TrainLoop))
-            make_scorer = (lambda *_, **__: scorer) if scorer else sharing(training.HeldOutScorer)
-            patch.setattr(training, "HeldOutScorer", make_scorer)
-            patch.setattr(training._Run, "save", saving)
-            patch.setattr(training, "fixed_structure", fixing)
+            patch.setattr(trainer, "TrainLoop", sharing(trainer.TrainLoop))
+            make_scorer = (lambda *_, **__: scorer) if scorer else sharing(validation.HeldOutScorer)
+            patch.setattr(validation, "HeldOutScorer", make_scorer)
+            patch.setattr(trainer.Trainer, "save", saving)
+            patch.setattr(trainer, "fixed_structure", fixing)
             with contextlib.suppress(SystemExit):
                 result = training.train(config, workdir, **options)
         assert len(states) <= 1  # one transition at most
@@ -339,7 +344,7 @@ def test_the_best_weights_are_of_the_second_phase_however_good_the_first_was(sco
     assert run.result.step == STEPS
     np.testing.assert_array_equal(run.result.best.steps, [8])
     np.testing.assert_array_equal(run.result.best.bounds, [-7])
-    for found in (run.result.best, Workdir(run.workdir).weights()):
+    for found in (run.result.best, Workdir(run.workdir).run_state().weights):
         for array, expected in zip((found.parameters, found.statistics), scorer.seen[8 - 1], strict=True):
             np.testing.assert_array_equal(array[0], expected)
     np.testing.assert_array_equal(run.result.best.parameters[0, by_hand.place], by_hand.logits)
@@ -378,7 +383,7 @@ def test_a_signal_at_the_boundary_saves_the_beginning_of_the_second_phase(straig
     assert f"stopped by a signal at step {BOUNDARY}" in stopped.text
     assert list(stopped.saved) == [BOUNDARY]
     assert_state(stopped.arrays, by_hand.fixed)
-    weights = Workdir(stopped.workdir).weights()
+    weights = Workdir(stopped.workdir).run_state().weights
     np.testing.assert_array_equal(weights.parameters[0], by_hand.fixed.parameters)
     np.testing.assert_array_equal(weights.bounds, [-np.inf])
     assert_same_run(again, straight)

@@ -7,6 +7,7 @@ from tests.trainers import tiny
 from tfstruct.evaluation import report
 from tfstruct.models import presets, registry
 from tfstruct.training import run as training
+from tfstruct.training import trainer
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.workdir import Workdir
 
@@ -63,14 +64,14 @@ class StoppedError(Exception):
 def folder(file, tmp_path_factory):
     """A run that stopped at step 2 of 4, whose config.json was written by an older version."""
     workdir = tmp_path_factory.mktemp("older") / "run"
-    save = training._Run.save
+    save = trainer.Trainer.save
 
     def save_and_stop(run):
         save(run)
         raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Run, "save", save_and_stop)
+        patch.setattr(trainer.Trainer, "save", save_and_stop)
         with pytest.raises(StoppedError):
             training.train(make(file), workdir)
     (workdir / "config.json").write_text(older((workdir / "config.json").read_text()))

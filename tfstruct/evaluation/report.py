@@ -13,7 +13,7 @@ from tfstruct.data import datasets, variants
 from tfstruct.evaluation import plausibility
 from tfstruct.files import PathLike, read_json, replacing, write_json
 from tfstruct.functional import Functional
-from tfstruct.inference.held_out import HeldOutScorer, prepared_statistics
+from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.math import bits_per_dim
 from tfstruct.models import registry
 from tfstruct.models.config import Config, Evaluation
@@ -22,7 +22,7 @@ from tfstruct.settings import apply_overrides
 from tfstruct.training.data import load_data
 from tfstruct.training.initial import require_layout
 from tfstruct.training.loop import resolve_compiler
-from tfstruct.training.workdir import TrainedWeights, Workdir, environment, program_command
+from tfstruct.training.workdir import Workdir, environment, program_command
 
 SCHEMA_VERSION = 2
 _PREPARATION = ("prior_temperatures", "prior_chains", "posterior_temperatures")
@@ -43,23 +43,23 @@ class TrainedRun:
     def __init__(self, workdir: PathLike, *, data_dir: str | None = None) -> None:
         self.folder = Workdir(workdir)
         self.config: Config = self.folder.config()
-        self.weights: TrainedWeights = self.folder.weights()
+        self.state = self.folder.run_state()
+        self.weights = self.state.weights
         self._data_dir = data_dir
         self.model: System = registry.build(self.config)
         self._functional = Functional(self.model)
-        for name in ("parameters", "statistics"):
-            layout = getattr(self._functional, name).describe()
-            require_layout(self.weights.layout[name], layout, str(self.folder.path))
+        for name, layout in self._functional.layout.items():
+            require_layout(self.state.layout[name], layout, str(self.folder.path))
         self._started_from = self.folder.environment().get("starts_from") or {}
 
     @functools.cached_property
     def data(self) -> datasets.Dataset:
         """The data of the run; raises ValueError if they are not those that it was trained on."""
         data = load_data(self.config, self._data_dir)
-        if data.checksum != self.weights.data_checksum:
+        if data.checksum != self.state.data_checksum:
             raise ValueError(
                 f"{self.folder.path} was trained on other data than {data.name}/{data.variant} is now: "
-                f"checksum {self.weights.data_checksum[:12]}..., found {data.checksum[:12]}..."
+                f"checksum {self.state.data_checksum[:12]}..., found {data.checksum[:12]}..."
             )
         return data
 
@@ -100,7 +100,7 @@ class TrainedRun:
         before = self._functional.parameters.values(), self._functional.statistics.values()
         report = self.use(replica).structure_report()
         self._functional.assign(*before)
-        fixed = self.weights.fixed_uncertainties
+        fixed = self.state.fixed_uncertainties
         return report if fixed is None else report | {"largest_gate_uncertainty_when_fixed": float(fixed[replica])}
 
 
@@ -207,9 +207,7 @@ def evaluate(
     replicas, log_probs = [], []
     for replica in range(run.num_replicas):
         parameters = run.weights.parameters[replica]
-        statistics, prepared = prepared_statistics(
-            scorer.functional, parameters, run.weights.statistics[replica], options, seed
-        )
+        statistics, prepared = scorer.prepare(parameters, run.weights.statistics[replica], options, seed=seed)
         estimate = scorer(parameters, statistics, rows, seed=seed)
         log_probs.append(estimate.log_prob)
         report = _replica_report(run, data, replica, scorer.summarise(estimate))
@@ -248,7 +246,7 @@ def evaluate(
         "mean": _over_replicas(replicas, np.mean),
         "std": _over_replicas(replicas, lambda values: np.std(values, ddof=1) if len(values) > 1 else None),
         "flags": sorted({flag for replica in replicas for flag in replica["flags"]}),
-        "trained_steps": run.weights.trained_steps,
+        "trained_steps": run.state.step,
         "num_parameters": int(sum(np.prod(variable.shape) for variable in run.model.trainable_variables)),
         "seconds": round(time.monotonic() - start, 2),
         "environment": environment(),

@@ -38,23 +38,6 @@ class Summary(NamedTuple):
     num_samples: int
 
 
-def prepared_statistics(
-    functional: Functional, parameters: np.ndarray, statistics: np.ndarray, settings: Any, seed: int = 0
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Returns the statistics [S] with what evaluation needs of these weights, and what to report of it.
-
-    Args:
-        functional: of the system; its Keras variables are written to.
-        parameters: [P].
-        statistics: [S].
-        settings: see System.prepare_evaluation.
-        seed: of the chains.
-    """
-    functional.assign(parameters, statistics)
-    report = functional.model.prepare_evaluation(settings, seed=seed)
-    return (functional.statistics.values() if report else statistics), report
-
-
 class HeldOutScorer:
     """Estimates log p(x) of many observations for any weights of one model.
 
@@ -85,6 +68,23 @@ class HeldOutScorer:
         self.functional, self.terms_options = Functional(model), dict(terms_options or {})
         self.num_samples, self.chunk, self.batch_size = num_samples, min(chunk, num_samples), batch_size
         self._estimate = tf.function(self._estimate_batch, jit_compile=compiler == "xla", autograph=False)
+
+    def prepare(
+        self, parameters: np.ndarray, statistics: np.ndarray, settings: Any, *, seed: int = 0
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Returns statistics [S] with what evaluation needs of these weights, and what to report of it.
+
+        The model's own variables are written to.
+
+        Args:
+            parameters: [P].
+            statistics: [S].
+            settings: see System.prepare_evaluation.
+            seed: of the chains.
+        """
+        self.functional.assign(parameters, statistics)
+        report = self.model.prepare_evaluation(settings, seed=seed)
+        return (self.functional.statistics.values() if report else statistics), report
 
     def _estimate_batch(
         self,

@@ -39,17 +39,18 @@ def start_from(state: TrainState, functional: Functional, workdir: PathLike) -> 
         FileNotFoundError: no run, or one without a checkpoint.
         ValueError: a run of other weights, or of another number of replicas.
     """
-    weights, num_replicas = Workdir(workdir).weights(), len(state.parameters)
+    source, num_replicas = Workdir(workdir).run_state(), len(state.parameters)
+    weights = source.weights
     if len(weights.parameters) not in (1, num_replicas):
         raise ValueError(
             f"training.initial_weights={workdir} has {len(weights.parameters)} replicas, which start a run of as many, "
             f"found training.replicas={num_replicas}"
         )
     layout = functional.parameters.describe()
-    require_layout(weights.layout["parameters"], layout, f"training.initial_weights={workdir}")
+    require_layout(source.layout["parameters"], layout, f"training.initial_weights={workdir}")
     parameters = np.broadcast_to(weights.parameters, state.parameters.shape).copy()
     statistics = state.statistics.copy()
-    stored = dict(zip(*_slices(weights.layout["statistics"]), strict=True))
+    stored = dict(zip(*_slices(source.layout["statistics"]), strict=True))
     for variable in functional.statistics.variables:
         key = (variable.path, tuple(variable.shape))
         if key in stored:

@@ -1,6 +1,6 @@
 """The state of a training run as a pytree of tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.functional import Functional
+from tfstruct.training.checkpoint import Checkpoint
 
 
 class TrainState(NamedTuple):
@@ -71,22 +72,109 @@ def replica(state: TrainState, index: int) -> TrainState:
     return tf.nest.map_structure(lambda leaf: leaf[index], state)
 
 
-_GROUPS = ("chains", "averages")  # fields that are dictionaries of arrays
+class Best(NamedTuple):
+    """Weights by their validation bound, the best of each replica.
+
+    Attributes:
+        parameters: [R, P].
+        statistics: [R, S].
+        steps: step at which each was found, [R].
+        bounds: nats, [R]; -inf before the first validation.
+        waits: validations since, [R].
+        stopped: whether the replica's patience ended; its weights and bound then stay, [R].
+    """
+
+    parameters: np.ndarray
+    statistics: np.ndarray
+    steps: np.ndarray
+    bounds: np.ndarray
+    waits: np.ndarray
+    stopped: np.ndarray
+
+    @classmethod
+    def before_validation(cls, state: TrainState, step: int = 0) -> "Best":
+        """The weights of a stacked state of a step, for want of better ones."""
+        parameters, statistics = map(np.array, state.evaluated)
+        zeros = np.zeros([len(parameters)], np.int64)
+        return cls(parameters, statistics, zeros + step, np.full(zeros.shape, -np.inf), zeros, zeros != 0)
+
+    def where(self, choose: np.ndarray, other: "Best") -> "Best":
+        """Returns the replicas [R] that are chosen, and the others of `other`."""
+        pairs = zip(self, other, strict=True)
+        return Best(*(np.where(choose.reshape([-1] + [1] * (own.ndim - 1)), own, theirs) for own, theirs in pairs))
+
+    def updated(self, found: "Best", *, patience: int = 0, always: bool = False) -> "Best":
+        """Returns the best after another validation.
+
+        Args:
+            found: the weights that were validated, with their step and bounds.
+            patience: validations without a new best after which a replica stops; 0 for no end.
+            always: whether the last weights count, whatever they score.
+        """
+        improved = ((found.bounds > self.bounds) & ~self.stopped) | always
+        waits = np.where(improved, 0, self.waits + 1)
+        stopped = self.stopped | (waits >= patience) if patience else self.stopped
+        return found.where(improved, self)._replace(waits=waits, stopped=stopped)
 
 
-def to_arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """Returns the arrays of a state by the names under which checkpoints store them."""
-    arrays = {f"state/{name}": value for name, value in state._asdict().items() if name not in _GROUPS}
-    for group in _GROUPS:
-        arrays |= {f"{group}/{name}": value for name, value in getattr(state, group).items()}
-    return arrays
+_GROUPS = ("chains", "averages")  # fields of TrainState that are dictionaries of arrays
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray]) -> TrainState:
-    """Reads a state back from a checkpoint's arrays, among which there may be others."""
-    groups = {
-        group: {name.removeprefix(f"{group}/"): arrays[name] for name in arrays if name.startswith(f"{group}/")}
-        for group in _GROUPS
-    }
-    fields = {name: arrays[f"state/{name}"] for name in TrainState._fields if name not in _GROUPS}
-    return TrainState(**fields, **groups)
+class RunState(NamedTuple):
+    """Where a run is: what a checkpoint holds, under names that only this class knows.
+
+    Attributes:
+        step: number of updates made.
+        train: what training goes on from, [R, ...].
+        best: the best weights so far.
+        seeds: of the replicas.
+        layout: path and shape of each weight in `parameters` and `statistics`, by those names.
+        data_checksum: of the data set that is trained on.
+        fixed_uncertainties: how far each replica's least decided gate was from 0 or 1 when the structure was fixed,
+            [R]; None where it has not been.
+    """
+
+    step: int
+    train: TrainState
+    best: Best
+    seeds: list[int]
+    layout: dict[str, list]
+    data_checksum: str
+    fixed_uncertainties: np.ndarray | None = None
+
+    @property
+    def weights(self) -> Best:
+        """The best weights; of a replica never validated, the current ones."""
+        return self.best.where(np.isfinite(self.best.bounds), Best.before_validation(self.train, self.step))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the arrays of a checkpoint by name."""
+        train = tf.nest.map_structure(np.asarray, self.train)
+        arrays = {f"state/{name}": value for name, value in train._asdict().items() if name not in _GROUPS}
+        for group in _GROUPS:
+            arrays |= {f"{group}/{name}": value for name, value in getattr(train, group).items()}
+        arrays |= {f"best/{name}": value for name, value in self.best._asdict().items()}
+        if self.fixed_uncertainties is not None:
+            arrays["fixed_uncertainties"] = self.fixed_uncertainties
+        return arrays
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns what stands beside the arrays of a checkpoint."""
+        return {"seeds": self.seeds, "layout": self.layout, "data_checksum": self.data_checksum}
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> "RunState":
+        """Reads a state back, as NumPy arrays."""
+        arrays = checkpoint.arrays
+        groups = {
+            group: {name.removeprefix(f"{group}/"): arrays[name] for name in arrays if name.startswith(f"{group}/")}
+            for group in _GROUPS
+        }
+        fields = {name: arrays[f"state/{name}"] for name in TrainState._fields if name not in _GROUPS}
+        return cls(
+            checkpoint.step,
+            TrainState(**fields, **groups),
+            Best(**{name: arrays[f"best/{name}"] for name in Best._fields}),
+            fixed_uncertainties=arrays.get("fixed_uncertainties"),
+            **checkpoint.metadata,
+        )

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfstruct.files import PathLike, read_json, write_json, write_text
@@ -17,35 +16,10 @@ from tfstruct.models.config import Config
 from tfstruct.models.registry import parse_config
 from tfstruct.settings import differences
 from tfstruct.training.checkpoint import Checkpoints
-from tfstruct.training.state import from_arrays
+from tfstruct.training.state import RunState
 
 CONFIG_NAME = "config.json"
 RESUME_MODES = ("auto", "never", "must")
-
-
-class TrainedWeights(NamedTuple):
-    """The best weights of a run, one row per replica.
-
-    Attributes:
-        parameters: [R, P].
-        statistics: [R, S].
-        steps: step of each replica's best validation bound, [R].
-        bounds: that bound, nats, [R]; -inf where nothing was validated.
-        trained_steps: steps done when this was written.
-        data_checksum: of the data set that was trained on.
-        layout: names and shapes of the weights in `parameters` and `statistics`, by those names.
-        fixed_uncertainties: how far each replica's least decided gate was from 0 or 1 when the structure was fixed,
-            [R]; None where it has not been.
-    """
-
-    parameters: np.ndarray
-    statistics: np.ndarray
-    steps: np.ndarray
-    bounds: np.ndarray
-    trained_steps: int
-    data_checksum: str
-    layout: dict[str, list]
-    fixed_uncertainties: np.ndarray | None = None
 
 
 class Workdir:
@@ -125,29 +99,12 @@ class Workdir:
         path = self.path / "environment.json"
         return read_json(path) if path.exists() else {}
 
-    def weights(self) -> TrainedWeights:
-        """Reads the best weights of the latest checkpoint; of a replica never validated, the current ones.
-
-        Raises:
-            FileNotFoundError: the run has no checkpoint yet.
-        """
+    def run_state(self) -> RunState:
+        """Reads where the run is from its latest checkpoint; raises FileNotFoundError if there is none yet."""
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
             raise FileNotFoundError(f"{self.checkpoints.folder} holds no checkpoint; train first")
-        arrays = checkpoint.arrays
-        is_validated = np.isfinite(arrays["best/bounds"])
-        choose = is_validated[:, np.newaxis]
-        parameters, statistics = from_arrays(arrays).evaluated
-        return TrainedWeights(
-            np.where(choose, arrays["best/parameters"], parameters),
-            np.where(choose, arrays["best/statistics"], statistics),
-            np.where(is_validated, arrays["best/steps"], checkpoint.step),
-            arrays["best/bounds"],
-            checkpoint.step,
-            checkpoint.metadata["data_checksum"],
-            checkpoint.metadata["layout"],
-            arrays.get("fixed_uncertainties"),
-        )
+        return RunState.from_checkpoint(checkpoint)
 
 
 def _commit() -> str | None:

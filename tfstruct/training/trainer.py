@@ -1,0 +1,248 @@
+"""The course of a training run: calls of many steps, validations, checkpoints, and the end."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.data import datasets
+from tfstruct.data.pipeline import Pipeline
+from tfstruct.models.config import Config
+from tfstruct.models.system import System
+from tfstruct.training.checkpoint import Checkpoint
+from tfstruct.training.distribute import MirroredLoop
+from tfstruct.training.initial import make_initial_state, start_from
+from tfstruct.training.logging import RunLog
+from tfstruct.training.loop import TrainLoop, device_state, host_state
+from tfstruct.training.phases import fixed_structure
+from tfstruct.training.state import Best, RunState
+from tfstruct.training.step import TrainStep, over_replicas
+from tfstruct.training.stop_signal import StopSignal
+from tfstruct.training.validation import Validator
+from tfstruct.training.workdir import Workdir
+
+
+class NonFiniteTrainingError(FloatingPointError):
+    """Too many steps in a row had a loss or gradient that was not finite."""
+
+
+class RunResult(NamedTuple):
+    """What `train` returns.
+
+    Attributes:
+        step: steps done.
+        best: the best weights.
+        seconds: of this process, compilation included.
+        steps_per_second: without the first call of each length, which compiles; NaN when there was no other.
+    """
+
+    step: int
+    best: Best
+    seconds: float
+    steps_per_second: float
+
+
+class Trainer:
+    """Trains the replicas of a config in a folder that is theirs, from the latest checkpoint if there is one.
+
+    Args:
+        config: of the run.
+        folder: where it is kept.
+        data: to train on, and to validate with.
+        models: one for each replica; the first is the one that is traced.
+        seeds: of the replicas.
+        compiler: `xla` or `graph`.
+        strategy: divides the batches of one replica among devices; None for one device.
+
+    Raises:
+        ValueError: several replicas with a strategy, or settings that do not go with the model or the data.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Workdir,
+        data: datasets.Dataset,
+        models: list[System],
+        seeds: list[int],
+        compiler: str,
+        strategy: tf.distribute.Strategy | None,
+    ) -> None:
+        options = config.training
+        self.config, self.folder, self.options = config, folder, options
+        self.step_function = TrainStep(models[0], data.train_transform)
+        self.phases = self.step_function.phases
+        self.functional = self.step_function.functional
+        self.pipeline = Pipeline(
+            data.train,
+            seeds=seeds,
+            batch_size=options.batch_size,
+            resident_megabytes=options.resident_megabytes,
+        )
+        self.loop: Callable[..., Any]
+        if strategy is None:
+            self.loop = TrainLoop(over_replicas(self.step_function, len(seeds)), compiler)
+        elif len(seeds) > 1:
+            raise ValueError(f"strategy mirrored trains one replica, found training.replicas={len(seeds)}")
+        else:
+            self.loop = MirroredLoop(self.step_function, strategy, batch_size=options.batch_size, compiler=compiler)
+        self.validator = Validator(models[0], data.validation, config)
+        self.initial = make_initial_state(config, models, seeds, data)
+        if options.initial_weights and not folder.checkpoints.steps():
+            self.initial = start_from(self.initial, self.functional, options.initial_weights)
+        best = Best.before_validation(self.initial)
+        self.state = RunState(0, self.initial, best, seeds, self.functional.layout, data.checksum)
+
+    def run(self) -> RunResult:
+        """Goes on to the last step, or until every replica's patience ends; raises NonFiniteTrainingError."""
+        checkpoint = self.folder.checkpoints.latest()
+        if checkpoint is not None:
+            self.restore(checkpoint)
+        elif self.folder.checkpoints.steps():
+            raise ValueError(
+                f"every checkpoint in {self.folder.checkpoints.folder} is damaged; remove that folder to start again "
+                "from step 0"
+            )
+        start, last_save, speed = time.monotonic(), time.monotonic(), _Speed()
+        with (
+            RunLog(
+                self.folder.path,
+                num_replicas=len(self.state.seeds),
+                total_steps=self.options.steps,
+                resume_step=self.state.step,
+                headline=("bound", "rate"),
+            ) as log,
+            StopSignal() as stop,
+        ):
+            if checkpoint is not None:
+                log.message(f"resuming {self.folder.path} at step {self.state.step} of {self.options.steps}")
+            self.state = self.state._replace(train=device_state(self.state.train))
+            calls = self.pipeline.calls(self.spans())
+            while not self.state.best.stopped.all():
+                call_start = time.monotonic()  # before the data are fetched: waiting for them counts
+                call = next(calls, None)
+                if call is None:
+                    break
+                num_steps = len(call.indices)
+                train, metrics = self.loop(self.state.train, call.first_step, call.rows, call.indices, call.row_ids)
+                speed.add(num_steps, time.monotonic() - call_start)
+                self.state = self.state._replace(train=train, step=call.first_step + num_steps)
+                self.check(metrics, call.first_step, num_steps)
+                log.log(self.state.step, metrics, self.validate())
+                if self.state.step == self.phases.boundary:
+                    self.begin_second_phase(log)
+                signal_number = stop.requested  # read once: it may come between the two uses
+                if time.monotonic() - last_save > 60.0 * self.options.checkpoint_minutes or signal_number:
+                    self.save()
+                    last_save = time.monotonic()
+                if signal_number and self.state.step < self.options.steps:
+                    log.message(f"stopped by a signal at step {self.state.step}; the same command resumes")
+                    raise SystemExit(128 + signal_number)
+            self.save()
+            self.write_best()
+            if self.state.best.stopped.all() and self.state.step < self.options.steps:
+                log.message(f"stopped early at step {self.state.step}: no new best validation bound")
+        return RunResult(self.state.step, self.state.best, time.monotonic() - start, speed.steps_per_second)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """The calls that are left, as (first step, number of steps); none crosses a validation or a phase."""
+        options, step = self.options, self.state.step
+        per_call = min(options.steps_per_call, self.pipeline.max_steps_per_call or options.steps_per_call)
+        spans = []
+        while step < options.steps:
+            next_validation = (step // options.validate_every + 1) * options.validate_every
+            end = self.phases.boundary if step < self.phases.boundary else options.steps
+            size = min(per_call, next_validation - step, end - step)
+            spans.append((step, size))
+            step += size
+        return spans
+
+    def check(self, metrics: dict[str, np.ndarray], first_step: int, num_steps: int) -> None:
+        """Raises NonFiniteTrainingError when too many steps of a call were skipped."""
+        worst = float(metrics["skipped"].max())
+        if worst > self.options.max_skipped_fraction * num_steps:
+            raise NonFiniteTrainingError(
+                f"{worst:.0f} of the steps {first_step}..{first_step + num_steps - 1} had a loss or gradient that is "
+                "not finite; lower optimizer.learning_rate or set optimizer.clip_norm. Checkpoints, if there "
+                f"are any in {self.folder.checkpoints.folder}, are from before these steps."
+            )
+
+    def validate(self) -> dict[str, np.ndarray] | None:
+        """Scores the validation images when it is time to, at a phase's end too, and keeps the best weights."""
+        step, options = self.state.step, self.options
+        if step % options.validate_every and step not in (self.phases.boundary, options.steps):
+            return None
+        found, metrics = self.validator(self.state.train, step)
+        best = self.state.best.updated(
+            found,
+            patience=options.patience if step > self.phases.boundary else 0,  # the first of two phases runs to its end
+            # Validation rows that are trained on choose nothing.
+            always=self.config.data.use_validation,
+        )
+        self.state = self.state._replace(best=best)
+        return metrics
+
+    def begin_second_phase(self, log: RunLog) -> None:
+        """Fixes the structure that was learned, and starts all other weights and the search for the best ones anew."""
+        learned = host_state(self.state.train)
+        state = fixed_structure(learned, self.initial, self.functional)
+        uncertainties = []
+        for parameters, statistics, seed in zip(learned.parameters, learned.statistics, self.state.seeds, strict=True):
+            self.functional.assign(parameters, statistics)
+            report = self.step_function.model.structure_report()
+            uncertainties.append(report["largest_gate_uncertainty"])
+            log.message(
+                f"step {self.state.step}: structure of seed {seed} fixed, {report['open_edges']} of "
+                f"{report['possible_edges']} edges open (the least decided gate was "
+                f"{uncertainties[-1]:.2f} from 0 or 1); all other weights start anew"
+            )
+        self.state = self.state._replace(
+            train=device_state(state), best=Best.before_validation(state), fixed_uncertainties=np.array(uncertainties)
+        )
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        self.folder.checkpoints.save(self.state.step, self.state.arrays(), self.state.metadata())
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint; raises ValueError for one of other weights or other data."""
+        found = RunState.from_checkpoint(checkpoint)
+        if found.layout != self.state.layout:
+            raise ValueError(
+                f"{checkpoint.path} was written by a version whose weights are laid out otherwise; it cannot be resumed"
+            )
+        if found.data_checksum != self.state.data_checksum:
+            raise ValueError(
+                f"{checkpoint.path} was trained on data of checksum {found.data_checksum[:12]}..., "
+                f"found {self.state.data_checksum[:12]}...; choose another --workdir for other data"
+            )
+        self.state = found
+
+    def write_best(self) -> None:
+        """Writes each replica's best weights as a Keras weights file, `best/replica_<r>.weights.h5`."""
+        folder, best = self.folder.path / "best", self.state.best
+        folder.mkdir(exist_ok=True)
+        for place, weights in enumerate(zip(best.parameters, best.statistics, strict=True)):
+            self.functional.assign(*weights)
+            aside = folder / f".replica_{place}.weights.h5"
+            self.step_function.model.save_weights(aside)
+            aside.replace(folder / f"replica_{place}.weights.h5")
+
+
+class _Speed:
+    """Steps per second without the first call of each length, which compiles."""
+
+    def __init__(self) -> None:
+        self._steps, self._seconds = 0, 0.0
+        self._compiled: set[int] = set()
+
+    def add(self, steps: int, seconds: float) -> None:
+        if steps in self._compiled:
+            self._steps, self._seconds = self._steps + steps, self._seconds + seconds
+        self._compiled.add(steps)
+
+    @property
+    def steps_per_second(self) -> float:
+        return self._steps / self._seconds if self._steps else float("nan")
