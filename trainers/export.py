@@ -8,13 +8,14 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=T
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make; its last part is the version number.", required=True)
 _REPLICA = flags.DEFINE_integer("replica", None, "Which replica; default the best by validation.", lower_bound=0)
 _SAMPLES = flags.DEFINE_integer("num_samples", None, "Importance samples K of log_prob and elbo.", lower_bound=1)
-_DTYPE = flags.DEFINE_enum("weights_dtype", "float32", ["float32", "float16"], "How weights are stored.")
+_DTYPE = flags.DEFINE_enum("weights_dtype", "float32", ["float32", "float16", "int8"], "How weights are stored.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
 
 
 def main() -> None:
     """Writes the bundle and prints its folder."""
     from tfstruct.evaluation.report import TrainedRun
+    from tfstruct.files import read_json
     from tfstruct.serving import bundle, warmup
 
     run = TrainedRun(_WORKDIR.value, data_dir=_DATA_DIR.value)
@@ -22,6 +23,12 @@ def main() -> None:
         run, _OUTPUT.value, replica=_REPLICA.value, num_samples=_SAMPLES.value, weights_dtype=_DTYPE.value
     )
     print(f"exported and verified: {output}")
+    rounding = read_json(output / "card.json")["rounding"]
+    if rounding is not None:
+        print(
+            f"weights as {_DTYPE.value} change log p(x) by {rounding['log_prob_change']:.4f} +- "
+            f"{rounding['std_err']:.4f} nats, mean of {rounding['rows']} validation images"
+        )
     if not output.name.isdecimal():
         print(f"TensorFlow Serving takes only folders whose name is a number for versions, such as {output}/1")
     if not warmup.is_available():

@@ -206,24 +206,46 @@ def test_other_replicas_can_be_exported_and_only_those_there_are(trained, folder
     assert np.abs(other.encode(x)["z_mean"] - model.encode(x)["z_mean"]).max() > 1e-3
 
 
+def stored_dtypes(output):
+    """Of each variable in a bundle, by name."""
+    found = tf.train.load_checkpoint(str(output / "variables/variables")).get_variable_to_dtype_map()
+    return {name: dtype for name, dtype in found.items() if "OBJECT_GRAPH" not in name}
+
+
 def test_half_precision_weights_take_half_the_bytes_and_score_nearly_the_same(trained, folder, model, tmp_path):
     output = bundle.export(trained, tmp_path / "1", num_samples=200, chunk=30, weights_dtype="float16")
-    reader = tf.train.load_checkpoint(str(output / "variables/variables"))
-    kinds = {dtype for name, dtype in reader.get_variable_to_dtype_map().items() if "OBJECT_GRAPH" not in name}
-    assert kinds == {tf.float16, tf.float32}
-    weights = {name: dtype for name, dtype in reader.get_variable_to_dtype_map().items() if "OBJECT_GRAPH" not in name}
+    stored = list(stored_dtypes(output).values())
     # Moving averages stay whole: a variance may be larger than any float16.
     count = len(Functional(trained.model).parameters.variables)
-    assert sum(dtype == tf.float16 for dtype in weights.values()) == count
+    assert set(stored) == {tf.float16, tf.float32}
+    assert stored.count(tf.float16) == count
     half = client.load(output)
     assert half.card["weights_dtype"] == "float16"
     x = states()
     found, expected = half.log_prob(x)["log_prob"], model.log_prob(x)["log_prob"]
     assert found.dtype == np.float32
     assert 0 < np.abs(found - expected).max() < 0.02
-    with pytest.raises(ValueError, match="float32 or float16, found 'int8'"):
-        bundle.export(trained, tmp_path / "2", weights_dtype="int8")
+    with pytest.raises(ValueError, match="one of float32, float16, int8, found 'int4'"):
+        bundle.export(trained, tmp_path / "2", weights_dtype="int4")
     assert not (tmp_path / "2").exists()
+
+
+def test_what_rounding_changes_stands_on_the_card_and_the_model_keeps_its_weights(trained, model, tmp_path):
+    assert model.card["rounding"] is None
+    system = trained.use(0)
+    before = [variable.numpy() for variable in system.variables]
+    rows = trained.data.validation[:30].astype(np.float32)
+    output = bundle.export_model(system, tmp_path / "1", rows, num_samples=50, chunk=25, weights_dtype="float16")
+    for variable, values in zip(system.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, values, err_msg=variable.path)
+    whole = client.load(bundle.export_model(system, tmp_path / "2", rows, num_samples=50, chunk=25))
+    half, seeds = client.load(output), np.arange(30)
+    change = half.log_prob(rows, seed=seeds)["log_prob"] - whole.log_prob(rows, seed=seeds)["log_prob"]
+    rounding = half.card["rounding"]
+    assert rounding["rows"] == 30
+    assert rounding["log_prob_change"] == pytest.approx(change.mean(), abs=1e-5)
+    assert rounding["std_err"] == pytest.approx(change.std(ddof=1) / 30**0.5, abs=1e-5)
+    assert np.abs(change).max() > 1e-5
 
 
 def test_weights_beyond_half_precision_are_refused_by_name(trained, tmp_path, monkeypatch):
@@ -243,7 +265,7 @@ def test_a_bundle_that_scores_otherwise_than_the_trained_model_is_refused(traine
         return values | {"log_prob/log_prob": values["log_prob/log_prob"] - 0.2}
 
     monkeypatch.setattr(bundle, "_golden", shifted)
-    with pytest.raises(ValueError, match="does not score as the trained one"):
+    with pytest.raises(ValueError, match="does not score as the one in memory"):
         bundle.export(trained, tmp_path / "1")
     assert not (tmp_path / "1").exists()
 

@@ -18,6 +18,7 @@ from tfstruct.functional import Functional
 from tfstruct.inference import likelihood
 from tfstruct.math import bits_per_dim
 from tfstruct.models.system import System
+from tfstruct.serving.weights import StoredWeight
 
 T = TypeVar("T")
 # Purposes that row keys are derived for.
@@ -36,10 +37,10 @@ class ServedSystem(tf.Module):
         chunk: importance samples computed at once.
         terms_options: options of the model's draws.
         bits_per_dim_offset: see data.datasets; None where bits per dimension mean nothing (they come out NaN).
-        weights_dtype: `float32`, or `float16` for half the size; computation is float32 in both.
+        weights_dtype: how weights are stored, see `weights`.
 
     Raises:
-        ValueError: another dtype of weights.
+        ValueError: another dtype of weights, or weights that are not finite in it.
     """
 
     def __init__(
@@ -53,8 +54,6 @@ class ServedSystem(tf.Module):
         weights_dtype: str = "float32",
     ) -> None:
         super().__init__(name="served_system")
-        if weights_dtype not in ("float32", "float16"):
-            raise ValueError(f"weights_dtype must be float32 or float16, found {weights_dtype!r}")
         # Not tracked, so that no Keras object enters the SavedModel.
         self._model = _Untracked(model)
         self._functional = _Untracked(Functional(model))
@@ -65,15 +64,11 @@ class ServedSystem(tf.Module):
         # The moving averages stay float32: they are few, and variances may lie beyond what float16 holds.
         dtypes = [weights_dtype] * len(functional.parameters.variables)
         dtypes += ["float32"] * len(functional.statistics.variables)
-        self.weights = []
-        for variable, dtype in zip(
-            functional.parameters.variables + functional.statistics.variables, dtypes, strict=True
-        ):
-            with np.errstate(over="ignore"):
-                values = variable.numpy().astype(dtype)
-            if not np.isfinite(values).all():
-                raise ValueError(f"{variable.path} holds values that are not finite in {dtype}; nothing was exported")
-            self.weights.append(tf.Variable(values, trainable=False, name=variable.path.replace("/", ".")))
+        variables = functional.parameters.variables + functional.statistics.variables
+        self.weights = [
+            StoredWeight(variable.numpy(), dtype, variable.path.replace("/", "."))
+            for variable, dtype in zip(variables, dtypes, strict=True)
+        ]
 
     def signatures(self) -> dict[str, Callable]:
         """Returns the concrete functions by signature name."""
@@ -109,7 +104,7 @@ class ServedSystem(tf.Module):
 
     def _bound(self) -> AbstractContextManager:
         functional = self._functional.value
-        values = [tf.cast(tf.convert_to_tensor(weight), tf.float32) for weight in self.weights]
+        values = [weight.value() for weight in self.weights]
         count = len(functional.parameters.variables)
         return functional.bind(values[:count], functional.statistics.join(values[count:]))
 

@@ -1,0 +1,66 @@
+"""Weights as a bundle stores them: in full, in half precision, or as 8-bit integers; computation is float32 in all."""
+
+import numpy as np
+import tensorflow as tf
+
+DTYPES = ("float32", "float16", "int8")
+#: weights of one output that share a scale (on `graph_vae/mnist`, one scale a column costs five times the likelihood)
+_GROUP = 64
+_LARGEST = 127
+
+
+class StoredWeight(tf.Module):
+    """One weight as it is stored.
+
+    As `int8`, a matrix [..., n, m] of n >= 64 inputs is cut into groups of 64 inputs, and each group of each output is
+    int8 numbers times a float16 scale: 8.25 bits a weight. What has fewer inputs (biases, scales, gates) is float16.
+
+    Args:
+        values: the weight, float32.
+        dtype: one of DTYPES.
+        name: of the variables.
+
+    Raises:
+        ValueError: another dtype, or values that are not finite in it.
+    """
+
+    def __init__(self, values: np.ndarray, dtype: str, name: str) -> None:
+        super().__init__(name=None)
+        if dtype not in DTYPES:
+            raise ValueError(f"weights_dtype must be one of {', '.join(DTYPES)}, found {dtype!r}")
+        self._shape = tuple(values.shape)
+        self.scales = None
+        if dtype == "int8" and values.ndim >= 2 and values.shape[-2] >= _GROUP:
+            groups = _groups(values)
+            scales = _cast(np.abs(groups).max(axis=-2, keepdims=True) / _LARGEST, "float16", name)
+            self.scales = tf.Variable(scales, trainable=False, name=f"{name}.scales")
+            scales = scales.astype(np.float32)
+            stored = np.rint(groups / np.where(scales > 0.0, scales, 1.0))
+            stored = np.clip(stored, -_LARGEST, _LARGEST).astype(np.int8)
+        else:
+            stored = _cast(values, "float16" if dtype == "int8" else dtype, name)
+        self.values = tf.Variable(stored, trainable=False, name=name)
+
+    def value(self) -> tf.Tensor:
+        """Returns the weight, float32."""
+        values = tf.cast(tf.convert_to_tensor(self.values), tf.float32)
+        if self.scales is None:
+            return values
+        *before, inputs, outputs = self._shape
+        values *= tf.cast(tf.convert_to_tensor(self.scales), tf.float32)
+        return tf.reshape(values, [*before, -1, outputs])[..., :inputs, :]
+
+
+def _groups(values: np.ndarray) -> np.ndarray:
+    """Cuts [..., n, m] into [..., n / 64, 64, m], filled up with zeros."""
+    *before, inputs, outputs = values.shape
+    values = np.pad(values, [(0, 0)] * len(before) + [(0, -inputs % _GROUP), (0, 0)])
+    return values.reshape(*before, -1, _GROUP, outputs)
+
+
+def _cast(values: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    if not np.isfinite(cast).all():
+        raise ValueError(f"{name} holds values that are not finite in {dtype}; nothing was exported")
+    return cast
