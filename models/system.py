@@ -2,7 +2,6 @@
 
 import abc
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -17,8 +16,10 @@ from tfstruct.inference import likelihood, objectives
 from tfstruct.inference.likelihood import LikelihoodEstimate
 from tfstruct.inference.objectives import Draws, ImportanceTerms, Objective
 from tfstruct.layers.likelihood import Likelihood
+from tfstruct.models import query
 from tfstruct.models.config import Config, Evaluation
 from tfstruct.models.keras_fit import KerasFit
+from tfstruct.models.query import Query
 
 
 class System(KerasFit, abc.ABC):
@@ -32,10 +33,6 @@ class System(KerasFit, abc.ABC):
     scheduled: tuple[str, ...] = ()
     #: p(x | z): where observations lie, and what they are divided by to lie in [0, 1]
     likelihood: Likelihood | Pixels
-    #: whether `terms` takes `observed`, and the system has `inpaint`
-    allows_missing: bool = False
-    #: what each question about the model gets for an answer: `exact`, `bound` or `estimate`; for cards
-    exactness: Mapping[str, str] = MappingProxyType({})
     #: leaves, one after the other, that share their importance samples; see ImportanceTerms
     leaves_per_sample: int = 1
     #: whether what is bounded is log p(x_2 | x_1) of two parts of an observation
@@ -164,9 +161,9 @@ class System(KerasFit, abc.ABC):
         return None
 
     @property
-    def has_regions(self) -> bool:
-        """Whether the log density has parts that belong to regions of an observation (`region_log_prob`)."""
-        return self.circuit is not None
+    def queries(self) -> dict[str, Query]:
+        """What a bundle of the system can be asked, by the name of the signature."""
+        return query.SCORES | (query.CONDITIONAL if self.is_conditional else query.SAMPLE)
 
     @property
     def support(self) -> str:

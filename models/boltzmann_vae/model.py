@@ -26,6 +26,7 @@ from tfstruct.models.boltzmann_vae import prior as boltzmann_prior
 from tfstruct.models.boltzmann_vae.config import Annealing, Config, Evaluation, Export
 from tfstruct.models.boltzmann_vae.networks import BoltzmannHead, BoltzmannPrior, DirectedHead
 from tfstruct.models.boltzmann_vae.posterior import CHAINS, DirectedPosterior, Draw, MachinePosterior
+from tfstruct.models.query import Query
 from tfstruct.models.system import System
 
 _AUGMENTED_ITERATIONS = 5
@@ -260,6 +261,12 @@ class BoltzmannVAE(System):
     def terms_options(self, settings: Annealing | Evaluation | Export) -> dict[str, Any]:
         """See System: temperatures of annealing a posterior that is a machine."""
         return {"num_temperatures": settings.posterior_temperatures}
+
+    @property
+    def queries(self) -> dict[str, Query]:
+        """See System; the prior is sampled by Gibbs chains that are not quite its own."""
+        own = super().queries
+        return own if self.is_conditional else own | {"sample": own["sample"]._replace(exactness="estimate")}
 
     def sample(self, num: int | tf.Tensor, *, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """See System: Gibbs sampling of the prior from its stored chains.

@@ -5,7 +5,6 @@ References:
 """
 
 from collections.abc import Sequence
-from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -18,6 +17,8 @@ from tfstruct.distributions.sum_product_circuit import SumProductCircuit
 from tfstruct.inference.objectives import Draws, ImportanceTerms
 from tfstruct.layers.sum_product import SumProduct
 from tfstruct.math import logsumexp
+from tfstruct.models import query
+from tfstruct.models.query import Query
 from tfstruct.models.sum_product_vae.config import Config
 from tfstruct.models.sum_product_vae.leaves import LeafVAEs
 from tfstruct.models.sum_product_vae.masks import random_masks
@@ -43,17 +44,6 @@ class SumProductVAE(System):
         ValueError: settings that do not go together; the message names them.
     """
 
-    allows_missing = True
-    exactness = MappingProxyType(
-        {
-            "log_prob": "estimate",  # of p(x) without bias, hence a lower bound of log p(x) on average
-            "marginal_log_prob": "estimate",
-            "region_log_prob": "estimate",
-            "elbo": "bound",
-            "sample": "exact",
-            "inpaint": "estimate",  # an exact draw in the limit of many importance samples
-        }
-    )
     evaluated_as = "leaf densities estimated by importance sampling, exact sums over the circuit"
 
     config: Config
@@ -101,6 +91,11 @@ class SumProductVAE(System):
     def circuit(self) -> SumProductCircuit | None:
         """See System; a single leaf needs none."""
         return None if self.num_leaves == 1 else self.sum_product.circuit()
+
+    @property
+    def queries(self) -> dict[str, Query]:
+        """See System; a single leaf has no regions."""
+        return super().queries | query.MISSING | (query.REGIONS if self.num_leaves > 1 else {})
 
     @property
     def leaves_per_sample(self) -> int:

@@ -1,6 +1,7 @@
 """A system from outside the package goes the whole way: terms, training, evaluation, export, serving."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import tfstruct
@@ -9,6 +10,7 @@ from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.inference.objectives import Draws
 from tfstruct.models import build, presets
+from tfstruct.serving.signatures import ServedSystem
 
 SHORT = ("training.steps=20", "training.steps_per_call=10", "training.validate_every=20", "training.compiler=graph",
          "model.num_components=3", "export.num_samples=4", "export.chunk=2")  # fmt: skip
@@ -49,3 +51,18 @@ def test_it_trains_evaluates_exports_and_serves_by_the_programs(tmp_path):
     drawn = model.sample(3, seed=1)["x"]
     assert drawn.shape == (3, 28, 28)
     assert np.isfinite(model.log_prob(drawn)["log_prob"]).all()
+    # Its own question goes the same way as those that every system has.
+    assert model.card["exactness"]["component_probs"] == "estimate"
+    seeds = np.arange(3)
+    found = model.query("component_probs", x=drawn, seed=seeds)["probs"]
+    system = tfstruct.load_run(run)
+    served = ServedSystem(system, num_samples=4, chunk=2, bits_per_dim_offset=None)
+    inside = tf.constant([[np.full([28, 28], 0.5)], [drawn[1]]], tf.float32)[:, 0]
+    apart = served.signatures()["component_probs"](x=inside, seed=tf.constant([0, 1], tf.int64))["probs"]
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(apart[1], found[1], rtol=1e-4, atol=1e-6)
+    assert np.isnan(apart[0]).all()
+    with pytest.raises(ValueError, match="component_probs takes seed, x, found x"):
+        model.query("component_probs", x=drawn)
+    with pytest.raises(ValueError, match="no signature 'component_prob'; did you mean component_probs"):
+        model.query("component_prob", x=drawn, seed=0)

@@ -22,6 +22,7 @@ from tfstruct.layers.mlp import MLP, BlockOptions
 from tfstruct.math import log_mean_exp
 from tfstruct.models import config as config_lib
 from tfstruct.models.presets import SHORT, register_preset
+from tfstruct.models.query import Query
 from tfstruct.models.registry import SYSTEMS, SystemEntry
 from tfstruct.models.system import System
 from tfstruct.settings import Count
@@ -123,6 +124,19 @@ class VampVAE(System):
         encoded = self.encode(x)
         noise = random.sample_normal(seed, 1, tf.shape(encoded["z_mean"])[0], [self.num_latents])[0]
         return self.decode(encoded["z_mean"] + encoded["z_std"] * noise)["x_mean"]
+
+    def component_probs(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """Probabilities of the prior's components given a draw of q(z | x), [B, num_components]."""
+        loc, log_variance = self._posterior(self._flat(x))
+        z = loc + tf.exp(0.5 * log_variance) * random.sample_normal(seed, 1, tf.shape(loc)[0], [self.num_latents])[0]
+        logits = tf.reduce_sum(gaussian_log_prob(z[..., tf.newaxis, :], *self._components()), axis=-1)
+        return tf.nn.softmax(logits)
+
+    @property
+    def queries(self) -> dict[str, Query]:
+        """See System; one more than others have."""
+        own = Query(("x", "seed"), "estimate", lambda model, inputs: {"probs": model.component_probs(**inputs)})
+        return super().queries | {"component_probs": own}
 
     @property
     def posterior_variables(self) -> list[keras.Variable]:

@@ -59,10 +59,9 @@ def rows(rng):
 def uncompiled(system, **card):
     """A system as if it was loaded, whose signatures run eagerly."""
     served = ServedSystem(system, num_samples=NUM_SAMPLES, chunk=3, bits_per_dim_offset=0.0)
-    names = ["log_prob", "elbo", "encode", "reconstruct", "sample"]
-    names += ["marginal_log_prob", "inpaint"] * system.allows_missing + ["region_log_prob"] * system.has_regions
     loaded = client.LoadedModel.__new__(client.LoadedModel)
-    loaded._signatures = {name: getattr(served, name) for name in names}
+    loaded._signatures = {name: getattr(served, name) for name in system.queries}
+    names = {name: {"inputs": dict.fromkeys(query.inputs)} for name, query in system.queries.items()}
     loaded.card = {"preset": "p", "event_shape": list(SHAPE), "support": system.support, "signatures": names, **card}
     return loaded
 
@@ -320,11 +319,12 @@ def test_a_plain_vae_takes_missing_values_and_has_no_regions(rows):
     system = registry.build(config, seed=2)
     plain = uncompiled(system)
     x, observed, seed = rows
-    assert system.has_regions is plain.has_regions is False
+    assert not plain.has_regions
     with pytest.raises(ValueError, match="p has no regions; it answers log_prob, "):
         plain.region_log_prob(x)
     whole = plain.log_prob(x, seed=seed)["log_prob"]
-    np.testing.assert_allclose(plain.marginal_log_prob(x, np.ones(SHAPE, bool), seed=seed)["log_prob"], whole)
+    found = plain.marginal_log_prob(x, np.ones(SHAPE, bool), seed=seed)["log_prob"]
+    np.testing.assert_allclose(found, whole, rtol=5e-7)  # eager and traced: the last bit
     np.testing.assert_array_equal(plain.marginal_log_prob(x, np.zeros(SHAPE, bool), seed=seed)["log_prob"], 0.0)
     np.testing.assert_array_equal(plain.inpaint(x, observed, seed=seed)["x"][observed], x[observed])
 
@@ -334,9 +334,11 @@ def test_a_plain_vae_takes_missing_values_and_has_no_regions(rows):
 
 def test_the_card_says_what_is_exact_and_which_inputs_the_signatures_take(system, model):
     card = model.card
-    assert card["exactness"] == dict(system.exactness)
-    assert set(card["exactness"].values()) <= {"exact", "bound", "estimate"}
-    assert card["exactness"].keys() <= card["signatures"].keys()
+    assert card["exactness"] == {
+        "log_prob": "estimate", "elbo": "bound", "sample": "exact", "marginal_log_prob": "estimate",
+        "inpaint": "estimate", "region_log_prob": "estimate",
+    }  # fmt: skip
+    assert {*card["exactness"], "encode", "reconstruct", "serving_default"} == card["signatures"].keys()
     assert NEW <= card["signatures"].keys()
     for name in ("marginal_log_prob", "inpaint"):
         assert card["signatures"][name]["inputs"]["observed"] == {"dtype": "bool", "shape": [-1, *SHAPE]}

@@ -211,23 +211,11 @@ def _compare_with_model(golden: dict, exact: ServedSystem) -> None:
 
 def golden_outputs(model: LoadedModel, x: np.ndarray, seed: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Returns the outputs of every signature for observations and one seed each."""
-    outputs = {
-        "log_prob": model.log_prob(x, seed=seed),
-        "elbo": model.elbo(x, seed=seed),
-        "encode": model.encode(x),
-        "reconstruct": {"x_mean": model.reconstruct(x, seed=seed)},
+    return {
+        name: model.query(name, **warmup.example(signature["inputs"], x, seed))
+        for name, signature in model.card["signatures"].items()
+        if name != "serving_default"
     }
-    if model.is_conditional:
-        outputs["conditional_log_prob"] = model.conditional_log_prob(*model.parts(x), seed=seed)
-    else:
-        outputs["sample"] = model.sample(len(seed), seed=seed)
-    if model.allows_missing:
-        observed = warmup.half_observed(x)
-        outputs["marginal_log_prob"] = model.marginal_log_prob(x, observed, seed=seed)
-        outputs["inpaint"] = model.inpaint(x, observed, seed=seed)
-    if model.has_regions:
-        outputs["region_log_prob"] = model.region_log_prob(x, seed=seed)
-    return outputs
 
 
 def write_checksums(folder: Path) -> None:

@@ -170,15 +170,42 @@ class LoadedModel:
             ValueError: a model that is not conditional, or parts of other shapes or outside the support.
         """
         self._require_conditional()
-        shapes = [list(np.shape(part)[1:]) for part in (x_given, x_query)]
-        if shapes != self.card["part_shapes"] or len(x_given) != len(x_query):
-            raise ValueError(
-                f"x_given and x_query must have shapes [N, ...] of {self.card['part_shapes']}, found "
-                f"{list(np.shape(x_given))} and {list(np.shape(x_query))}"
-            )
-        x = self._observations(np.concatenate([x_given, x_query], axis=1))
-        result = self._call("log_prob", x, seed, batch_size)
-        return {name: result[name] for name in ("log_prob", "std_err")}
+        return self.query("conditional_log_prob", x_given=x_given, x_query=x_query, seed=seed, batch_size=batch_size)
+
+    def query(self, name: str, *, batch_size: int = 100, **inputs: Any) -> dict[str, np.ndarray]:
+        """Asks a signature by its name, also one that only the model's system has.
+
+        Args:
+            name: one of the card's `signatures`.
+            batch_size: rows computed at once.
+            **inputs: those of the signature, each [N, ...]; `seed` may be one integer where there are others.
+
+        Returns:
+            Its outputs by name, each [N, ...].
+
+        Raises:
+            ValueError: no such signature, other inputs than it takes, or observations as in `log_prob`.
+        """
+        signatures = self.card["signatures"]
+        if name not in signatures:
+            raise ValueError(f"{self.card['preset']} has no signature {name!r}{did_you_mean(name, signatures)}")
+        expected = signatures[name]["inputs"]
+        if inputs.keys() != expected.keys():
+            raise ValueError(f"{name} takes {', '.join(expected)}, found {', '.join(inputs) or 'nothing'}")
+        seed = inputs.pop("seed", None)
+        if "observed" in inputs:
+            inputs["x"], inputs["observed"] = self._partly_observed(inputs["x"], inputs["observed"])
+        elif "x" in inputs:
+            inputs["x"] = self._observations(inputs["x"])
+        elif "x_given" in inputs:
+            parts = [np.asarray(inputs[part]) for part in ("x_given", "x_query")]
+            if [list(part.shape[1:]) for part in parts] != self.card["part_shapes"] or len(parts[0]) != len(parts[1]):
+                raise ValueError(
+                    f"x_given and x_query must have shapes [N, ...] of {self.card['part_shapes']}, found "
+                    f"{list(parts[0].shape)} and {list(parts[1].shape)}"
+                )
+            inputs["x_given"], inputs["x_query"] = self.parts(np.concatenate(parts, axis=1))
+        return self._call(name, seed, batch_size, **inputs)
 
     def log_prob(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
         """Estimates log p(x), of a conditional model log p(x_2 | x_1), with the importance samples fixed at export.
@@ -194,19 +221,19 @@ class LoadedModel:
         Raises:
             ValueError: observations of another shape or outside the model's support.
         """
-        return self._call("log_prob", self._observations(x), seed, batch_size)
+        return self.query("log_prob", x=x, seed=seed, batch_size=batch_size)
 
     def elbo(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
         """Returns `elbo`, `rate` and `distortion` in nats, each [N]; arguments as in `log_prob`."""
-        return self._call("elbo", self._observations(x), seed, batch_size)
+        return self.query("elbo", x=x, seed=seed, batch_size=batch_size)
 
     def encode(self, x: Any, *, batch_size: int = 100) -> dict[str, np.ndarray]:
         """Returns `z_mean` and `z_std`, each [N, M]."""
-        return self._call("encode", self._observations(x), None, batch_size)
+        return self.query("encode", x=x, batch_size=batch_size)
 
     def reconstruct(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> np.ndarray:
         """Returns the mean of p(x | z) at one posterior draw, [N, *event_shape]."""
-        return self._call("reconstruct", self._observations(x), seed, batch_size)["x_mean"]
+        return self.query("reconstruct", x=x, seed=seed, batch_size=batch_size)["x_mean"]
 
     def sample(self, num: int, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
         """Draws `num` observations: `x_mean` and `x`, each [num, *event_shape].
@@ -225,7 +252,7 @@ class LoadedModel:
             raise ValueError(f"num must be at least 1, found {num}")
         seeds = _checked_seeds(seed, num)
         seeds = row_seeds(int(seeds), num) if seeds.ndim == 0 else seeds
-        return self._collect("sample", [{"seed": part} for part in _parts(seeds, batch_size)])
+        return self._call("sample", seeds, batch_size)
 
     @property
     def allows_missing(self) -> bool:
@@ -251,8 +278,8 @@ class LoadedModel:
         Raises:
             ValueError: a model without this, a mask of another shape or type, or observed values outside the support.
         """
-        x, observed = self._partly_observed(x, observed)
-        return self._call("marginal_log_prob", x, seed, batch_size, observed=observed)
+        self._require_missing()
+        return self.query("marginal_log_prob", x=x, observed=observed, seed=seed, batch_size=batch_size)
 
     def inpaint(self, x: Any, observed: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
         """Draws the missing values given the observed ones; arguments as in `marginal_log_prob`.
@@ -261,8 +288,8 @@ class LoadedModel:
             `x`, a draw, and `x_mean`, the mean of its pixels at the latents of the draw; [N, *event_shape] with the
             observed values as given.
         """
-        x, observed = self._partly_observed(x, observed)
-        return self._call("inpaint", x, seed, batch_size, observed=observed)
+        self._require_missing()
+        return self.query("inpaint", x=x, observed=observed, seed=seed, batch_size=batch_size)
 
     def region_log_prob(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
         """What the R leaf regions of the card (`leaf_regions`) contribute to log p(x); arguments as in `log_prob`.
@@ -277,13 +304,15 @@ class LoadedModel:
         """
         if not self.has_regions:
             raise ValueError(f"{self.card['preset']} has no regions; it answers {', '.join(self.card['signatures'])}")
-        return self._call("region_log_prob", self._observations(x), seed, batch_size)
+        return self.query("region_log_prob", x=x, seed=seed, batch_size=batch_size)
 
-    def _partly_observed(self, x: Any, observed: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _require_missing(self) -> None:
         if not self.allows_missing:
             raise ValueError(
                 f"{self.card['preset']} takes no missing values; it answers {', '.join(self.card['signatures'])}"
             )
+
+    def _partly_observed(self, x: Any, observed: Any) -> tuple[np.ndarray, np.ndarray]:
         x, observed = np.asarray(x), np.asarray(observed)
         if observed.dtype != bool or observed.shape not in (x.shape, x.shape[1:]):
             raise ValueError(
@@ -319,22 +348,15 @@ class LoadedModel:
                 )
         return x.astype(np.float32)
 
-    def _call(
-        self, name: str, x: np.ndarray, seed: Any, batch_size: int, observed: np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
-        feeds = [{"x": part} for part in _parts(x, batch_size)]
-        if observed is not None:
-            for feed, part in zip(feeds, _parts(observed, batch_size), strict=True):
-                feed["observed"] = part
+    def _call(self, name: str, seed: Any, batch_size: int, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         if seed is not None:
-            seeds = np.broadcast_to(_checked_seeds(seed, len(x)), [len(x)])
-            for feed, part in zip(feeds, _parts(seeds, batch_size), strict=True):
-                feed["seed"] = part
-        return self._collect(name, feeds)
-
-    def _collect(self, name: str, feeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+            num = len(next(iter(inputs.values()))) if inputs else len(seed)
+            inputs["seed"] = np.broadcast_to(_checked_seeds(seed, num), [num])
         signature = self._signatures[name]
-        results = [signature(**{key: tf.constant(value) for key, value in feed.items()}) for feed in feeds]
+        results = [
+            signature(**{key: tf.constant(part) for key, part in zip(inputs, parts, strict=True)})
+            for parts in zip(*(_parts(values, batch_size) for values in inputs.values()), strict=True)
+        ]
         return {key: np.concatenate([result[key].numpy() for result in results]) for key in results[0]}
 
 

@@ -5,6 +5,8 @@ answer for a row depends neither on the rows beside it nor on padding. Nothing i
 Serving refuses compiled functions unless told otherwise.
 """
 
+import functools
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
@@ -17,6 +19,7 @@ from tfstruct.data.support import BINARY, INTEGERS
 from tfstruct.functional import Functional
 from tfstruct.inference import likelihood
 from tfstruct.math import bits_per_dim
+from tfstruct.models.query import Query
 from tfstruct.models.system import System
 from tfstruct.serving.weights import StoredWeight
 
@@ -60,6 +63,9 @@ class ServedSystem(tf.Module):
         self._num_samples, self._chunk = num_samples, chunk
         self._terms_options = _Untracked[dict[str, Any]](dict(terms_options or {}))
         self._offset = bits_per_dim_offset
+        specs = [tf.TensorSpec([None, *model.event_shape], tf.float32), tf.TensorSpec([None], tf.int64)]
+        # Traced once for all signatures that score alike, which makes a bundle smaller.
+        self._score = _Untracked(tf.function(self._estimate, input_signature=specs, autograph=False))
         functional = self._functional.value
         # The moving averages stay float32: they are few, and variances may lie beyond what float16 holds.
         dtypes = [weights_dtype] * len(functional.parameters.variables)
@@ -72,35 +78,36 @@ class ServedSystem(tf.Module):
 
     def signatures(self) -> dict[str, Callable]:
         """Returns the concrete functions by signature name."""
-        x = tf.TensorSpec([None, *self._model.value.event_shape], tf.float32, name="x")
-        seed = tf.TensorSpec([None], tf.int64, name="seed")
-        log_prob = tf.function(self.log_prob, input_signature=[x, seed], autograph=False)
-        functions = {
-            "serving_default": log_prob,
-            "log_prob": log_prob,
-            "elbo": tf.function(self.elbo, input_signature=[x, seed], autograph=False),
-            "encode": tf.function(self.encode, input_signature=[x], autograph=False),
-            "reconstruct": tf.function(self.reconstruct, input_signature=[x, seed], autograph=False),
+        model = self._model.value
+        x = tf.TensorSpec([None, *model.event_shape], tf.float32, name="x")
+        specs = {
+            "x": x,
+            "seed": tf.TensorSpec([None], tf.int64, name="seed"),
+            "observed": tf.TensorSpec(x.shape, tf.bool, name="observed"),
         }
-        if self._model.value.is_conditional:
-            given, query = (
-                tf.TensorSpec([None, *shape], tf.float32, name=name)
-                for shape, name in zip(self._model.value.part_shapes, ("x_given", "x_query"), strict=True)
+        for shape, name in zip(model.part_shapes, ("x_given", "x_query"), strict=False):
+            specs[name] = tf.TensorSpec([None, *shape], tf.float32, name=name)
+        functions = {
+            name: tf.function(
+                getattr(self, name) if query.function is None else functools.partial(self._answer, name, query),
+                input_signature=[specs[part] for part in query.inputs],
+                autograph=False,
             )
-            functions["conditional_log_prob"] = functions["serving_default"] = tf.function(
-                self.conditional_log_prob, input_signature=[given, query, seed], autograph=False
-            )
-        else:
-            functions["sample"] = tf.function(self.sample, input_signature=[seed], autograph=False)
-        if self._model.value.allows_missing:
-            observed = tf.TensorSpec(x.shape, tf.bool, name="observed")
-            for function in (self.marginal_log_prob, self.inpaint):
-                functions[function.__name__] = tf.function(
-                    function, input_signature=[x, observed, seed], autograph=False
-                )
-        if self._model.value.has_regions:
-            functions["region_log_prob"] = tf.function(self.region_log_prob, input_signature=[x, seed], autograph=False)
+            for name, query in model.queries.items()
+        }
+        functions["serving_default"] = functions["conditional_log_prob" if model.is_conditional else "log_prob"]
         return {name: function.get_concrete_function() for name, function in functions.items()}
+
+    def _answer(self, name: str, query: Query, *inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The answers of a system's own query; NaN for rows outside the support."""
+        values = dict(zip(query.inputs, inputs, strict=True))
+        valid, values["x"] = self._checked(values["x"], values.get("observed"))
+        if "seed" in values:
+            # A stream of random numbers of its own, whatever other queries there are.
+            values["seed"] = self._row_keys(values["seed"], zlib.crc32(name.encode()))
+        with self._bound():
+            answers = query.function(self._model.value, values)
+        return {key: _where(valid, value) for key, value in answers.items()}
 
     def _bound(self) -> AbstractContextManager:
         functional = self._functional.value
@@ -148,7 +155,7 @@ class ServedSystem(tf.Module):
         The standard error is that over draws; see inference.likelihood for how far it can be trusted. Of a conditional
         model it is that of log p(x_2 | x_1), x holding both parts.
         """
-        valid, estimate = self._estimate(x, seed)
+        valid, estimate = self._score.value(x, seed)
         dims = int(np.prod(x.shape[1:]))
         log_prob = tf.where(valid, estimate.log_prob, tf.constant(-np.inf, tf.float32))
         bits = (
@@ -171,7 +178,7 @@ class ServedSystem(tf.Module):
 
     def elbo(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Evidence lower bound, rate and distortion, averaged over the K samples; each [N], nats."""
-        valid, estimate = self._estimate(x, seed)
+        valid, estimate = self._score.value(x, seed)
         infinite = tf.fill(tf.shape(estimate.elbo), tf.constant(np.inf, tf.float32))
         return {
             "elbo": tf.where(valid, estimate.elbo, -infinite),
@@ -184,8 +191,7 @@ class ServedSystem(tf.Module):
         valid, x = self._checked(x)
         with self._bound():
             encoded = self._model.value.encode(x)
-        unknown = tf.constant(np.nan, tf.float32)
-        return {name: tf.where(valid[:, tf.newaxis], value, unknown) for name, value in encoded.items()}
+        return {name: _where(valid, value) for name, value in encoded.items()}
 
     def reconstruct(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Mean of p(x | z) at one draw of q(z | x), [N, *event]; NaN for rows outside the support."""
@@ -193,8 +199,7 @@ class ServedSystem(tf.Module):
         with self._bound():
             keys = self._row_keys(seed, _RECONSTRUCT)
             mean = self._model.value.reconstruct(checked, seed=keys, **self._terms_options.value)
-        broadcast = tf.reshape(valid, [-1] + [1] * (len(x.shape) - 1))
-        return {"x_mean": tf.where(broadcast, mean, tf.constant(np.nan, tf.float32))}
+        return {"x_mean": _where(valid, mean)}
 
     def sample(self, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """One draw of the model for each seed: `x_mean` and `x`, [N, *event]."""
@@ -217,19 +222,19 @@ class ServedSystem(tf.Module):
             drawn = self._model.value.inpaint(
                 checked, observed, seed=self._row_keys(seed, _INPAINT), num_samples=self._num_samples
             )
-        broadcast = tf.reshape(valid, [-1] + [1] * (len(x.shape) - 1))
-        return {name: tf.where(broadcast, values, tf.constant(np.nan, tf.float32)) for name, values in drawn.items()}
+        return {name: _where(valid, values) for name, values in drawn.items()}
 
     def region_log_prob(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """What leaf regions contribute to log p(x), in nats; see SumProductVAE.region_log_prob. NaN as in `inpaint`."""
         valid, estimate = self._estimate(x, seed, by_leaf=True)
         with self._bound():
             parts = self._model.value.region_log_prob(estimate.log_prob)
-        unknown = tf.constant(np.nan, tf.float32)
-        return {
-            name: tf.where(valid if len(part.shape) == 1 else valid[:, tf.newaxis], part, unknown)
-            for name, part in parts.items()
-        }
+        return {name: _where(valid, part) for name, part in parts.items()}
+
+
+def _where(valid: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Values [N, ...] with NaN in the rows that are not valid."""
+    return tf.where(tf.reshape(valid, [-1] + [1] * (len(values.shape) - 1)), values, tf.constant(np.nan, tf.float32))
 
 
 class _Untracked(Generic[T]):

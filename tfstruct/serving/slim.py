@@ -1,7 +1,8 @@
-"""Makes a SavedModel smaller: short names for the nodes of its functions, and no shapes that are inferred anyway.
+"""Makes a SavedModel smaller: short names inside its functions, each function once, no shapes that are inferred anyway.
 
-Traces of unrolled networks have names of a hundred characters for every node and every use of it. What a client sees,
-the signatures, functions and variables, keeps its names.
+Traces of unrolled networks have names of a hundred characters for every node and every use of it, and the loops of
+signatures that score alike are the same. What a client sees, the signatures, their functions and variables, keeps its
+names.
 """
 
 import itertools
@@ -9,7 +10,7 @@ import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tensorflow.core.framework import function_pb2
+from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 _SAVED_MODEL = "saved_model.pb"
@@ -24,32 +25,76 @@ def slim(folder: Path) -> None:
     model = saved_model_pb2.SavedModel()
     model.ParseFromString(path.read_bytes())
     for meta in model.meta_graphs:
-        new = {function.signature.name: _shorten(function) for function in meta.graph_def.library.function}
+        public = set(meta.object_graph_def.concrete_functions)
+        functions = meta.graph_def.library.function
+        new = {function.signature.name: _shorten(function, public) for function in functions}
         for node in meta.object_graph_def.nodes:
             if node.HasField("captured_tensor"):  # of one function, which an inner one reads
                 captured = node.captured_tensor
                 captured.name = _renamed(captured.name, new[captured.concrete_function])
+        while same := _same(functions, public):
+            for node in itertools.chain(meta.graph_def.node, *(function.node_def for function in functions)):
+                _refer(node, same)
+            kept = [function for function in functions if function.signature.name not in same]
+            del functions[:]
+            functions.extend(kept)
     path.write_bytes(model.SerializeToString(deterministic=True))
     (folder / _FINGERPRINT).unlink(missing_ok=True)
 
 
-def _shorten(function: "function_pb2.FunctionDef") -> dict[str, str]:  # pyright: ignore[reportAttributeAccessIssue]
-    """Renames the nodes of a function; returns the new names."""
-    taken = {argument.name for argument in function.signature.input_arg}
-    fresh = (name for name in _names() if name not in taken)
-    new = {node.name: next(fresh) for node in function.node_def}
+def _shorten(
+    function: "function_pb2.FunctionDef",  # pyright: ignore[reportAttributeAccessIssue]
+    public: set[str],
+) -> dict[str, str]:
+    """Renames the nodes of a function, and its inputs and outputs unless it is public; returns the new names."""
+    arguments = [argument.name for argument in function.signature.input_arg]
+    is_public = function.signature.name in public
+    fresh = (name for name in _names() if not (is_public and name in arguments))
+    new = {name: name if is_public else next(fresh) for name in arguments}
+    new |= {node.name: next(fresh) for node in function.node_def}
 
+    for argument in function.signature.input_arg:
+        argument.name = new[argument.name]
+    if not is_public:
+        for attributes in function.arg_attr.values():
+            attributes.attr.pop("_user_specified_name", None)
     for node in function.node_def:
         node.name = new[node.name]
         for place, reference in enumerate(node.input):
             node.input[place] = _renamed(reference, new)
         for attribute in _DISPENSABLE:
             node.attr.pop(attribute, None)
-    for output, reference in list(function.ret.items()):
-        function.ret[output] = _renamed(reference, new)
+    returned = {output: _renamed(reference, new) for output, reference in function.ret.items()}
+    function.ret.clear()
+    for place, argument in enumerate(function.signature.output_arg):
+        output, argument.name = argument.name, argument.name if is_public else f"_{place}"
+        function.ret[argument.name] = returned[output]
     for output, name in list(function.control_ret.items()):
         function.control_ret[output] = new[name]
     return new
+
+
+def _same(functions: list, public: set[str]) -> dict[str, str]:
+    """Names of functions that are an earlier one under another name, with the name of that."""
+    first: dict[bytes, str] = {}
+    same = {}
+    for function in functions:
+        name = function.signature.name
+        if name not in public:
+            nameless = type(function)()
+            nameless.CopyFrom(function)
+            nameless.signature.name = ""
+            found = first.setdefault(nameless.SerializeToString(deterministic=True), name)
+            if found != name:
+                same[name] = found
+    return same
+
+
+def _refer(node: "node_def_pb2.NodeDef", same: Mapping[str, str]) -> None:  # pyright: ignore[reportAttributeAccessIssue]
+    """Makes a node call the first of functions that are the same."""
+    for attribute in node.attr.values():
+        for function in [attribute.func] if attribute.HasField("func") else attribute.list.func:
+            function.name = same.get(function.name, function.name)
 
 
 def _renamed(reference: str, new: Mapping[str, str]) -> str:

@@ -23,10 +23,20 @@ def is_available() -> bool:
     return True
 
 
-def half_observed(x: np.ndarray) -> np.ndarray:
-    """A mask [n, *event_shape] of the first half of each row's values."""
-    flat = np.arange(x[0].size) < x[0].size // 2
-    return np.broadcast_to(flat.reshape(x.shape[1:]), x.shape)
+def example(inputs: dict[str, dict], x: np.ndarray, seed: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns values for the inputs of a signature, with the first half of each row's values observed.
+
+    Args:
+        inputs: of the signature, as on the card.
+        x: observations [n, *event_shape].
+        seed: of each row, [n].
+    """
+    half = np.arange(x[0].size) < x[0].size // 2
+    values = {"x": x, "seed": seed, "observed": np.broadcast_to(half.reshape(x.shape[1:]), x.shape)}
+    if "x_given" in inputs:
+        first = inputs["x_given"]["shape"][1]
+        values |= {"x_given": x[:, :first], "x_query": x[:, first:]}
+    return {name: values[name] for name in inputs}
 
 
 def write(folder: Path, signatures: dict[str, dict], x: np.ndarray) -> int:
@@ -52,15 +62,10 @@ def write(folder: Path, signatures: dict[str, dict], x: np.ndarray) -> int:
         for name, specs in signatures.items():
             for size in BATCH_SIZES:
                 rows = x[:1] if size == 1 else np.zeros([size, *x.shape[1:]], x.dtype)
-                values = {"x": rows, "seed": np.arange(size, dtype=np.int64)}
-                if "observed" in specs["inputs"]:
-                    values["observed"] = half_observed(rows)
-                if "x_given" in specs["inputs"]:
-                    first = specs["inputs"]["x_given"]["shape"][1]
-                    values |= {"x_given": rows[:, :first], "x_query": rows[:, first:]}
+                values = example(specs["inputs"], rows, np.arange(size, dtype=np.int64))
                 request = predict_pb2.PredictRequest(  # pyright: ignore[reportAttributeAccessIssue]
                     model_spec=model_pb2.ModelSpec(signature_name=name),  # pyright: ignore[reportAttributeAccessIssue]
-                    inputs={key: _tensor(values[key]) for key in specs["inputs"]},
+                    inputs={key: _tensor(value) for key, value in values.items()},
                 )
                 log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))  # pyright: ignore[reportAttributeAccessIssue]
                 writer.write(log.SerializeToString())
