@@ -8,7 +8,12 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=T
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make; its last part is the version number.", required=True)
 _REPLICA = flags.DEFINE_integer("replica", None, "Which replica; default the best by validation.", lower_bound=0)
 _SAMPLES = flags.DEFINE_integer("num_samples", None, "Importance samples K of log_prob and elbo.", lower_bound=1)
-_DTYPE = flags.DEFINE_enum("weights_dtype", "float32", ["float32", "float16", "int8"], "How weights are stored.")
+_DTYPE = flags.DEFINE_enum(
+    "weights_dtype",
+    "float32",
+    ["float32", "float16", "int8", "int8_posterior"],
+    "How weights are stored; the last: int8 for those of the posterior, float16 for those of p(x, z).",
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
 
 

@@ -225,7 +225,7 @@ def test_half_precision_weights_take_half_the_bytes_and_score_nearly_the_same(tr
     found, expected = half.log_prob(x)["log_prob"], model.log_prob(x)["log_prob"]
     assert found.dtype == np.float32
     assert 0 < np.abs(found - expected).max() < 0.02
-    with pytest.raises(ValueError, match="one of float32, float16, int8, found 'int4'"):
+    with pytest.raises(ValueError, match="one of float32, float16, int8, int8_posterior, found 'int4'"):
         bundle.export(trained, tmp_path / "2", weights_dtype="int4")
     assert not (tmp_path / "2").exists()
 

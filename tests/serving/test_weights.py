@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfstruct.serving.weights import StoredWeight
+from tfstruct.serving.weights import DTYPES, StoredWeight, dtypes
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(scale=[0.01, 0.1, 1.0], size=[2, 150, 3]).astype(np.float32)
@@ -72,6 +72,10 @@ def test_weights_beyond_a_dtype_are_refused_by_name(dtype, value):
         StoredWeight(values, dtype, "dense/kernel")
 
 
-def test_an_unknown_dtype_is_refused():
-    with pytest.raises(ValueError, match="one of float32, float16, int8, found 'bfloat16'"):
-        StoredWeight(KERNEL, "bfloat16", "w")
+def test_a_choice_is_one_dtype_for_all_weights_or_one_for_those_of_the_posterior():
+    is_posterior = [True, False, True]
+    for dtype in DTYPES:
+        assert dtypes(dtype, is_posterior) == [dtype] * 3
+    assert dtypes("int8_posterior", is_posterior) == ["int8", "float16", "int8"]
+    with pytest.raises(ValueError, match="one of float32, float16, int8, int8_posterior, found 'bfloat16'"):
+        dtypes("bfloat16", is_posterior)

@@ -21,6 +21,7 @@ from tfstruct.inference import likelihood
 from tfstruct.math import bits_per_dim
 from tfstruct.models.query import Query
 from tfstruct.models.system import System
+from tfstruct.serving import weights
 from tfstruct.serving.weights import StoredWeight
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class ServedSystem(tf.Module):
         chunk: importance samples computed at once.
         terms_options: options of the model's draws.
         bits_per_dim_offset: see data.datasets; None where bits per dimension mean nothing (they come out NaN).
-        weights_dtype: how weights are stored, see `weights`.
+        weights_dtype: how weights are stored, one of `weights.CHOICES`.
 
     Raises:
         ValueError: another dtype of weights, or weights that are not finite in it.
@@ -68,7 +69,8 @@ class ServedSystem(tf.Module):
         self._score = _Untracked(tf.function(self._estimate, input_signature=specs, autograph=False))
         functional = self._functional.value
         # The moving averages stay float32: they are few, and variances may lie beyond what float16 holds.
-        dtypes = [weights_dtype] * len(functional.parameters.variables)
+        posterior = {id(variable) for variable in model.posterior_variables}
+        dtypes = weights.dtypes(weights_dtype, [id(weight) in posterior for weight in functional.parameters.variables])
         dtypes += ["float32"] * len(functional.statistics.variables)
         variables = functional.parameters.variables + functional.statistics.variables
         self.weights = [

@@ -1,9 +1,13 @@
 """Weights as a bundle stores them: in full, in half precision, or as 8-bit integers; computation is float32 in all."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 DTYPES = ("float32", "float16", "int8")
+#: the last: `int8` for the weights of the posterior alone, which decide how tight a bound is, `float16` for the others
+CHOICES = (*DTYPES, "int8_posterior")
 #: weights of one output that share a scale (on `graph_vae/mnist`, one scale a column costs five times the likelihood)
 _GROUP = 64
 _LARGEST = 127
@@ -21,13 +25,11 @@ class StoredWeight(tf.Module):
         name: of the variables.
 
     Raises:
-        ValueError: another dtype, or values that are not finite in it.
+        ValueError: values that are not finite in the dtype.
     """
 
     def __init__(self, values: np.ndarray, dtype: str, name: str) -> None:
         super().__init__(name=None)
-        if dtype not in DTYPES:
-            raise ValueError(f"weights_dtype must be one of {', '.join(DTYPES)}, found {dtype!r}")
         self._shape = tuple(values.shape)
         self.scales = None
         if dtype == "int8" and values.ndim >= 2 and values.shape[-2] >= _GROUP:
@@ -49,6 +51,14 @@ class StoredWeight(tf.Module):
         *before, inputs, outputs = self._shape
         values *= tf.cast(tf.convert_to_tensor(self.scales), tf.float32)
         return tf.reshape(values, [*before, -1, outputs])[..., :inputs, :]
+
+
+def dtypes(choice: str, is_posterior: Sequence[bool]) -> list[str]:
+    """Returns the dtype of each weight, given which are the posterior's own; raises ValueError for no choice."""
+    if choice not in CHOICES:
+        raise ValueError(f"weights_dtype must be one of {', '.join(CHOICES)}, found {choice!r}")
+    own, other = ("int8", "float16") if choice == "int8_posterior" else (choice, choice)
+    return [own if is_own else other for is_own in is_posterior]
 
 
 def _groups(values: np.ndarray) -> np.ndarray:
