@@ -52,8 +52,8 @@ def export(
         replica: which one; default the one with the best validation bound.
         num_samples: K of the signatures; default the config's.
         chunk: importance samples computed at once; default the config's.
-        weights_dtype: how weights are stored, one of `weights.CHOICES`. What another one than `float32` changes is measured on
-            the first 200 validation rows and stands on the card, as `rounding`.
+        weights_dtype: how weights are stored, one of `weights.CHOICES`. What another one than `float32` changes is
+            measured on the first 200 validation rows and stands on the card, as `rounding`.
 
     Returns:
         The folder.
