@@ -159,7 +159,7 @@ def test_losses_that_are_not_finite_end_the_run_with_advice_and_keep_the_last_ch
         "training.steps_per_call=1",
         "training.steps=10",
     )
-    with pytest.raises(training.NonFiniteTrainingError, match="lower optimizer.learning_rate"):
+    with pytest.raises(trainer.NonFiniteTrainingError, match="lower optimizer.learning_rate"):
         training.train(fast, tmp_path / "run")
     saved = Checkpoints(tmp_path / "run/checkpoints").latest()
     assert saved is not None

@@ -19,7 +19,6 @@ from tfstruct.data.support import BINARY, INTEGERS
 from tfstruct.functional import Functional
 from tfstruct.inference import likelihood
 from tfstruct.math import bits_per_dim
-from tfstruct.models.query import Query
 from tfstruct.models.system import System
 from tfstruct.serving import weights
 from tfstruct.serving.weights import StoredWeight
@@ -91,7 +90,9 @@ class ServedSystem(tf.Module):
             specs[name] = tf.TensorSpec([None, *shape], tf.float32, name=name)
         functions = {
             name: tf.function(
-                getattr(self, name) if query.function is None else functools.partial(self._answer, name, query),
+                getattr(self, name)
+                if query.function is None
+                else functools.partial(self._answer, name, query.function, query.inputs),
                 input_signature=[specs[part] for part in query.inputs],
                 autograph=False,
             )
@@ -100,15 +101,17 @@ class ServedSystem(tf.Module):
         functions["serving_default"] = functions["conditional_log_prob" if model.is_conditional else "log_prob"]
         return {name: function.get_concrete_function() for name, function in functions.items()}
 
-    def _answer(self, name: str, query: Query, *inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _answer(
+        self, name: str, function: Callable, names: tuple[str, ...], *inputs: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """The answers of a system's own query; NaN for rows outside the support."""
-        values = dict(zip(query.inputs, inputs, strict=True))
+        values = dict(zip(names, inputs, strict=True))
         valid, values["x"] = self._checked(values["x"], values.get("observed"))
         if "seed" in values:
             # A stream of random numbers of its own, whatever other queries there are.
             values["seed"] = self._row_keys(values["seed"], zlib.crc32(name.encode()))
         with self._bound():
-            answers = query.function(self._model.value, values)
+            answers = function(self._model.value, values)
         return {key: _where(valid, value) for key, value in answers.items()}
 
     def _bound(self) -> AbstractContextManager:

@@ -7,7 +7,7 @@ names.
 
 import itertools
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tensorflow.core.framework import function_pb2, node_def_pb2
@@ -74,7 +74,7 @@ def _shorten(
     return new
 
 
-def _same(functions: list, public: set[str]) -> dict[str, str]:
+def _same(functions: Iterable, public: set[str]) -> dict[str, str]:
     """Names of functions that are an earlier one under another name, with the name of that."""
     first: dict[bytes, str] = {}
     same = {}

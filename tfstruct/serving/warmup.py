@@ -5,6 +5,7 @@ latency. The records need the official protocol buffers (the `serving` extra).
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +24,7 @@ def is_available() -> bool:
     return True
 
 
-def example(inputs: dict[str, dict], x: np.ndarray, seed: np.ndarray) -> dict[str, np.ndarray]:
+def example(inputs: dict[str, dict], x: np.ndarray, seed: np.ndarray) -> dict[str, Any]:
     """Returns values for the inputs of a signature, with the first half of each row's values observed.
 
     Args:
