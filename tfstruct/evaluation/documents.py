@@ -334,7 +334,8 @@ def bundles_to_markdown(folder: Path) -> str:
         size = sum(part.stat().st_size for part in path.parent.rglob("*") if part.is_file())
         scored, num_samples = "not evaluated", "-"
         if metrics is not None:
-            scored = f"{card['target']} {metrics['log_likelihood']:.2f} ({metrics['std_err']:.2f})"
+            target = card["target"].replace("|", "\\|")  # a bar ends a cell
+            scored = f"{target} {metrics['log_likelihood']:.2f} ({metrics['std_err']:.2f})"
             num_samples = str(metrics["num_samples"])
         lines.append(
             (
