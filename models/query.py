@@ -15,8 +15,9 @@ class Query(NamedTuple):
         inputs: among `x`, `x_given` and `x_query` (of a conditional system), `observed` and `seed`, in this order.
         exactness: of the answer, one of EXACTNESS; None where that says nothing.
         function: for a question that is a system's own: (model, inputs by name) to answers by name, tensors that have
-            the batch first. `x` [N, *event_shape] then holds zeros for rows outside the support, whose answers come out
-            NaN, and `seed` is a key for each row [N, 2]. None: the method of this name of `serving.ServedSystem`.
+            the batch first. `x` [N, *event_shape] then holds zeros for rows outside the support, whose answers, which
+            must be float32, come out NaN, and `seed` is a key for each row [N, 2]. None: the method of this name of
+            `serving.ServedSystem`.
     """
 
     inputs: tuple[str, ...]
@@ -26,7 +27,7 @@ class Query(NamedTuple):
 
 #: of every system
 SCORES = {
-    "log_prob": Query(("x", "seed"), "estimate"),  # of p(x) without bias, hence on average a lower bound of log p(x)
+    "log_prob": Query(("x", "seed"), "estimate"),  # of p(x), without bias unless a log Z is estimated too
     "elbo": Query(("x", "seed"), "bound"),
     "encode": Query(("x",)),
     "reconstruct": Query(("x", "seed")),

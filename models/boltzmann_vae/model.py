@@ -264,9 +264,11 @@ class BoltzmannVAE(System):
 
     @property
     def queries(self) -> dict[str, Query]:
-        """See System; the prior is sampled by Gibbs chains that are not quite its own."""
+        """See System; a prior's log Z is estimated, and its samples are of Gibbs chains that are not quite its own."""
         own = super().queries
-        return own if self.is_conditional else own | {"sample": own["sample"]._replace(exactness="estimate")}
+        if self.is_conditional:
+            return own
+        return own | {name: own[name]._replace(exactness="estimate") for name in ("elbo", "sample")}
 
     def sample(self, num: int | tf.Tensor, *, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """See System: Gibbs sampling of the prior from its stored chains.

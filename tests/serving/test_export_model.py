@@ -8,7 +8,8 @@ import tfstruct
 from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.evaluation import report
-from tfstruct.models import registry
+from tfstruct.models import presets, registry
+from tfstruct.serving.signatures import ServedSystem
 
 
 def test_a_model_at_hand_is_exported_and_scores_as_it_does(tmp_path):
@@ -37,3 +38,29 @@ def test_a_run_gives_its_trained_model_without_its_data(trained, monkeypatch):
     assert found is not expected
     for one, two in zip(found.weights, expected.weights, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_eight_bits_of_the_posterior_go_through_a_bundle_and_what_they_change_is_on_the_card(tmp_path):
+    changes = {"data.event_shape": (70,), "model.encoder_units": (80,), "model.decoder_units": (80,)}
+    system = registry.build(presets.get("vae/tiny").replace(changes), seed=1)
+    rows = tiny.binary_rows(np.random.default_rng(0), 60, (70,)).astype(np.float32)
+    own = {variable.path.replace("/", ".") for variable in system.posterior_variables}
+    loaded = {}
+    for dtype in ("float32", "int8", "int8_posterior"):
+        served = ServedSystem(system, num_samples=5, chunk=5, bits_per_dim_offset=None, weights_dtype=dtype)
+        eight = {weight.values.name.partition(":")[0] for weight in served.weights if weight.values.dtype == tf.int8}
+        assert bool(eight - own) == (dtype == "int8")  # the decoder's are among them or not
+        assert bool(eight & own) == (dtype != "float32")
+        output = tfstruct.export(system, tmp_path / dtype / "1", rows, num_samples=5, weights_dtype=dtype)
+        loaded[dtype] = tfstruct.load(output)
+    seeds = np.arange(60)
+    scores = {dtype: model.log_prob(rows, seed=seeds, batch_size=50)["log_prob"] for dtype, model in loaded.items()}
+    for dtype in ("int8", "int8_posterior"):
+        change, rounding = scores[dtype] - scores["float32"], loaded[dtype].card["rounding"]
+        assert np.abs(change).max() > 1e-4
+        assert rounding["log_prob_change"] == pytest.approx(change.mean(), abs=1e-4)
+        assert rounding["std_err"] == pytest.approx(change.std(ddof=1) / 60**0.5, rel=0.02)
+    with pytest.raises(ValueError, match="seed must be an integer, or integers"):
+        loaded["int8"].query("sample", seed=3)
+    with pytest.raises(ValueError, match="seed must be an integer, or integers"):
+        loaded["int8"].query("log_prob", x=rows, seed=None)

@@ -1,5 +1,6 @@
 """Weights as bundles store them."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -10,14 +11,14 @@ KERNEL = RNG.normal(scale=[0.01, 0.1, 1.0], size=[2, 150, 3]).astype(np.float32)
 
 
 def twin(values):
-    """Eight bits in groups of 64 inputs, in float64, one number after another."""
+    """Eight bits in groups of 50 of the 150 inputs, in float64, one number after another."""
     result = np.zeros(values.shape)
     for place in np.ndindex(*values.shape[:-2], values.shape[-1]):
         column = (*place[:-1], slice(None), place[-1])
-        for start in range(0, values.shape[-2], 64):
-            group = values[column][start : start + 64].astype(np.float64)
-            scale = float(np.float16(np.abs(group).max() / 127))
-            result[column][start : start + 64] = [0.0 if scale == 0 else round(x / scale) * scale for x in group]
+        for start in range(0, 150, 50):
+            group = values[column][start : start + 50].astype(np.float64)
+            scale = float(ml_dtypes.bfloat16(np.abs(group).max() / 127))
+            result[column][start : start + 50] = [0.0 if scale == 0 else round(x / scale) * scale for x in group]
     return result
 
 
@@ -28,31 +29,40 @@ def test_float32_is_the_weight_itself():
 def test_eight_bits_are_those_of_the_twin():
     stored = StoredWeight(KERNEL, "int8", "w")
     assert stored.values.dtype == "int8"
-    assert stored.values.shape == (2, 3, 64, 3)
-    assert stored.scales.dtype == "float16"
+    assert stored.values.shape == (2, 3, 50, 3)
+    assert stored.scales.dtype == "bfloat16"
     assert stored.scales.shape == (2, 3, 1, 3)
     np.testing.assert_allclose(stored.value(), twin(KERNEL), rtol=1e-6, atol=1e-9)
 
 
-def test_the_error_is_at_most_half_a_step_of_the_group():
-    found = StoredWeight(KERNEL, "int8", "w").value().numpy()
-    for start in (0, 64, 128):
-        group = KERNEL[:, start : start + 64]
+@pytest.mark.parametrize("size", [1.0, 1e-4, 1e-8, 1e4])
+def test_the_error_is_at_most_half_a_step_of_the_group(size):
+    found = StoredWeight(size * KERNEL, "int8", "w").value().numpy()
+    for start in (0, 50, 100):
+        group = size * KERNEL[:, start : start + 50]
         step = np.abs(group).max(axis=1, keepdims=True) / 127
-        assert np.all(np.abs(found[:, start : start + 64] - group) <= 0.51 * step)
+        assert np.all(np.abs(found[:, start : start + 50] - group) <= 0.51 * step)
 
 
+@pytest.mark.parametrize(("inputs", "shape"), [(64, (1, 64, 5)), (65, (2, 33, 5)), (784, (13, 61, 5))])
+def test_groups_are_equal_and_hardly_filled_up(inputs, shape):
+    stored = StoredWeight(RNG.normal(size=[inputs, 5]).astype(np.float32), "int8", "w")
+    assert tuple(stored.values.shape) == shape
+    assert stored.value().shape == (inputs, 5)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-4, 1e-8])
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_what_is_rounded_once_stays(dtype):
-    once = StoredWeight(KERNEL, dtype, "w").value().numpy()
+def test_what_is_rounded_once_stays(dtype, size):
+    once = StoredWeight(np.float32(size) * KERNEL, dtype, "w").value().numpy()
     np.testing.assert_array_equal(StoredWeight(once, dtype, "w").value(), once)
 
 
 def test_groups_of_zeros_are_zeros():
     values = KERNEL.copy()
-    values[:, :64] = 0.0
+    values[:, :50] = 0.0
     found = StoredWeight(values, "int8", "w").value().numpy()
-    np.testing.assert_array_equal(found[:, :64], 0.0)
+    np.testing.assert_array_equal(found[:, :50], 0.0)
     assert np.isfinite(found).all()
 
 
@@ -64,7 +74,9 @@ def test_weights_of_few_inputs_are_kept_in_half_precision(shape):
     np.testing.assert_array_equal(stored.value(), values.astype(np.float16).astype(np.float32))
 
 
-@pytest.mark.parametrize(("dtype", "value"), [("float16", 1e6), ("int8", 1e8), ("float32", np.nan), ("int8", np.nan)])
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("float16", 1e6), ("int8", np.inf), ("float32", np.nan), ("int8", np.nan)]
+)
 def test_weights_beyond_a_dtype_are_refused_by_name(dtype, value):
     values = KERNEL.copy()
     values[0, 0, 0] = value

@@ -106,13 +106,15 @@ class ServedSystem(tf.Module):
     ) -> dict[str, tf.Tensor]:
         """The answers of a system's own query; NaN for rows outside the support."""
         values = dict(zip(names, inputs, strict=True))
-        valid, values["x"] = self._checked(values["x"], values.get("observed"))
+        valid = None
+        if "x" in values:
+            valid, values["x"] = self._checked(values["x"], values.get("observed"))
         if "seed" in values:
             # A stream of random numbers of its own, whatever other queries there are.
             values["seed"] = self._row_keys(values["seed"], zlib.crc32(name.encode()))
         with self._bound():
             answers = function(self._model.value, values)
-        return {key: _where(valid, value) for key, value in answers.items()}
+        return answers if valid is None else {key: _where(valid, value) for key, value in answers.items()}
 
     def _bound(self) -> AbstractContextManager:
         functional = self._functional.value

@@ -175,6 +175,6 @@ class RunState(NamedTuple):
             checkpoint.step,
             TrainState(**fields, **groups),
             Best(**{name: arrays[f"best/{name}"] for name in Best._fields}),
+            *(checkpoint.metadata[name] for name in ("seeds", "layout", "data_checksum")),
             fixed_uncertainties=arrays.get("fixed_uncertainties"),
-            **checkpoint.metadata,
         )
