@@ -1,11 +1,9 @@
 """What can be asked of a served model: one row for each signature."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import tensorflow as tf
-
-EXACTNESS = ("exact", "bound", "estimate")
 
 
 class Query(NamedTuple):
@@ -13,7 +11,7 @@ class Query(NamedTuple):
 
     Attributes:
         inputs: among `x`, `x_given` and `x_query` (of a conditional system), `observed` and `seed`, in this order.
-        exactness: of the answer, one of EXACTNESS; None where that says nothing.
+        exactness: of the answer, None where that says nothing.
         function: for a question that is a system's own: (model, inputs by name) to answers by name, tensors that have
             the batch first. `x` [N, *event_shape] then holds zeros for rows outside the support, whose answers, which
             must be float32, come out NaN, and `seed` is a key for each row [N, 2]. None: the method of this name of
@@ -21,7 +19,7 @@ class Query(NamedTuple):
     """
 
     inputs: tuple[str, ...]
-    exactness: str | None = None
+    exactness: Literal["exact", "bound", "estimate"] | None = None
     function: "Callable[[object, dict[str, tf.Tensor]], dict[str, tf.Tensor]] | None" = None
 
 

@@ -172,6 +172,23 @@ def test_derived_keys_are_no_words_of_the_stream():
     assert len(np.unique(np.concatenate([stream, derived]), axis=0)) == 2 * half
 
 
+def test_keys_are_the_same_in_a_function_whose_rows_are_fixed_where_it_is_called():
+    # Inlining fixes shapes after tracing, and Grappler then folds a OnesLike of uint32 to zeros.
+    keys = tf.constant(np.stack([random.key(seed) for seed in range(6)]))
+    draws = {
+        "fold_in": lambda key: random.fold_in(key, tf.fill(tf.shape(key)[:1], 3)),
+        "split": lambda key: tf.stack(random.split(key, 3)),
+        "sample_keys": lambda key: random.sample_keys(key, 4),
+        "bits": lambda key: random.bits(key, [5]),
+        "row_keys": lambda key: random.row_keys(tf.cast(key[:, 1], tf.int64)),
+        "sample_normal": lambda key: random.sample_normal(random.split(key)[1], 3, tf.shape(key)[0], [2]),
+    }
+    for name, draw in draws.items():
+        inner = tf.function(draw, [tf.TensorSpec([None, 2], tf.uint32)], autograph=False)
+        outer = tf.function(lambda key, inner=inner: inner(key), autograph=False)
+        np.testing.assert_allclose(outer(keys), draw(keys), rtol=1e-6, err_msg=name)
+
+
 def test_split_gives_the_first_derived_keys():
     keys = [_words(key) for key in random.split(KEY, 3)]
     np.testing.assert_array_equal(keys, [random.numpy_fold_in(KEY, index) for index in range(3)])

@@ -86,8 +86,9 @@ def fold_in(key: Key, data: ArrayLike) -> tf.Tensor:
     """
     key = tf.convert_to_tensor(key, tf.uint32)
     data = tf.cast(data, tf.uint32)
-    # The high word 1 keeps derived keys apart from the counters that `bits` uses, whose high word is 0.
-    low, high = _tf_threefry(key, data, tf.ones_like(data))
+    # The high word 1 keeps derived keys apart from the counters that `bits` uses, whose high word is 0. A constant, as
+    # Grappler folds `ones_like` of uint32 to zeros where a shape becomes known only when a function is inlined.
+    low, high = _tf_threefry(key, data, _tf_constant(1))
     return tf.stack([low, high], axis=-1)
 
 
@@ -109,7 +110,7 @@ def bits(key: Key, shape: Sequence[int]) -> tf.Tensor:
     size = tf.reduce_prod(shape)
     half = (size + 1) // 2
     counter = tf.cast(tf.range(half), tf.uint32)
-    low, high = _tf_threefry(key[..., tf.newaxis, :], counter, tf.zeros_like(counter))
+    low, high = _tf_threefry(key[..., tf.newaxis, :], counter, _tf_constant(0))
     words = tf.concat([low, high], axis=-1)[..., :size]
     return tf.reshape(words, tf.concat([tf.shape(key)[:-1], shape], axis=0))
 

@@ -1,10 +1,16 @@
 """Weights as bundles store them."""
 
+import contextlib
+
 import ml_dtypes
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tfstruct.serving.weights import DTYPES, StoredWeight, dtypes
+from tests.trainers import tiny
+from tfstruct.functional import Functional
+from tfstruct.models import presets, registry
+from tfstruct.serving.weights import CHOICES, StoredWeight, rounded, store
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(scale=[0.01, 0.1, 1.0], size=[2, 150, 3]).astype(np.float32)
@@ -84,10 +90,46 @@ def test_weights_beyond_a_dtype_are_refused_by_name(dtype, value):
         StoredWeight(values, dtype, "dense/kernel")
 
 
-def test_a_choice_is_one_dtype_for_all_weights_or_one_for_those_of_the_posterior():
-    is_posterior = [True, False, True]
-    for dtype in DTYPES:
-        assert dtypes(dtype, is_posterior) == [dtype] * 3
-    assert dtypes("int8_posterior", is_posterior) == ["int8", "float16", "int8"]
+@pytest.fixture(scope="module")
+def functional():
+    return Functional(registry.build(presets.get("vae/tiny")))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_choice_is_one_dtype_for_all_parameters_or_one_for_those_of_the_posterior(functional, choice):
+    parameters = functional.parameters.variables
+    stored = store(functional, choice)
+    for variable, weight in zip(parameters, stored, strict=False):
+        own, other = ("int8", "float16") if choice == "int8_posterior" else (choice, choice)
+        is_own = any(variable is posterior for posterior in functional.model.posterior_variables)
+        expected = StoredWeight(variable.numpy(), own if is_own else other, "w")
+        assert weight.values.dtype == expected.values.dtype
+        np.testing.assert_array_equal(weight.value(), expected.value())
+    statistics = stored[len(parameters) :]
+    assert len(statistics) == len(functional.statistics.variables)
+    assert all(weight.values.dtype == tf.float32 for weight in statistics)
+
+
+def test_another_choice_is_refused(functional):
     with pytest.raises(ValueError, match="one of float32, float16, int8, int8_posterior, found 'bfloat16'"):
-        dtypes("bfloat16", is_posterior)
+        store(functional, "bfloat16")
+
+
+def test_a_model_is_rounded_for_a_while(functional):
+    before = [variable.numpy() for variable in functional.model.variables]
+    values = [weight.value().numpy() for weight in store(functional, "float16")]
+    with contextlib.suppress(KeyboardInterrupt), rounded(functional, "float16"):
+        for variable, value in zip(functional.parameters.variables, values, strict=False):
+            np.testing.assert_array_equal(variable, value)
+        for variable in functional.model.variables:
+            variable.assign(tf.ones_like(variable.value))
+        raise KeyboardInterrupt
+    assert any(np.any(value != old) for value, old in zip(values, before, strict=False))
+    for variable, old in zip(functional.model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, old)
+
+
+def test_the_program_offers_every_choice():
+    done = tiny.run_program("export", "--workdir=run", "--output=1", "--weights_dtype=int4")
+    assert f"value should be one of <{'|'.join(CHOICES)}>" in done.stderr
+    assert done.returncode != 0

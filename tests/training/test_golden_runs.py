@@ -30,7 +30,7 @@ def test_a_run_of_an_earlier_version_is_evaluated_and_goes_on(tmp_path, name):
     for state, steps in (("stopped", 4), ("final", 8)):
         run = report.TrainedRun(workdir)
         found = report.evaluate(run)["mean"]
-        assert run.state.step == steps
+        assert run.trained_steps == steps
         for metric, expected in EXPECTED[name][state].items():
             assert found[metric] == pytest.approx(expected, abs=RESOLUTION), (state, metric)
         if state == "stopped":

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.trainers import tiny
-from tfstruct.inference.held_out import Summary
+from tests.training.fake_scorer import FakeScorer
 from tfstruct.training import run as training
 from tfstruct.training import trainer, validation
 from tfstruct.training.checkpoint import Checkpoints, WorkdirBusyError, WorkdirLock
@@ -91,32 +91,12 @@ def test_a_mapped_data_file_trains_to_the_same_weights_as_one_in_memory(tmp_path
 # Best weights and patience, with validation bounds made up ----------------------------------------------------------
 
 
-class FakeScorer:
-    """Gives the bounds of a table [validations, replicas] one after another, and remembers the weights."""
-
-    table: np.ndarray
-    seen: list
-
-    def __init__(self, model, **options):
-        type(self).seen = []
-
-    def prepare(self, parameters, statistics, settings):
-        return statistics, {}
-
-    def __call__(self, parameters, statistics, rows, *, seed):
-        place = divmod(len(self.seen), self.table.shape[1])
-        type(self).seen.append((parameters.copy(), statistics.copy()))
-        return float(self.table[place])
-
-    def summarise(self, bound):
-        return Summary(bound, 0.1, bound - 1.0, 0.1, 1.0, 2.0, 3.0, 20, 3)
-
-
 def train_with_bounds(monkeypatch, file, workdir, table, *overrides):
-    scorer = type("Scorer", (FakeScorer,), {"table": np.array(table, np.float64)})
-    monkeypatch.setattr(validation, "HeldOutScorer", scorer)
+    """A run with the validation bounds of a table [validations, replicas]."""
+    scorer = FakeScorer(np.ravel(table))
+    monkeypatch.setattr(validation, "HeldOutScorer", lambda model, **options: scorer)
     overrides = (
-        f"training.replicas={scorer.table.shape[1]}",
+        f"training.replicas={len(table[0])}",
         "training.steps=12",
         "training.steps_per_call=2",
         "training.validate_every=2",

@@ -11,12 +11,12 @@ import pytest
 import tensorflow as tf
 
 from tests.trainers import tiny
+from tests.training.fake_scorer import FakeScorer
 from tfstruct import random
 from tfstruct.data.pipeline import batch_indices
 from tfstruct.data.variants import prepare_batch
 from tfstruct.evaluation import report
 from tfstruct.functional import Functional
-from tfstruct.inference.held_out import Summary
 from tfstruct.models import registry
 from tfstruct.training import run as training
 from tfstruct.training import trainer, validation
@@ -50,23 +50,6 @@ SAVE_EVERY_CALL = "training.checkpoint_minutes=0.0"
 # What the compiled loop does not depend on.
 FREE = [f"training.{name}" for name in ("seed", "patience", "steps_per_call", "validate_every", "checkpoint_minutes")]
 ARRAYS = ("parameters", "first_moment", "second_moment", "statistics", "key")
-
-
-class FakeScorer:
-    """Gives the bounds of a list one after another, and remembers the weights."""
-
-    def __init__(self, bounds):
-        self.bounds, self.seen = list(bounds), []
-
-    def prepare(self, parameters, statistics, settings):
-        return statistics, {}
-
-    def __call__(self, parameters, statistics, rows, *, seed):
-        self.seen.append((parameters.copy(), statistics.copy()))
-        return float(self.bounds[len(self.seen) - 1])
-
-    def summarise(self, bound):
-        return Summary(bound, 0.1, bound - 1.0, 0.1, 1.0, 2.0, 3.0, 20, 3)
 
 
 class Trained(NamedTuple):

@@ -43,23 +43,25 @@ class TrainedRun:
     def __init__(self, workdir: PathLike, *, data_dir: str | None = None) -> None:
         self.folder = Workdir(workdir)
         self.config: Config = self.folder.config()
-        self.state = self.folder.run_state()
-        self.weights = self.state.weights
+        state = self.folder.run_state()
+        # Not the state itself, whose moments are twice as large again as the weights.
+        self.weights, self.trained_steps, self._data_checksum = state.weights, state.step, state.data_checksum
+        self._fixed_uncertainties = state.fixed_uncertainties
         self._data_dir = data_dir
         self.model: System = registry.build(self.config)
         self._functional = Functional(self.model)
         for name, layout in self._functional.layout.items():
-            require_layout(self.state.layout[name], layout, str(self.folder.path))
+            require_layout(state.layout[name], layout, str(self.folder.path))
         self._started_from = self.folder.environment().get("starts_from") or {}
 
     @functools.cached_property
     def data(self) -> datasets.Dataset:
         """The data of the run; raises ValueError if they are not those that it was trained on."""
         data = load_data(self.config, self._data_dir)
-        if data.checksum != self.state.data_checksum:
+        if data.checksum != self._data_checksum:
             raise ValueError(
                 f"{self.folder.path} was trained on other data than {data.name}/{data.variant} is now: "
-                f"checksum {self.state.data_checksum[:12]}..., found {data.checksum[:12]}..."
+                f"checksum {self._data_checksum[:12]}..., found {data.checksum[:12]}..."
             )
         return data
 
@@ -100,7 +102,7 @@ class TrainedRun:
         before = self._functional.parameters.values(), self._functional.statistics.values()
         report = self.use(replica).structure_report()
         self._functional.assign(*before)
-        fixed = self.state.fixed_uncertainties
+        fixed = self._fixed_uncertainties
         return report if fixed is None else report | {"largest_gate_uncertainty_when_fixed": float(fixed[replica])}
 
 
@@ -246,7 +248,7 @@ def evaluate(
         "mean": _over_replicas(replicas, np.mean),
         "std": _over_replicas(replicas, lambda values: np.std(values, ddof=1) if len(values) > 1 else None),
         "flags": sorted({flag for replica in replicas for flag in replica["flags"]}),
-        "trained_steps": run.state.step,
+        "trained_steps": run.trained_steps,
         "num_parameters": int(sum(np.prod(variable.shape) for variable in run.model.trainable_variables)),
         "seconds": round(time.monotonic() - start, 2),
         "environment": environment(),

@@ -17,7 +17,7 @@ from tfstruct.functional import Functional
 from tfstruct.math import mean_and_std_err
 from tfstruct.models.config import Export
 from tfstruct.models.system import System
-from tfstruct.serving import cards, warmup
+from tfstruct.serving import cards, warmup, weights
 from tfstruct.serving.client import (
     CARD_NAME,
     CHECKSUMS_NAME,
@@ -135,20 +135,13 @@ def _write(
         terms_options=model.terms_options(model.config.export),
         bits_per_dim_offset=None if model.is_conditional else bits_per_dim_offset,
     )
-    prepared, before = model.prepare_evaluation(model.config.evaluation), make()
-    kept = [variable.numpy() for variable in model.variables]
-    try:
-        if weights_dtype != "float32":
-            # A log Z and the like must be of the weights as they are stored.
-            parameters = Functional(model).parameters
-            rounded = make(weights_dtype=weights_dtype).weights[: len(parameters.sizes)]
-            parameters.assign(parameters.join([weight.value() for weight in rounded]))
+    prepared, exact = model.prepare_evaluation(model.config.evaluation), make()
+    served = exact
+    if weights_dtype != "float32":
+        # A log Z and the like must be of the weights as they are stored.
+        with weights.rounded(Functional(model), weights_dtype):
             prepared = model.prepare_evaluation(model.config.evaluation)
-        # Both now: what the card says of the structure puts the weights into the model once more, as they were trained.
-        served, exact = make(weights_dtype=weights_dtype), make()
-    finally:
-        for variable, values in zip(model.variables, kept, strict=True):
-            variable.assign(values)
+            served = make(weights_dtype=weights_dtype)
     output.parent.mkdir(parents=True, exist_ok=True)
     # A sibling whose name is not a number: a server that watches the folder never sees half a version.
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
@@ -158,11 +151,11 @@ def _write(
         slim(aside)
         card = cards.of_model(model, served, signatures, options.num_samples, weights_dtype)
         card |= {"bits_per_dim_offset": bits_per_dim_offset, "prepared": prepared} | about()
-        card["rounding"] = None if weights_dtype == "float32" else _rounding(before, exact, held_out)
+        card["rounding"] = None if weights_dtype == "float32" else _rounding(exact, served, held_out)
         card["warmup_records"] = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
         write_text(aside / CARD_NAME, to_json(card, indent=2, sort_keys=True) + "\n")
         golden = _golden(LoadedModel(aside, verify=False), rows)
-        _compare_with_model(golden, exact)
+        _compare_with_model(golden, served)
         np.savez(aside / GOLDEN_NAME, allow_pickle=False, **golden)
         write_checksums(aside)
         verify(aside)
@@ -181,9 +174,7 @@ def _rounding(before: ServedSystem, after: ServedSystem, rows: np.ndarray) -> di
     """
     scores = []
     for system in (before, after):
-        # Shapes as in the bundle: where the number of rows is fixed, TensorFlow's optimiser makes other random numbers.
-        specs = [tf.TensorSpec([None, *rows.shape[1:]], tf.float32), tf.TensorSpec([None], tf.int64)]
-        score = tf.function(system.log_prob, input_signature=specs, autograph=False)
+        score = tf.function(system.log_prob, reduce_retracing=True, autograph=False)
         batches = [
             score(tf.constant(rows[start : start + _ROUNDING_BATCH], tf.float32), tf.range(start, end, dtype=tf.int64))
             for start in range(0, len(rows), _ROUNDING_BATCH)
@@ -203,9 +194,9 @@ def _golden(model: LoadedModel, rows: np.ndarray) -> dict[str, np.ndarray]:
     return values
 
 
-def _compare_with_model(golden: dict, exact: ServedSystem) -> None:
-    """Raises ValueError unless the stored model scores as the model with the weights that are stored."""
-    expected = exact.log_prob(tf.constant(golden["x"]), tf.constant(golden["seed"]))["log_prob"].numpy()
+def _compare_with_model(golden: dict, served: ServedSystem) -> None:
+    """Raises ValueError unless the stored model scores as the one in memory."""
+    expected = served.log_prob(tf.constant(golden["x"]), tf.constant(golden["seed"]))["log_prob"].numpy()
     found = golden["log_prob/log_prob"]
     if not np.allclose(found, expected, rtol=1e-4, atol=1e-3):
         raise ValueError(

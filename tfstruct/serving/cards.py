@@ -78,7 +78,7 @@ def of_run(run: TrainedRun, replica: int, weights_dtype: str) -> dict[str, Any]:
         "training": {
             "seed": run.config.training.seed + replica,
             "best_step": int(run.weights.steps[replica]),
-            "trained_steps": run.state.step,
+            "trained_steps": run.trained_steps,
             "validation_bound": bound if np.isfinite(bound) else None,
             "environment": run.folder.environment(),
         },

@@ -193,7 +193,7 @@ class LoadedModel:
         if inputs.keys() != expected.keys():
             raise ValueError(f"{name} takes {', '.join(expected)}, found {', '.join(inputs) or 'nothing'}")
         seed = inputs.pop("seed", None)
-        if "seed" in expected and (seed is None or (not inputs and np.ndim(seed) != 1)):
+        if "seed" in expected and (seed is None or (not inputs and (np.ndim(seed) != 1 or not np.size(seed)))):
             raise ValueError(f"seed must be an integer, or integers [N] where it is the only input, found {seed!r}")
         if "observed" in inputs:
             inputs["x"], inputs["observed"] = self._partly_observed(inputs["x"], inputs["observed"])

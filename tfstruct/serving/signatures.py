@@ -21,7 +21,6 @@ from tfstruct.inference import likelihood
 from tfstruct.math import bits_per_dim
 from tfstruct.models.system import System
 from tfstruct.serving import weights
-from tfstruct.serving.weights import StoredWeight
 
 T = TypeVar("T")
 # Purposes that row keys are derived for.
@@ -66,16 +65,7 @@ class ServedSystem(tf.Module):
         specs = [tf.TensorSpec([None, *model.event_shape], tf.float32), tf.TensorSpec([None], tf.int64)]
         # Traced once for all signatures that score alike, which makes a bundle smaller.
         self._score = _Untracked(tf.function(self._estimate, input_signature=specs, autograph=False))
-        functional = self._functional.value
-        # The moving averages stay float32: they are few, and variances may lie beyond what float16 holds.
-        posterior = {id(variable) for variable in model.posterior_variables}
-        dtypes = weights.dtypes(weights_dtype, [id(weight) in posterior for weight in functional.parameters.variables])
-        dtypes += ["float32"] * len(functional.statistics.variables)
-        variables = functional.parameters.variables + functional.statistics.variables
-        self.weights = [
-            StoredWeight(variable.numpy(), dtype, variable.path.replace("/", "."))
-            for variable, dtype in zip(variables, dtypes, strict=True)
-        ]
+        self.weights = weights.store(self._functional.value, weights_dtype)
 
     def signatures(self) -> dict[str, Callable]:
         """Returns the concrete functions by signature name."""

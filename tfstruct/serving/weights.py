@@ -1,11 +1,14 @@
 """Weights as a bundle stores them: in full, in half precision, or as 8-bit integers; computation is float32 in all."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import tensorflow as tf
+
+from tfstruct.functional import Functional
 
 DTYPES = ("float32", "float16", "int8")
 #: the last: `int8` for the weights of the posterior alone, which decide how tight a bound is, `float16` for the others
@@ -57,12 +60,43 @@ class StoredWeight(tf.Module):
         return tf.reshape(values, [*before, -1, outputs])[..., :inputs, :]
 
 
-def dtypes(choice: str, is_posterior: Sequence[bool]) -> list[str]:
-    """Returns the dtype of each weight, given which are the posterior's own; raises ValueError for no choice."""
+def store(functional: Functional, choice: str) -> list[StoredWeight]:
+    """Returns the current weights of a model as they are stored: its parameters, then its statistics.
+
+    The statistics (moving averages) stay float32: they are few, and variances may lie beyond what float16 holds.
+
+    Args:
+        functional: of the model.
+        choice: one of CHOICES.
+
+    Raises:
+        ValueError: no such choice, or weights that are not finite in it.
+    """
     if choice not in CHOICES:
         raise ValueError(f"weights_dtype must be one of {', '.join(CHOICES)}, found {choice!r}")
     own, other = ("int8", "float16") if choice == "int8_posterior" else (choice, choice)
-    return [own if is_own else other for is_own in is_posterior]
+    posterior = {id(variable) for variable in functional.model.posterior_variables}
+    dtypes = [own if id(variable) in posterior else other for variable in functional.parameters.variables]
+    dtypes += ["float32"] * len(functional.statistics.variables)
+    variables = functional.parameters.variables + functional.statistics.variables
+    return [
+        StoredWeight(variable.numpy(), dtype, variable.path.replace("/", "."))
+        for variable, dtype in zip(variables, dtypes, strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def rounded(functional: Functional, choice: str) -> Iterator[None]:
+    """A context in which a model has its parameters as they are stored; afterwards all its variables are as before."""
+    kept = [variable.numpy() for variable in functional.model.variables]
+    parameters = functional.parameters
+    try:
+        stored = store(functional, choice)[: len(parameters.variables)]
+        parameters.assign(parameters.join([weight.value() for weight in stored]))
+        yield
+    finally:
+        for variable, values in zip(functional.model.variables, kept, strict=True):
+            variable.assign(values)
 
 
 def _groups(values: np.ndarray) -> np.ndarray:

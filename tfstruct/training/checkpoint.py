@@ -277,7 +277,7 @@ class WorkdirLock:
             raise WorkdirBusyError(
                 f"{self.path.parent} is in use by {holder}; stop it, wait for it, or choose another workdir"
             ) from None
-        except (OSError, NotImplementedError) as error:  # filelock's for a file system without locks
+        except (OSError, RuntimeError) as error:  # the latter where a file system has no locks
             raise OSError(getattr(error, "errno", None), f"cannot lock: {error}", str(self.path)) from error
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._holder.write_text(f"process {os.getpid()} on host {socket.gethostname()} since {started}\n")
