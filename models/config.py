@@ -194,6 +194,11 @@ class Config(Settings):
         return json.dumps(values, indent=2, sort_keys=True)
 
     @property
+    def uses_path_gradient(self) -> bool:
+        """Whether the posterior is trained by path derivatives."""
+        return self.objective.gradient == "path"
+
+    @property
     def training_flags(self) -> list[str]:
         """What every evaluation must say of how this trains, also those of runs that start from its weights."""
         return []

@@ -71,7 +71,7 @@ class KerasFit(keras.Model):
                 "all other weights anew in the middle of training, which Keras fit does not do; train with "
                 "tfstruct-train, or set training.structure_fraction=0.0"
             )
-        if self.initial_chains(1, random.key(0)):
+        if self.needs.chains is not None:
             warnings.warn(
                 f"Keras fit starts the samplers of {self.config.preset} anew at every batch; tfstruct-train keeps "
                 "those of every training row",
@@ -103,8 +103,9 @@ class KerasFit(keras.Model):
         rows = np.asarray(rows)
         if rows.shape[1:] != self.event_shape:
             raise ValueError(f"{what} must have shape [n, *{self.event_shape}], found {list(rows.shape)}")
+        support = self.likelihood.support
         if self.train_transform == "cast":
-            require_support(rows, self.support if self.support in (BINARY, INTEGERS) else REAL, what)
+            require_support(rows, support if support in (BINARY, INTEGERS) else REAL, what)
         elif rows.dtype.kind == "f":
             require_support(rows, UNIT_INTERVAL, what)
 
@@ -153,17 +154,18 @@ class KerasFit(keras.Model):
         rows, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         step = tf.cast(tf.convert_to_tensor(self.optimizer.iterations), tf.int32)
         x, row_seeds, shared_seed = self._batch(rows, step, training=True)
-        variables = self.trainable_variables
+        variables, needs = self.trainable_variables, self.needs
+        draws = objectives.Draws(
+            row_seeds,
+            self.config.objective.num_samples,
+            training=True,
+            shared_seed=shared_seed,
+            scheduled={name: self._scheduled(name, step) for name in needs.schedules},
+        )
         with tf.GradientTape(persistent=True) as tape:
-            result = self.objective(
-                x,
-                seed=row_seeds,
-                shared_seed=shared_seed,
-                kl_weight=self._scheduled("kl_weight", step),
-                scheduled={name: self._scheduled(name, step) for name in self.scheduled},
-            )
-        gradients = objectives.group_gradients(tape, result, variables, self.posterior_variables)
-        decayed = {id(variable) for variable in self.decayed_variables}
+            result = self.objective(x, draws, kl_weight=self._scheduled("kl_weight", step))
+        gradients = objectives.group_gradients(tape, result, variables, needs.posterior)
+        decayed = {id(variable) for variable in needs.decayed}
         gradients = [
             gradient + self.config.optimizer.weight_decay * variable if id(variable) in decayed else gradient
             for gradient, variable in zip(gradients, variables, strict=True)
@@ -180,7 +182,9 @@ class KerasFit(keras.Model):
         """The bound in evaluation form (moving averages, hard gates), for Keras `evaluate`; its noise is fixed."""
         rows, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         x, row_seeds, shared_seed = self._batch(rows, tf.constant(0), training=False)
-        result = self.objective(x, seed=row_seeds, shared_seed=shared_seed, scheduled={}, training=False)
+        result = self.objective(
+            x, objectives.Draws(row_seeds, self.config.objective.num_samples, shared_seed=shared_seed)
+        )
         bound = tf.reduce_mean(result.bound)
         return self._epoch_means(loss=-bound, bound=bound)
 
@@ -197,7 +201,7 @@ class KerasFit(keras.Model):
         else:
             key = random.fold_in(key, random.EVALUATION)
         transform = self.train_transform
-        if not training and rows.dtype.is_floating and not self.is_binary:
+        if not training and rows.dtype.is_floating and self.likelihood.support != BINARY:
             transform = "cast"  # floats given to `evaluate` are final values
         x, row_seeds, shared_seed = variants.prepare_batch(rows, key, transform)
         if transform == "binarize" and rows.dtype.is_integer:

@@ -4,21 +4,19 @@ import abc
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
-from tfstruct.data.support import BINARY
 from tfstruct.distributions.pixels import Pixels
-from tfstruct.distributions.sum_product_circuit import SumProductCircuit
 from tfstruct.inference import likelihood, objectives
 from tfstruct.inference.likelihood import LikelihoodEstimate
-from tfstruct.inference.objectives import Draws, ImportanceTerms, Objective
+from tfstruct.inference.objectives import Composition, Draws, ImportanceTerms, Objective
 from tfstruct.layers.likelihood import Likelihood
 from tfstruct.models import query
 from tfstruct.models.config import Config, Evaluation
 from tfstruct.models.keras_fit import KerasFit
+from tfstruct.models.parts import MARGINAL, Needs, Target
 from tfstruct.models.query import Query
 
 
@@ -29,18 +27,10 @@ class System(KerasFit, abc.ABC):
     A `seed` is one key [2], or one key per row [B, 2]; rows with keys of their own do not depend on their batch.
     """
 
-    #: names of the scheduled quantities that `terms` takes while training
-    scheduled: tuple[str, ...] = ()
-    #: p(x | z): where observations lie, and what they are divided by to lie in [0, 1]
+    #: p(x | z): where observations lie (`support`), and what they are divided by to lie in [0, 1] (`scale`)
     likelihood: Likelihood | Pixels
-    #: leaves, one after the other, that share their importance samples; see ImportanceTerms
-    leaves_per_sample: int = 1
-    #: whether what is bounded is log p(x_2 | x_1) of two parts of an observation
-    is_conditional: bool = False
-    #: of a conditional system, the shapes of x_1 and x_2, which follow one another along the first axis of x
-    part_shapes: tuple[tuple[int, ...], ...] = ()
-    #: nats of each latent below which its rate costs nothing while training, over the mean rate of a batch
-    free_bits: float = 0.0
+    #: log p(x), or of one part of x given the other
+    target: Target = MARGINAL
     #: what evaluation takes for that which training relaxes
     evaluated_as: str = "moving averages of batch normalisation"
 
@@ -78,36 +68,18 @@ class System(KerasFit, abc.ABC):
         """Returns the mean of p(x | z) at one draw of q(z | x), [B, *event_shape]; options as of `terms_options`."""
 
     @property
-    @abc.abstractmethod
-    def posterior_variables(self) -> list[keras.Variable]:
-        """The trainable variables that belong to q alone."""
+    def needs(self) -> Needs:
+        """What training must know; its variables are there once the model is built."""
+        return Needs()
 
     @property
-    def learned_structure(self) -> list[tuple[keras.Variable, Callable[[np.ndarray], np.ndarray]]]:
-        """The trainable variables that hold a structure which is learned, each with the function that decides it.
-
-        The function takes values of the variable to values at which the structure is decided and its gradient exactly
-        0. There is none where the structure is fixed.
-        """
-        return []
-
-    @property
-    def decayed_variables(self) -> list[keras.Variable]:
-        """The trainable variables whose squares `optimizer.weight_decay` penalises."""
-        return []
+    def composition(self) -> Composition | None:
+        """How the terms of leaves become one, with its current weights; None for terms without leaves."""
+        return None
 
     def adapt(self, rows: np.ndarray) -> None:
         """Takes what the model holds of the training set, before training; rows [n, *event_shape] as stored."""
         del rows
-
-    def initial_chains(self, num_rows: int, key: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the first states of samplers that persist for every training row, each [num_rows, K, ...].
-
-        A system that has some takes those of a batch as `Draws.chains`, [K, B, ...], while training,
-        and returns their new states in its terms.
-        """
-        del num_rows, key
-        return {}
 
     def prepare_evaluation(self, settings: Any, *, seed: int = 0) -> dict[str, Any]:
         """Computes what evaluation needs of the current weights and training does not; returns what to report of it.
@@ -128,23 +100,18 @@ class System(KerasFit, abc.ABC):
         """Returns what is to be reported of a learned structure, as JSON-able values."""
         return {}
 
-    def structure_flags(self, report: Mapping[str, Any]) -> list[str]:
-        """Returns what is wrong with a structure, by what was reported of it."""
-        del report
-        return []
-
     def report(
-        self, rows: np.ndarray, settings: Evaluation, prepared: Mapping[str, Any], *, seed: int = 0
+        self, rows: np.ndarray, settings: Evaluation, known: Mapping[str, Any], *, seed: int = 0
     ) -> tuple[dict[str, Any], list[str]]:
         """Returns what else an evaluation reports of the current weights, as JSON-able values, and its flags.
 
         Args:
             rows: the observations that are scored, [n, *event_shape].
             settings: of the evaluation.
-            prepared: what `prepare_evaluation` has returned.
+            known: what is reported already, what `structure_report` and `prepare_evaluation` have returned among it.
             seed: of whatever is drawn.
         """
-        del rows, settings, prepared, seed
+        del rows, settings, known, seed
         return {}, []
 
     def diagnostics(self) -> dict[str, tf.Tensor]:
@@ -163,68 +130,14 @@ class System(KerasFit, abc.ABC):
     @property
     def queries(self) -> dict[str, Query]:
         """What a bundle of the system can be asked, by the name of the signature."""
-        return query.SCORES | (query.CONDITIONAL if self.is_conditional else query.SAMPLE)
+        return query.SCORES | (query.CONDITIONAL if self.target.is_conditional else query.SAMPLE)
 
-    @property
-    def support(self) -> str:
-        """Where observations lie, one of tfstruct.data.support."""
-        return self.likelihood.support
-
-    @property
-    def is_binary(self) -> bool:
-        """Whether observations must be zeros and ones."""
-        return self.support == BINARY
-
-    @property
-    def observation_scale(self) -> float:
-        """What observations are divided by to lie in [0, 1]."""
-        return self.likelihood.scale
-
-    def pixel_means(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the mean of every pixel of stored rows [n, *event_shape] on the scale [0, 1], float64 [X]."""
-        is_intensity = rows.dtype.kind in "iu" and self.train_transform != "cast"
-        scale = 255.0 if is_intensity else self.observation_scale
-        return np.mean(rows, axis=0, dtype=np.float64).reshape(-1) / scale
-
-    @property
-    def circuit(self) -> SumProductCircuit | None:
-        """What the leaves of the terms go through, with its current weights; None for terms without leaves."""
-        return None
-
-    @property
-    def target(self) -> str:
-        """What the likelihood estimates are of, for reports and cards."""
-        return "log p(x_2 | x_1)" if self.is_conditional else "log p(x)"
-
-    @property
-    def uses_path_gradient(self) -> bool:
-        """Whether the posterior is trained by path derivatives."""
-        return self.config.objective.gradient == "path"
-
-    def objective(
-        self,
-        x: tf.Tensor,
-        *,
-        seed: tf.Tensor,
-        shared_seed: tf.Tensor,
-        kl_weight: tf.Tensor | float = 1.0,
-        scheduled: Mapping[str, tf.Tensor],
-        training: bool = True,
-        chains: Mapping[str, tf.Tensor] | None = None,
-    ) -> Objective:
+    def objective(self, x: tf.Tensor, draws: Draws, *, kl_weight: tf.Tensor | float = 1.0) -> Objective:
         """The configured objective of a batch: the one definition behind every way of training."""
-        options, path = self.config.objective, self.uses_path_gradient
-        draws = Draws(
-            seed,
-            options.num_samples,
-            training=training,
-            path=path,
-            shared_seed=shared_seed,
-            scheduled=scheduled,
-            chains=chains or {},
+        path = self.config.uses_path_gradient
+        return objectives.get(self.config.objective.name)(
+            self.terms(x, draws._replace(path=path)), kl_weight, path=path
         )
-        terms = self.terms(x, draws)
-        return objectives.get(options.name)(terms, kl_weight, path=path)
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns reconstructions at the posterior mean, [B, *event_shape]."""
@@ -257,9 +170,8 @@ class System(KerasFit, abc.ABC):
             keys,
             num_samples=num_samples,
             chunk=chunk,
-            self_normalised=self.is_conditional,
-            circuit=self.circuit,
-            leaves_per_sample=self.leaves_per_sample,
+            self_normalised=self.target.is_conditional,
+            composition=self.composition,
             by_leaf=by_leaf,
         )
 

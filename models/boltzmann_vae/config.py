@@ -146,3 +146,12 @@ class Config(base.Config):
                 f"model.conditional needs an even number of rows, found data.event_shape={self.data.event_shape}"
             )
         return self
+
+    @property
+    def uses_path_gradient(self) -> bool:
+        """See models.config; `auto` takes the gradient of the paper."""
+        if self.objective.gradient != "auto":
+            return self.objective.gradient == "path"
+        if self.model.posterior == "rbm" or self.model.relaxation == "power" or self.model.conditional:
+            return True
+        return self.model.relaxation != "gumbolt" and self.objective.num_samples > 1

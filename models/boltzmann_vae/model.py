@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
+from tfstruct.data import variants
 from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
 from tfstruct.inference import gibbs
 from tfstruct.inference.mean_field import mean_field
@@ -26,6 +27,7 @@ from tfstruct.models.boltzmann_vae import prior as boltzmann_prior
 from tfstruct.models.boltzmann_vae.config import Annealing, Config, Evaluation, Export
 from tfstruct.models.boltzmann_vae.networks import BoltzmannHead, BoltzmannPrior, DirectedHead
 from tfstruct.models.boltzmann_vae.posterior import CHAINS, DirectedPosterior, Draw, MachinePosterior
+from tfstruct.models.parts import Needs, conditional
 from tfstruct.models.query import Query
 from tfstruct.models.system import System
 
@@ -60,18 +62,17 @@ class BoltzmannVAE(System):
         super().__init__(config, **kwargs)
         options = self.config.model
         self.dims = int(np.prod(self.event_shape))
-        self.is_conditional = options.conditional
         self.num_units = (options.num_units_1, options.num_units_2)
         self.num_latents = sum(self.num_units)
-        if self.is_conditional:
+        if options.conditional:
             half = (self.event_shape[0] // 2, *self.event_shape[1:])
-            self.part_shapes = (half, half)
-        self.given_dims = self.dims // 2 if self.is_conditional else 0
+            self.target = conditional(half, half)
+        self.given_dims = self.dims // 2 if self.target.is_conditional else 0
         block_options = BlockOptions.from_config(options, options.activation)
         self.encoder = MLP(options.encoder_units, None, block_options, kernel_initializer=_KERNELS, name="encoder")
         self.likelihood = make_likelihood(
             options.likelihood,
-            self.part_shapes[1] if self.is_conditional else self.event_shape,
+            self.target.part_shapes[1] if self.target.is_conditional else self.event_shape,
             log_variance_floor=options.log_variance_floor,
             num_components=options.num_components,
         )
@@ -92,11 +93,11 @@ class BoltzmannVAE(System):
                 self.head,
                 options,
                 num_samples,
-                is_plain=not self.uses_path_gradient,
+                is_plain=not self.config.uses_path_gradient,
                 num_1=self.num_units[0],
             )
         self.prior = None
-        if not self.is_conditional:
+        if not self.target.is_conditional:
             self.prior = BoltzmannPrior(self.num_units, options.prior_chains, name="prior")
         self._estimate_partition = tf.function(boltzmann_prior.estimate_partition, jit_compile=True, autograph=False)
 
@@ -115,18 +116,8 @@ class BoltzmannVAE(System):
 
     def adapt(self, rows: np.ndarray) -> None:
         """See System: takes the mean of every pixel."""
-        self.pixel_mean.assign(self.pixel_means(rows))
-
-    @property
-    def uses_path_gradient(self) -> bool:
-        """See System; `auto` takes the gradient of the paper."""
-        options = self.config.objective
-        if options.gradient != "auto":
-            return options.gradient == "path"
-        model = self.config.model
-        if model.posterior == "rbm" or model.relaxation == "power" or model.conditional:
-            return True
-        return model.relaxation != "gumbolt" and options.num_samples > 1
+        means = variants.pixel_means(rows, self.train_transform, self.likelihood.scale)
+        self.pixel_mean.assign(means)
 
     # Parts ---------------------------------------------------------------------------------------------------
 
@@ -134,10 +125,10 @@ class BoltzmannVAE(System):
         return tf.reshape(tf.cast(x, self.compute_dtype), [-1, self.dims])
 
     def _features(self, flat: tf.Tensor, training: bool = False) -> tf.Tensor:
-        if self.is_conditional:
+        if self.target.is_conditional:
             flat = flat * tf.constant(np.arange(self.dims) < self.given_dims, flat.dtype)
-        if self.observation_scale != 1.0:
-            flat /= self.observation_scale
+        if self.likelihood.scale != 1.0:
+            flat /= self.likelihood.scale
         return self.encoder(flat - tf.convert_to_tensor(self.pixel_mean), training=training)
 
     def _outputs(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -208,10 +199,8 @@ class BoltzmannVAE(System):
         found = mean_field(augmented, start, num_iterations=_AUGMENTED_ITERATIONS, differentiable=True)
         return tf.reduce_sum(log_0, axis=-1) + found.log_partition_bound - log_partition
 
-    def initial_chains(self, num_rows: int, key: np.ndarray) -> dict[str, np.ndarray]:
-        """See System: fair coins."""
-        if self.config.model.posterior != "rbm":
-            return {}
+    def _fair_coins(self, num_rows: int, key: np.ndarray) -> dict[str, np.ndarray]:
+        """First states of the chains of a machine posterior's rows."""
         shape = (num_rows, self.config.objective.num_samples, self.num_units[0])
         return {CHAINS: gibbs.fair_coins(key, shape)}
 
@@ -253,10 +242,10 @@ class BoltzmannVAE(System):
         }
 
     def report(
-        self, rows: np.ndarray, settings: Evaluation, prepared: Mapping[str, Any], *, seed: int = 0
+        self, rows: np.ndarray, settings: Evaluation, known: Mapping[str, Any], *, seed: int = 0
     ) -> tuple[dict[str, Any], list[str]]:
         """See System: whether annealing from another base finds more of the prior and of posteriors."""
-        return annealing_check.check(self, rows, settings, prepared, seed=seed)
+        return annealing_check.check(self, rows, settings, known, seed=seed)
 
     def terms_options(self, settings: Annealing | Evaluation | Export) -> dict[str, Any]:
         """See System: temperatures of annealing a posterior that is a machine."""
@@ -266,7 +255,7 @@ class BoltzmannVAE(System):
     def queries(self) -> dict[str, Query]:
         """See System; a prior's log Z is estimated, and its samples are of Gibbs chains that are not quite its own."""
         own = super().queries
-        if self.is_conditional:
+        if self.target.is_conditional:
             return own
         return own | {name: own[name]._replace(exactness="estimate") for name in ("elbo", "sample")}
 
@@ -311,7 +300,7 @@ class BoltzmannVAE(System):
         keys = random.keys_of_samples(seed, 1, tf.shape(flat)[0])
         draw = self.posterior.binary(self._features(flat), keys, num_temperatures)
         mean = self.decode(draw.z[0])["x_mean"]
-        if not self.is_conditional:
+        if not self.target.is_conditional:
             return mean
         is_given = tf.reshape(tf.constant(np.arange(self.dims) < self.given_dims), self.event_shape)
         return tf.where(is_given, tf.reshape(flat, tf.shape(mean)), mean)
@@ -323,17 +312,16 @@ class BoltzmannVAE(System):
         return tf.reshape(tf.pad(values, padding), shape)
 
     @property
-    def posterior_variables(self) -> list[keras.Variable]:
-        """See System: the weights of encoder and head."""
-        return [variable for layer in (self.encoder, self.head) for variable in layer.trainable_variables]
-
-    @property
-    def decayed_variables(self) -> list[keras.Variable]:
-        """See System: kernels and scales of the networks and the prior's couplings, as in the published code."""
-        chosen = [
+    def needs(self) -> Needs:
+        """See System: q has encoder and head; kernels, scales and the prior's couplings decay, as in published code."""
+        decayed = [
             variable
             for layer in (self.encoder, *self.head.linear_layers, self.decoder)
             for variable in layer.trainable_weights
             if variable.path.rpartition("/")[2] in ("kernel", "gamma")
         ]
-        return chosen if self.prior is None else [*chosen, self.prior.coupling]
+        return Needs(
+            posterior=[variable for layer in (self.encoder, self.head) for variable in layer.trainable_variables],
+            decayed=decayed if self.prior is None else [*decayed, self.prior.coupling],
+            chains=self._fair_coins if self.config.model.posterior == "rbm" else None,
+        )

@@ -13,7 +13,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -31,6 +30,7 @@ from tfstruct.models.graph_vae import structure
 from tfstruct.models.graph_vae.config import Config
 from tfstruct.models.graph_vae.gates import EdgeGates
 from tfstruct.models.graph_vae.posterior import GraphPosterior
+from tfstruct.models.parts import Needs
 from tfstruct.models.system import System
 
 
@@ -68,8 +68,6 @@ class GraphVAE(System):
             adjacency_lib.from_structure(options.structure, self.num_nodes)  # the name must be known all the same
         else:
             self.adjacency = adjacency_lib.from_structure(options.structure, self.num_nodes)
-        self.scheduled = ("gate_temperature",)
-        self.free_bits = self.config.objective.free_bits
         encoder_options = BlockOptions.from_config(options, options.encoder_activation)
         block_options = BlockOptions.from_config(options, options.activation)
         self.encoder = MLP(
@@ -170,8 +168,8 @@ class GraphVAE(System):
     def _bottom_up(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, ...]:
         """Loc and log variance [B, N, D] of what x says, and with flows their context [B, N, C]."""
         values = self._flatten(x)
-        if self.observation_scale != 1.0:
-            values /= self.observation_scale
+        if self.likelihood.scale != 1.0:
+            values /= self.likelihood.scale
         return self.bottom_up(self.encoder(values, training=training), training=training)
 
     def _flatten(self, x: tf.Tensor) -> tf.Tensor:
@@ -197,9 +195,10 @@ class GraphVAE(System):
         log_posterior, path, penalty = draw.log_posterior, None, None
         if draws.path:
             path = self.posterior.log_prob_path(z, draw.base, bottom_up, gates, training)
-        if training and self.free_bits:
+        free_bits = self.config.objective.free_bits
+        if training and free_bits:
             rates = (log_posterior if path is None else path) - log_prior
-            penalty = free_bits_penalty(rates, self.free_bits * self.node_dim)
+            penalty = free_bits_penalty(rates, free_bits * self.node_dim)
         return ImportanceTerms(
             log_likelihood=self.likelihood.log_prob(features, flat),
             log_prior=tf.reduce_sum(log_prior, axis=-1),
@@ -265,17 +264,18 @@ class GraphVAE(System):
         return tf.reduce_mean(draw.log_posterior - log_prior, axis=0)
 
     @property
-    def posterior_variables(self) -> list[keras.Variable]:
-        """Encoder, bottom-up networks, flows and, unless they are shared with p, q's top-down networks."""
+    def needs(self) -> Needs:
+        """See System: q has encoder, bottom-up networks, flows and, unless p shares them, top-down networks."""
         layers = [self.encoder, self.bottom_up, *self.flows]
         if self.prior_top_down is not None:
             layers += self.posterior_top_down
-        return [variable for layer in layers for variable in layer.trainable_variables]
-
-    @property
-    def learned_structure(self) -> list[tuple[keras.Variable, Callable[[np.ndarray], np.ndarray]]]:
-        """See System: the gates' logits."""
-        return [(variable, self.gates.harden) for variable in self.gates.trainable_variables]
+        free_bits = self.config.objective.free_bits
+        return Needs(
+            posterior=[variable for layer in layers for variable in layer.trainable_variables],
+            structure=[(variable, self.gates.harden) for variable in self.gates.trainable_variables],
+            schedules=("gate_temperature",),
+            whole_batch=f"objective.free_bits={free_bits} takes the mean rate of the whole batch" if free_bits else "",
+        )
 
     def edge_probabilities(self) -> tf.Tensor:
         """Returns the gate means as a matrix [N, N], [i, j] for the edge from parent j to child i."""
@@ -292,16 +292,11 @@ class GraphVAE(System):
             "largest_gate_uncertainty": float(undecided.max()) if len(undecided) else 0.0,
         }
 
-    def structure_flags(self, report: Mapping[str, Any]) -> list[str]:
-        """See System: gates that have not decided."""
-        return structure.undecided_flags(report)
-
     def report(
-        self, rows: np.ndarray, settings: Evaluation, prepared: Mapping[str, Any], *, seed: int = 0
+        self, rows: np.ndarray, settings: Evaluation, known: Mapping[str, Any], *, seed: int = 0
     ) -> tuple[dict[str, Any], list[str]]:
-        """See System: active units and rate of every node."""
-        del prepared
-        return self._latent_use(rows, batch_size=settings.batch_size, seed=seed), []
+        """See System: active units and rate of every node, and whether gates have not decided."""
+        return self._latent_use(rows, batch_size=settings.batch_size, seed=seed), structure.undecided_flags(known)
 
     @functools.cached_property
     def _latent_use(self) -> structure.LatentUse:

@@ -57,7 +57,7 @@ def latent_maps(model: SumProductVAE, rows: np.ndarray, *, points: int = 12) -> 
         raise ValueError("latent maps need leaf regions that do not overlap")
     quantiles = special.ndtri((np.arange(points) + 0.5) / points)
     latent_dim, num_vaes = model.config.model.num_latents, model.leaves.num_vaes
-    if latent_dim == 2 and model.leaves_per_sample == 1:
+    if latent_dim == 2 and model.leaves.leaves_per_vae == 1:
         centre, axes = np.zeros([num_vaes, 1, 2]), np.repeat(np.eye(2)[np.newaxis], num_vaes, axis=0)
     else:
         means = model.encode(tf.constant(rows[:_ENCODED], tf.float32))["z_mean"].numpy()
@@ -71,7 +71,7 @@ def latent_maps(model: SumProductVAE, rows: np.ndarray, *, points: int = 12) -> 
     grid = np.stack([down.ravel(), right.ravel()], axis=-1)
     z = centre + grid @ axes
     outputs = model.leaves.decode(tf.constant(z, tf.float32))
-    tiles = model.pixels.mean(outputs).numpy() / model.observation_scale
+    tiles = model.pixels.mean(outputs).numpy() / model.likelihood.scale
     per_region = num_vaes // len(model.leaf_regions)
     tiles = tiles.reshape(-1, per_region, points, points, height, width, channels)
     full_height, full_width = model.event_shape[:2]
@@ -134,7 +134,7 @@ def inpainting(
     images = min(images, len(rows))
     rows = np.asarray(rows[: max(images, scored)], np.float32)
     fill = model.pixel_mean.numpy().reshape(model.event_shape)
-    scale, key, result = model.observation_scale, random.key(seed), {}
+    scale, key, result = model.likelihood.scale, random.key(seed), {}
     complete = tf.function(
         lambda x, observed, keys: model.inpaint(x, observed, seed=keys, num_samples=num_samples), autograph=False
     )
@@ -256,7 +256,7 @@ def misplaced_regions(
     misfit = np.zeros(swapped.shape)
     for region, variables in enumerate(model.leaf_regions):
         misfit[:, variables] = -fit[:, region : region + 1]
-    scale, shape = model.observation_scale, (-1, *model.event_shape)
+    scale, shape = model.likelihood.scale, (-1, *model.event_shape)
     boxes = [_box(variables, model.event_shape) for variables in model.leaf_regions]
     return {
         "image": flat.reshape(shape) / scale,

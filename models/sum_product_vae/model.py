@@ -12,12 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
+from tfstruct.data import variants
 from tfstruct.distributions.pixels import make_pixels
 from tfstruct.distributions.sum_product_circuit import SumProductCircuit
-from tfstruct.inference.objectives import Draws, ImportanceTerms
+from tfstruct.inference.objectives import Composition, Draws, ImportanceTerms
 from tfstruct.layers.sum_product import SumProduct
 from tfstruct.math import logsumexp
 from tfstruct.models import query
+from tfstruct.models.parts import Needs
 from tfstruct.models.query import Query
 from tfstruct.models.sum_product_vae.config import Config
 from tfstruct.models.sum_product_vae.leaves import LeafVAEs
@@ -85,22 +87,24 @@ class SumProductVAE(System):
 
     def adapt(self, rows: np.ndarray) -> None:
         """See System: takes the mean of every pixel, which the encoders read in place of a missing one."""
-        self.pixel_mean.assign(self.pixel_means(rows))
+        means = variants.pixel_means(rows, self.train_transform, self.likelihood.scale)
+        self.pixel_mean.assign(means)
 
     @property
     def circuit(self) -> SumProductCircuit | None:
-        """See System; a single leaf needs none."""
+        """What leaf log densities go through, with its current weights; a single leaf needs none."""
         return None if self.num_leaves == 1 else self.sum_product.circuit()
+
+    @property
+    def composition(self) -> Composition | None:
+        """See System."""
+        circuit = self.circuit
+        return None if circuit is None else Composition(circuit, self.leaves.leaves_per_vae)
 
     @property
     def queries(self) -> dict[str, Query]:
         """See System; a single leaf has no regions."""
         return super().queries | query.MISSING | (query.REGIONS if self.num_leaves > 1 else {})
-
-    @property
-    def leaves_per_sample(self) -> int:
-        """See System."""
-        return self.leaves.leaves_per_vae
 
     def _flatten(self, x: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.cast(x, self.compute_dtype), [-1, self.dims])
@@ -136,8 +140,7 @@ class SumProductVAE(System):
         return ImportanceTerms(
             *terms[:3],
             log_posterior_path=terms[3] if draws.path else None,
-            circuit=self.circuit,
-            leaves_per_sample=self.leaves_per_sample,
+            composition=self.composition,
         )
 
     def sample(self, num: int | tf.Tensor, *, seed: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -189,9 +192,9 @@ class SumProductVAE(System):
         return self._combined(means, weights)
 
     @property
-    def posterior_variables(self) -> list[keras.Variable]:
-        """See System: the weights of the encoders."""
-        return list(self.encoder.trainable_variables)
+    def needs(self) -> Needs:
+        """See System: q has the encoders."""
+        return Needs(posterior=self.encoder.trainable_variables)
 
     @property
     def leaf_regions(self) -> list[list[int]]:

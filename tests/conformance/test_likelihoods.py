@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.reference.draws import training_draws
 from tfstruct import random
 from tfstruct.inference.objectives import Draws
 from tfstruct.models import presets, registry
@@ -22,11 +23,10 @@ def test_every_system_takes_every_likelihood(preset, likelihood):
     if preset == "spvae/tiny":
         changes["model.delta"] = 2
     system = registry.build(presets.get(preset).replace(changes), seed=3)
-    levels = 256 if system.support == "integers_0_255" else 2
+    levels = 256 if system.likelihood.support == "integers_0_255" else 2
     x = tf.constant(np.random.default_rng(0).integers(0, levels, size=[4, *shape]), tf.float32)
-    scheduled = {name: tf.constant(0.7) for name in system.scheduled}
     with tf.GradientTape() as tape:
-        bound = system.objective(x, seed=KEY, shared_seed=SHARED_KEY, scheduled=scheduled).generative_loss
+        bound = system.objective(x, training_draws(system, KEY, SHARED_KEY)).generative_loss
     assert np.isfinite(bound)
     gradients = tape.gradient(bound, system.decoder.trainable_variables)
     assert all(np.any(gradient != 0.0) and np.all(np.isfinite(gradient)) for gradient in gradients)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.conformance.systems import SYSTEMS
 from tests.reference import networks
-from tests.reference.draws import draws
+from tests.reference.draws import draws, training_draws
 from tfstruct import random
 from tfstruct.data import load, mnist
 from tfstruct.inference.objectives import Draws, group_gradients
@@ -47,7 +47,7 @@ def _keys(seeds):
 
 
 def _scheduled(system):
-    return {name: tf.constant(0.7) for name in system.scheduled}
+    return {name: tf.constant(0.7) for name in system.needs.schedules}
 
 
 def _rough(system):
@@ -96,9 +96,9 @@ def test_every_trainable_weight_gets_a_finite_gradient_that_is_not_zero(preset, 
         overrides.append("objective.allow_biased_gradient=True")
     system = _build(preset, 17, *overrides)
     with tf.GradientTape(persistent=True) as tape:
-        result = system.objective(_images(), seed=KEY, shared_seed=SHARED_KEY, scheduled=_scheduled(system))
+        result = system.objective(_images(), training_draws(system, KEY, SHARED_KEY))
     variables = [variable.value for variable in system.trainable_variables]
-    posterior = [variable.value for variable in system.posterior_variables]
+    posterior = [variable.value for variable in system.needs.posterior]
     gradients = group_gradients(tape, result, variables, posterior)
     assert len(gradients) == len(variables) > 0
     for variable, value in zip(system.trainable_variables, gradients, strict=True):
@@ -116,7 +116,7 @@ def test_every_trainable_weight_gets_a_finite_gradient_that_is_not_zero(preset, 
 @EVERY_SYSTEM
 def test_posterior_variables_are_trainable_and_not_all_there_are(preset):  # none where the encoder makes the prior
     system = _build(preset)
-    posterior = {id(variable) for variable in system.posterior_variables}
+    posterior = {id(variable) for variable in system.needs.posterior}
     trainable = {id(variable) for variable in system.trainable_variables}
     assert posterior < trainable
     assert bool(posterior) == (preset != "vamp_vae/tiny")
@@ -126,7 +126,8 @@ def test_posterior_variables_are_trainable_and_not_all_there_are(preset):  # non
 def test_the_terms_have_the_shape_of_samples_and_batch(preset):
     system = _build(preset)
     for term in system.terms(_images(5), Draws(KEY, 3))[:3]:
-        leaves = () if system.circuit is None else (system.circuit.layout.num_leaf_nodes,)
+        composition = system.composition
+        leaves = () if composition is None else (composition.circuit.layout.num_leaf_nodes,)
         assert term.shape == (3, 5, *leaves)
         assert np.all(np.isfinite(term))
 
@@ -303,7 +304,7 @@ def test_fit_binarises_integer_intensities_by_their_level(preset):
     seen = []
     system.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     objective = system.objective
-    system.objective = lambda x, **kwargs: (seen.append(x.numpy()), objective(x, **kwargs))[1]
+    system.objective = lambda x, draws, **kwargs: (seen.append(x.numpy()), objective(x, draws, **kwargs))[1]
     system.fit(rows[:64], batch_size=64, epochs=2, verbose=0)
     first, second = seen[0], seen[1]
     assert set(np.unique(first)) == {0.0, 1.0}

@@ -9,7 +9,7 @@ from tfstruct import random
 from tfstruct.distributions.region_graph import RegionGraph, single_region
 from tfstruct.distributions.sum_product_circuit import CircuitLayout, SumProductCircuit
 from tfstruct.inference import likelihood, objectives
-from tfstruct.inference.objectives import ImportanceTerms
+from tfstruct.inference.objectives import Composition, ImportanceTerms
 
 LEAVES, K, B = 4, 3, 5
 WEIGHTS = np.log([0.1, 0.2, 0.3, 0.4])  # of the products of leaves (0, 2), (0, 3), (1, 2), (1, 3)
@@ -20,6 +20,10 @@ def _circuit(weights=WEIGHTS, dtype=tf.float64):
     return SumProductCircuit(CircuitLayout(graph, num_leaves=2, num_sums=1), tf.constant(weights, dtype))
 
 
+def _composition(dtype=tf.float64):
+    return Composition(_circuit(dtype=dtype))
+
+
 def _root(leaves, weights=WEIGHTS):
     """Log p from leaf values [..., 4], written out."""
     pairs = [leaves[..., one] + leaves[..., two] for one in (0, 1) for two in (2, 3)]
@@ -28,7 +32,7 @@ def _root(leaves, weights=WEIGHTS):
 
 def _terms(rng, **kwargs):
     values = rng.normal(size=[3, K, B, LEAVES])
-    return ImportanceTerms(*(tf.constant(value) for value in values), circuit=_circuit(), **kwargs)
+    return ImportanceTerms(*(tf.constant(value) for value in values), composition=_composition(), **kwargs)
 
 
 def test_the_importance_weighted_bound_takes_the_leaves_means_first(rng):
@@ -81,7 +85,7 @@ def test_a_circuit_of_one_leaf_is_no_circuit(name, rng):
     values = rng.normal(size=[3, K, B])[[0, 1, 2, 2]]
     plain = ImportanceTerms(*(tf.constant(value) for value in values))
     circuit = SumProductCircuit(CircuitLayout(single_region(2), num_leaves=1, num_sums=1), tf.zeros([0], tf.float64))
-    leaf = ImportanceTerms(*(tf.constant(value[..., np.newaxis]) for value in values), circuit=circuit)
+    leaf = ImportanceTerms(*(tf.constant(value[..., np.newaxis]) for value in values), composition=Composition(circuit))
     for path in (False, True):
         for one, two in zip(
             objectives.get(name)(leaf, 0.6, path=path), objectives.get(name)(plain, 0.6, path=path), strict=True
@@ -129,10 +133,12 @@ def _gradients(name, path, kl_weight, factor=None):
                 log_prior=log_normal(z, 0.0, tf.constant(0.0)),
                 log_posterior=log_normal(z, mean, log_deviation),
                 log_posterior_path=log_normal(z, *fixed),
-                circuit=_circuit(dtype=tf.float32),
+                composition=_composition(tf.float32),
             )
             if factor == "without own share":  # what would be right if a leaf's share did not depend on its sample
-                used = terms.circuit.leaf_posterior(tf.reduce_mean(objectives.log_weights(terms, kl_weight), axis=0))
+                used = terms.composition.circuit.leaf_posterior(
+                    tf.reduce_mean(objectives.log_weights(terms, kl_weight), axis=0)
+                )
                 loss = -tf.reduce_mean(
                     tf.reduce_sum(used * tf.reduce_mean(objectives.log_weights(terms, kl_weight, path=True), 0), -1)
                 )
@@ -174,7 +180,12 @@ def _weights_of(keys):
 def _estimate(rows, num_samples, chunk, **options):
     keys = random.fold_in(random.key(3), tf.range(rows))
     return likelihood.estimate(
-        _weights_of, keys, num_samples=num_samples, chunk=chunk, circuit=_circuit(dtype=tf.float32), **options
+        _weights_of,
+        keys,
+        num_samples=num_samples,
+        chunk=chunk,
+        composition=_composition(tf.float32),
+        **options,
     )
 
 
@@ -220,7 +231,7 @@ def test_a_leaf_that_is_not_a_number_makes_the_estimate_none():
         return ImportanceTerms(broken, tf.zeros_like(values), tf.zeros_like(values))
 
     keys = random.fold_in(random.key(3), tf.range(2))
-    found = likelihood.estimate(terms, keys, num_samples=4, chunk=2, circuit=_circuit(dtype=tf.float32))
+    found = likelihood.estimate(terms, keys, num_samples=4, chunk=2, composition=_composition(tf.float32))
     assert np.all(np.isnan(found.log_prob))
 
 
@@ -231,7 +242,7 @@ def test_impossible_evidence_has_probability_zero_and_an_impossible_leaf_none_of
             return ImportanceTerms(values, tf.zeros_like(values), tf.zeros_like(values))
 
         keys = random.fold_in(random.key(3), tf.range(2))
-        return likelihood.estimate(terms, keys, num_samples=4, chunk=2, circuit=_circuit(dtype=tf.float32))
+        return likelihood.estimate(terms, keys, num_samples=4, chunk=2, composition=_composition(tf.float32))
 
     found = estimate([True] * 4)
     assert np.all(np.isneginf(found.log_prob))

@@ -6,6 +6,7 @@ import scipy.stats
 import tensorflow as tf
 
 from tests.reference import small
+from tests.reference.draws import training_draws
 from tfstruct.inference import objectives
 from tfstruct.inference.objectives import Draws, ImportanceTerms, free_bits_penalty
 
@@ -80,14 +81,14 @@ def test_a_graph_vae_with_more_free_bits_than_rate_trains_on_the_distortion_alon
     small.networks.randomize(free, rng, 0.5)
     none.set_weights(free.get_weights())
     x = tf.constant(rng.integers(0, 2, size=[4, 2, 2]), tf.float32)
-    options = {"seed": small.KEY, "shared_seed": small.KEY, "scheduled": {"gate_temperature": tf.constant(1.0)}}
+    draws = training_draws(free, small.KEY, small.KEY, 1.0)
     gradients, losses = [], []
     for model, kl_weight in ((free, 1.0), (none, 0.0)):
         variables = model.trainable_variables
         with tf.GradientTape(persistent=True) as tape:
-            result = model.objective(x, kl_weight=kl_weight, **options)
+            result = model.objective(x, draws, kl_weight=kl_weight)
         losses.append(float(result.generative_loss))
-        gradients.append(small.group_gradients(tape, result, variables, model.posterior_variables))
+        gradients.append(small.group_gradients(tape, result, variables, model.needs.posterior))
     assert losses[0] == pytest.approx(losses[1] + 3 * 50.0 * free.node_dim, rel=1e-5)
     for found, expected, variable in zip(*gradients, free.trainable_variables, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5, err_msg=variable.path)

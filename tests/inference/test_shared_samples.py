@@ -9,7 +9,7 @@ from tfstruct import random
 from tfstruct.distributions.region_graph import RegionGraph
 from tfstruct.distributions.sum_product_circuit import CircuitLayout, SumProductCircuit
 from tfstruct.inference import likelihood, objectives
-from tfstruct.inference.objectives import ImportanceTerms
+from tfstruct.inference.objectives import Composition, ImportanceTerms
 
 SIZE = 2  # leaves of each of the two regions, which share their samples
 WEIGHTS = np.log([0.1, 0.2, 0.3, 0.4])  # of the products of leaves (0, 2), (0, 3), (1, 2), (1, 3)
@@ -45,8 +45,7 @@ def _terms(z, mean, log_deviation, components=COMPONENTS):
         log_prior=tf.reshape(log_prior, leaves),
         log_posterior=repeated[1],
         log_posterior_path=repeated[2],
-        circuit=_circuit(),
-        leaves_per_sample=SIZE,
+        composition=Composition(_circuit(), SIZE),
     )
 
 
@@ -64,7 +63,7 @@ def _gradients(name, path, kl_weight, as_independent=False):
             z = mean + tf.exp(log_deviation) * random.normal(key, [2, _ROWS, 2])
             terms = _terms(z, mean, log_deviation)
             if as_independent:
-                terms = terms._replace(leaves_per_sample=1)
+                terms = terms._replace(composition=Composition(_circuit()))
             loss = objectives.get(name)(terms, kl_weight, path=path).posterior_loss
         return tf.concat(tape.gradient(loss, [mean, log_deviation]), axis=0)
 
@@ -104,16 +103,14 @@ def _draw(keys, components=COMPONENTS):
     return _terms(mean + tf.exp(log_deviation) * random.normal(keys, [2]), mean, log_deviation, components)
 
 
-def _estimate(rows, num_samples, chunk, components=COMPONENTS, **options):
+def _estimate(rows, num_samples, chunk, components=COMPONENTS, leaves_per_sample=SIZE):
     keys = random.fold_in(random.key(3), tf.range(rows))
-    options = {"leaves_per_sample": SIZE} | options
     return likelihood.estimate(
         lambda sample: _draw(sample, components),
         keys,
         num_samples=num_samples,
         chunk=chunk,
-        circuit=_circuit(),
-        **options,
+        composition=Composition(_circuit(), leaves_per_sample),
     )
 
 
@@ -177,6 +174,6 @@ def test_an_impossible_component_of_shared_samples_leaves_finite_numbers():
         return terms._replace(log_prior=terms.log_prior + tf.constant([0.0, -np.inf, 0.0, 0.0], tf.float32))
 
     keys = random.fold_in(random.key(3), tf.range(2))
-    found = likelihood.estimate(draw, keys, num_samples=4, chunk=2, circuit=_circuit(), leaves_per_sample=SIZE)
+    found = likelihood.estimate(draw, keys, num_samples=4, chunk=2, composition=Composition(_circuit(), SIZE))
     for value in (found.log_prob, found.std_err, found.effective_sample_size):
         assert np.all(np.isfinite(value))

@@ -138,11 +138,6 @@ def test_an_unknown_likelihood_lists_the_known_ones():
         make_likelihood("poisson", (4,))
 
 
-def test_only_the_bernoulli_likelihood_wants_binary_observations():
-    assert _bernoulli(1).is_binary
-    assert not _gaussian(1, -7.0).is_binary
-
-
 # Every family, of whole observations -----------------------------------------------------------------------------
 
 NAMES = get_args(LikelihoodName)

@@ -107,7 +107,7 @@ def test_weight_decay_acts_on_the_weights_that_the_system_names(rng):
         steps[decay] = {
             variable.path: variable.numpy() - before[variable.path] for variable in system.trainable_variables
         }
-    decayed = {variable.path for variable in system.decayed_variables}
+    decayed = {variable.path for variable in system.needs.decayed}
     assert 0 < len(decayed) < len(before)
     for path, value in before.items():
         expected = steps[0.0][path] - (0.5 * value if path in decayed else 0.0)

@@ -73,7 +73,7 @@ def test_the_vae_with_a_flow_has_one_node_without_structure_and_one_flow_over_al
     assert config.training.structure_fraction == 0.0
     assert config.model.num_latents == plain.model.num_latents
     model = registry.build(config)
-    assert model.learned_structure == []
+    assert model.needs.structure == []
     (flow,) = model.flows
     assert [network.dim for network in flow.networks] == [config.model.num_latents] * 2
 
@@ -85,7 +85,7 @@ def test_the_graph_vae_with_flows_learns_gates_first_and_has_a_flow_for_each_nod
     assert 0 < config.training.structure_fraction < 1
     assert config.model.num_nodes == graph.model.num_nodes > 1
     model = registry.build(config)
-    assert len(model.learned_structure) == 1
+    assert len(model.needs.structure) == 1
     assert len(model.flows) == config.model.num_nodes
     for flow in model.flows:
         assert [network.dim for network in flow.networks] == [config.model.num_latents // config.model.num_nodes] * 2

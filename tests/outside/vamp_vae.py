@@ -138,11 +138,6 @@ class VampVAE(System):
         own = Query(("x", "seed"), "estimate", lambda model, inputs: {"probs": model.component_probs(**inputs)})
         return super().queries | {"component_probs": own}
 
-    @property
-    def posterior_variables(self) -> list[keras.Variable]:
-        """None: the encoder makes the prior too."""
-        return []
-
 
 _TINY = {
     "model.num_latents": 6,

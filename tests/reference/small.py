@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.reference import networks
-from tests.reference.draws import draws
+from tests.reference.draws import draws, training_draws
 from tests.reference.graph_vae import GraphVAE as Twin
 from tests.trainers import tiny
 from tfstruct import random
@@ -106,11 +106,10 @@ def total(found):
 def assert_every_weight_gets_a_gradient(settings, rng):
     """Every trainable weight of a config's model gets a finite gradient of its objective that is not zero."""
     system, x = registry.build(settings), tf.constant(images(rng, 8))
-    scheduled = {"gate_temperature": tf.constant(0.7, tf.float64)}
     with tf.GradientTape(persistent=True) as tape:
-        result = system.objective(x, seed=KEY, shared_seed=random.key(5), scheduled=scheduled)
+        result = system.objective(x, training_draws(system, KEY, random.key(5)))
     variables = [variable.value for variable in system.trainable_variables]
-    gradients = group_gradients(tape, result, variables, [variable.value for variable in system.posterior_variables])
+    gradients = group_gradients(tape, result, variables, [variable.value for variable in system.needs.posterior])
     for variable, value in zip(system.trainable_variables, gradients, strict=True):
         assert np.all(np.isfinite(value)), variable.path
         assert np.any(value != 0.0), variable.path

@@ -86,7 +86,7 @@ def terms(model, x, noise, log_pixel=bernoulli, observed=None):
     mask = np.ones(flat.shape, bool) if observed is None else np.asarray(observed).reshape(flat.shape)
     shape = (*noise.shape[:2], model.num_leaves)
     result = np.zeros([3, *shape])
-    scale, fill = model.observation_scale, np.asarray(model.pixel_mean, np.float64)
+    scale, fill = model.likelihood.scale, np.asarray(model.pixel_mean, np.float64)
     for leaf in range(shape[2]):
         chosen = variables_of(model, leaf)
         # Leaves of smaller regions read zeros in the places that they do not have.

@@ -44,7 +44,7 @@ def test_eight_bits_of_the_posterior_go_through_a_bundle_and_what_they_change_is
     changes = {"data.event_shape": (70,), "model.encoder_units": (80,), "model.decoder_units": (80,)}
     system = registry.build(presets.get("vae/tiny").replace(changes), seed=1)
     rows = tiny.binary_rows(np.random.default_rng(0), 60, (70,)).astype(np.float32)
-    own = {variable.path.replace("/", ".") for variable in system.posterior_variables}
+    own = {variable.path.replace("/", ".") for variable in system.needs.posterior}
     loaded = {}
     for dtype in ("float32", "int8", "int8_posterior"):
         served = ServedSystem(system, num_samples=5, chunk=5, bits_per_dim_offset=None, weights_dtype=dtype)

@@ -62,7 +62,8 @@ def uncompiled(system, **card):
     loaded = client.LoadedModel.__new__(client.LoadedModel)
     loaded._signatures = {name: getattr(served, name) for name in system.queries}
     names = {name: {"inputs": dict.fromkeys(query.inputs)} for name, query in system.queries.items()}
-    loaded.card = {"preset": "p", "event_shape": list(SHAPE), "support": system.support, "signatures": names, **card}
+    support = system.likelihood.support
+    loaded.card = {"preset": "p", "event_shape": list(SHAPE), "support": support, "signatures": names, **card}
     return loaded
 
 
@@ -88,8 +89,7 @@ def test_a_marginal_is_that_of_the_python_model_with_the_same_keys(system, model
         keys(seed, LOG_PROB),
         num_samples=NUM_SAMPLES,
         chunk=NUM_SAMPLES,
-        circuit=system.circuit,
-        leaves_per_sample=system.leaves_per_sample,
+        composition=system.composition,
     )
     found = model.marginal_log_prob(x, observed, seed=seed)
     assert_all_close(found, {name: getattr(expected, name) for name in ("log_prob", "std_err")})
@@ -111,8 +111,7 @@ def test_region_densities_are_those_of_the_python_model_with_the_samples_of_log_
         keys(seed, LOG_PROB),
         num_samples=NUM_SAMPLES,
         chunk=NUM_SAMPLES,
-        circuit=system.circuit,
-        leaves_per_sample=system.leaves_per_sample,
+        composition=system.composition,
         by_leaf=True,
     )
     expected = {name: value.numpy() for name, value in system.region_log_prob(estimate.log_prob).items()}

@@ -101,7 +101,7 @@ def test_a_choice_is_one_dtype_for_all_parameters_or_one_for_those_of_the_poster
     stored = store(functional, choice)
     for variable, weight in zip(parameters, stored, strict=False):
         own, other = ("int8", "float16") if choice == "int8_posterior" else (choice, choice)
-        is_own = any(variable is posterior for posterior in functional.model.posterior_variables)
+        is_own = any(variable is posterior for posterior in functional.model.needs.posterior)
         expected = StoredWeight(variable.numpy(), own if is_own else other, "w")
         assert weight.values.dtype == expected.values.dtype
         np.testing.assert_array_equal(weight.value(), expected.value())

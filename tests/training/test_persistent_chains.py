@@ -145,7 +145,7 @@ def test_weight_decay_adds_to_the_gradient_of_decayed_weights_alone(stepped):
     decaying, _ = single(f"optimizer.weight_decay={decay}")
     plain, _ = single("optimizer.weight_decay=0.0")
     functional = step.functional.parameters
-    decayed = {variable.path for variable in step.model.decayed_variables}
+    decayed = {variable.path for variable in step.model.needs.decayed}
     parameters = functional.named(state.parameters.numpy())
     assert decayed < parameters.keys()
     added = np.concatenate(

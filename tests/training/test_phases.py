@@ -214,11 +214,11 @@ def test_all_other_weights_moments_and_statistics_are_the_initial_ones(functiona
 
 
 def test_only_a_learned_structure_has_variables(functional):
-    assert [variable.path for variable, _ in functional.model.learned_structure] == [gates_path(functional)]
+    assert [variable.path for variable, _ in functional.model.needs.structure] == [gates_path(functional)]
     for preset in ("vae/tiny", "fc_vae/tiny", "ladder_vae/tiny"):
-        assert registry.build(tiny.config(preset=preset)).learned_structure == []
+        assert registry.build(tiny.config(preset=preset)).needs.structure == []
     # One node has no edge to learn.
-    assert registry.build(tiny.config("model.num_nodes=1")).learned_structure == []
+    assert registry.build(tiny.config("model.num_nodes=1")).needs.structure == []
 
 
 # Devices and compilers ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.reference.draws import training_draws
 from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.data.variants import prepare_batch
@@ -29,16 +30,13 @@ def rows():
     return tf.constant(np.random.default_rng(6).integers(0, 256, size=[8, 12]), tf.uint8)
 
 
-def objective_of(step, state, number, rows, **options):
+def objective_of(step, state, number, rows):
     """The objective of a step computed with the Keras variables themselves."""
     x, seed, shared_seed = prepare_batch(
         rows, random.fold_in(random.fold_in(state.key, random.TRAINING_STEP), number), step.transform
     )
-    arguments = {
-        "kl_weight": step.schedules["kl_weight"](tf.constant(number)),
-        "scheduled": {"gate_temperature": tf.constant(1.0)},
-    } | options
-    return step.model.objective(x, seed=seed, shared_seed=shared_seed, **arguments)
+    draws = training_draws(step.model, seed, shared_seed, 1.0)
+    return step.model.objective(x, draws, kl_weight=step.schedules["kl_weight"](tf.constant(number)))
 
 
 def assert_states_equal(found, expected):
@@ -124,7 +122,7 @@ def test_path_gradient_trains_posterior_and_generator_by_their_own_losses(rows):
     number = tf.constant(0)
     gradient = step.gradient(state, number, rows).gradient
     named = step.functional.parameters.named(gradient.numpy())
-    posterior = step.model.posterior_variables
+    posterior = step.model.needs.posterior
     places = {variable.path for variable in posterior}
     rest = [variable for variable in step.model.trainable_variables if variable.path not in places]
     with tf.GradientTape(persistent=True) as tape:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.reference.draws import training_draws
 from tests.trainers import tiny
 from tests.training.fake_scorer import FakeScorer
 from tfstruct import random
@@ -152,13 +153,8 @@ class ByHand:
         with tf.GradientTape() as tape:
             tape.watch(pieces)
             with self.functional.bind(pieces, state.statistics) as scope:
-                result = self.model.objective(
-                    x,
-                    seed=row_seeds,
-                    shared_seed=shared_seed,
-                    kl_weight=state.chains["kl_weight"],
-                    scheduled={"gate_temperature": state.chains["gate_temperature"]},
-                )
+                draws = training_draws(self.model, row_seeds, shared_seed, state.chains["gate_temperature"])
+                result = self.model.objective(x, draws, kl_weight=state.chains["kl_weight"])
             statistics = self.functional.new_statistics(scope)
         gradient = self.functional.parameters.join(tape.gradient(result.generative_loss, pieces))
         options = self.config.optimizer

@@ -60,6 +60,18 @@ def train_transform(variant: str) -> str:
     return {"dynamic": "binarize", "dequantized": "dequantize"}.get(variant, "cast")
 
 
+def pixel_means(rows: np.ndarray, transform: str, scale: float) -> np.ndarray:
+    """Returns the mean of every pixel of stored training rows on the scale [0, 1], float64 [X].
+
+    Args:
+        rows: [n, *event], as `training_rows` takes them.
+        transform: as there.
+        scale: what observations are divided by to lie in [0, 1].
+    """
+    is_intensity = rows.dtype.kind in "iu" and transform != "cast"
+    return np.mean(rows, axis=0, dtype=np.float64).reshape(-1) / (255.0 if is_intensity else scale)
+
+
 def training_rows(transform: str, rows: Any, seed: Any) -> tf.Tensor:
     """Turns stored training rows into model input; runs eagerly, inside XLA and under `tf.vectorized_map`.
 

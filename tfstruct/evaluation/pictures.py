@@ -51,8 +51,8 @@ def draw_all(run: TrainedRun, *, replica: int = 0, seed: int = 0) -> list[Path]:
             keep(figure, "gates")
     shape = model.event_shape
     if len(shape) == 2 or (len(shape) == 3 and shape[-1] == 3):
-        scale = model.observation_scale
-        if not model.is_conditional:
+        scale = model.likelihood.scale
+        if not model.target.is_conditional:
             drawn = model.sample(_SAMPLES, seed=random.fold_in(random.key(seed), replica))["x_mean"].numpy()
             keep(plotting.draw_grid(np.clip(drawn / scale, 0.0, 1.0), columns=10), "samples")
         originals = np.asarray(run.data.test[:_PAIRS], np.float32)

@@ -216,7 +216,7 @@ def evaluate(
         spread, flags = plausibility.over_images(estimate, num_samples)
         report |= spread | prepared
         scorer.functional.assign(parameters, statistics)
-        own, own_flags = run.model.report(rows, options, prepared, seed=seed)
+        own, own_flags = run.model.report(rows, options, report, seed=seed)
         report, flags = report | own, flags + own_flags
         if edge_effects is not None:
             report["edge_effects"] = edge_effects(edge_scorer, parameters, statistics, edge_rows, seed=seed)
@@ -242,7 +242,7 @@ def evaluate(
         },
         "num_samples": num_samples,
         "settings": {name: value for name, value in options.items() if name in _PREPARATION},
-        "target": run.model.target,
+        "target": run.model.target.name,
         "latents": run.model.evaluated_as,
         "replicas": replicas,
         "mean": _over_replicas(replicas, np.mean),
@@ -301,7 +301,7 @@ def _check_same_data(path: Path, data: datasets.Dataset) -> None:
 
 def _replica_report(run: TrainedRun, data: datasets.Dataset, replica: int, summary: Any) -> dict[str, Any]:
     config = run.config
-    offset = None if run.model.is_conditional else data.bits_per_dim_offset
+    offset = None if run.model.target.is_conditional else data.bits_per_dim_offset
     bits = None if offset is None else bits_per_dim(summary.log_likelihood, data.dims, offset)
     report = {
         "seed": config.training.seed + replica,
@@ -322,12 +322,10 @@ def _replica_report(run: TrainedRun, data: datasets.Dataset, replica: int, summa
             num_samples=summary.num_samples,
             effective_sample_size=summary.effective_sample_size,
             bits_per_dim=bits,
-            is_conditional=run.model.is_conditional,
+            is_conditional=run.model.target.is_conditional,
         ),
     }
-    gates = run.structure(replica)
-    report["flags"] += run.model.structure_flags(gates)
-    return report | gates
+    return report | run.structure(replica)
 
 
 def _over_replicas(replicas: list[dict[str, Any]], statistic: Any) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfstruct import random
-from tfstruct.distributions.sum_product_circuit import SumProductCircuit
-from tfstruct.inference.objectives import ImportanceTerms, log_weights, rate_and_distortion
+from tfstruct.inference.objectives import Composition, ImportanceTerms, log_weights, rate_and_distortion
 
 _LEAST_SHARE = 1e-7  # of the weight, for all samples but one: what float32 tells from none
 
@@ -48,8 +47,7 @@ def estimate(
     num_samples: int,
     chunk: int,
     self_normalised: bool = False,
-    circuit: SumProductCircuit | None = None,
-    leaves_per_sample: int = 1,
+    composition: Composition | None = None,
     by_leaf: bool = False,
 ) -> LikelihoodEstimate:
     """Estimates log p(x) of a batch with exactly `num_samples` importance samples.
@@ -67,12 +65,11 @@ def estimate(
             unequal ones it is that of a ratio of two means, consistent as K grows but above or below log p(x_2 | x_1)
             where `effective_draws` is small. `std_err` is then by the delta method, and collapses to 0 where one draw
             has all the weight. `elbo` is the weighted mean of log p(x_2 | z), `rate` is 0.
-        circuit: of terms with leaves, [C, B, L]: the leaves' estimates go through it. The weights of leaves that may be
-            in one induced tree must be independent given x. The effective sample size is then that of one weight whose
-            relative variance is the estimate's, and may be below 1.
-        leaves_per_sample: how many leaves, one after the other, share their samples (see ImportanceTerms). Their
-            weights are dependent, `std_err` is then by the delta method, and memory grows with the square of their
-            number.
+        composition: of terms with leaves, [C, B, L]: the leaves' estimates go through its circuit. The weights of
+            leaves that may be in one induced tree must be independent given x. The effective sample size is then that
+            of one weight whose relative variance is the estimate's, and may be below 1. The weights of leaves that
+            share their samples are dependent: `std_err` is then by the delta method, and memory grows with the square
+            of their number.
         by_leaf: return the estimates of the leaves, [B, L], as they are before the circuit.
 
     Raises:
@@ -87,6 +84,7 @@ def estimate(
         raise ValueError(f"num_samples and chunk must be at least 1, found {num_samples} and {chunk}")
     chunk = min(chunk, num_samples)
     batch = tf.shape(row_keys)[0]
+    circuit, leaves_per_sample = (None, 1) if composition is None else composition
     shape = [batch] if circuit is None else [batch, circuit.layout.num_leaf_nodes]
     zeros = tf.zeros(shape)
     by_group = tf.concat([[batch], [-1, leaves_per_sample]], axis=0)

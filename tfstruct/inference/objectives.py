@@ -45,6 +45,19 @@ class Draws(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
 
 
+class Composition(NamedTuple):
+    """How the terms of leaves become one log density.
+
+    Attributes:
+        circuit: what leaf log densities [B, L] go through to log p(x).
+        leaves_per_sample: how many leaves, one after the other, share every sample z and its q(z | x), as the
+            components of one VAE's prior do; no two of them are in one induced tree. 1: each leaf has its own samples.
+    """
+
+    circuit: SumProductCircuit
+    leaves_per_sample: int = 1
+
+
 class ImportanceTerms(NamedTuple):
     """What one system says of K importance samples z of each of B observations x; each [K, B] or [K, B, L], in nats.
 
@@ -56,10 +69,8 @@ class ImportanceTerms(NamedTuple):
             stopped); None unless a path derivative was asked for.
         chains: sampler states of the rows of the batch after this draw, by name, each [K, B, ...]; None for a system
             without persistent chains.
-        circuit: what leaf log densities [B, L] go through to log p(x); None without leaves.
+        composition: of the terms of leaves; None without leaves.
         penalty: scalar, nats, added to the losses times the KL weight and no part of the bound (`free_bits_penalty`).
-        leaves_per_sample: how many leaves, one after the other, share every sample z and its q(z | x), as the
-            components of one VAE's prior do; no two of them are in one induced tree. 1: each leaf has its own samples.
     """
 
     log_likelihood: tf.Tensor
@@ -67,9 +78,8 @@ class ImportanceTerms(NamedTuple):
     log_posterior: tf.Tensor
     log_posterior_path: tf.Tensor | None = None
     chains: Mapping[str, tf.Tensor] | None = None
-    circuit: SumProductCircuit | None = None
+    composition: Composition | None = None
     penalty: tf.Tensor | None = None
-    leaves_per_sample: int = 1
 
 
 class Objective(NamedTuple):
@@ -123,19 +133,20 @@ def elbo(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bo
     References:
         Kingma & Welling, ICLR 2014; Roeder, Wu & Duvenaud, Sticking the Landing, NeurIPS 2017; SPVAE, theorem 1.
     """
-    if terms.circuit is None:
+    if terms.composition is None:
         loss = _penalised(-tf.reduce_mean(log_weights(terms, kl_weight, path=path)), terms, kl_weight)
         return _objective(terms, tf.reduce_mean(log_weights(terms), axis=0), loss, loss)
+    circuit, leaves_per_sample = terms.composition
     leaves = tf.reduce_mean(log_weights(terms, kl_weight), axis=0)
-    loss = -tf.reduce_mean(terms.circuit.log_prob(leaves))
+    loss = -tf.reduce_mean(circuit.log_prob(leaves))
     posterior_loss = loss
     if path:
         num_samples = tf.cast(tf.shape(terms.log_prior)[0], leaves.dtype)
-        used = terms.circuit.leaf_posterior(leaves)
-        shared = sum_of_sharing(used, terms.leaves_per_sample)
+        used = circuit.leaf_posterior(leaves)
+        shared = sum_of_sharing(used, leaves_per_sample)
         factor = used / num_samples * (1.0 - kl_weight * (1.0 - shared) / num_samples)
         posterior_loss = -_weighted_mean(factor, log_weights(terms, kl_weight, path=True))
-    bound = terms.circuit.log_prob(tf.reduce_mean(log_weights(terms), axis=0))
+    bound = circuit.log_prob(tf.reduce_mean(log_weights(terms), axis=0))
     return _objective(terms, bound, loss, posterior_loss)
 
 
@@ -156,16 +167,17 @@ def iwae(terms: ImportanceTerms, kl_weight: tf.Tensor | float = 1.0, *, path: bo
     """
     annealed = log_weights(terms, kl_weight)
     bound, leaves = log_mean_exp(log_weights(terms), axis=0), log_mean_exp(annealed, axis=0)
-    value = leaves
-    if terms.circuit is not None:
-        bound, value = terms.circuit.log_prob(bound), terms.circuit.log_prob(leaves)
+    value, composition = leaves, terms.composition
+    if composition is not None:
+        bound, value = composition.circuit.log_prob(bound), composition.circuit.log_prob(leaves)
     generative_loss = -tf.reduce_mean(value)
     if not path:
         return _objective(terms, bound, generative_loss, generative_loss)
     normalised = tf.stop_gradient(tf.exp(annealed - logsumexp(annealed, axis=0, keepdims=True)))
-    if terms.circuit is not None:
-        normalised *= terms.circuit.leaf_posterior(leaves)
-    shared = sum_of_sharing(normalised, terms.leaves_per_sample)
+    shared = normalised
+    if composition is not None:
+        normalised *= composition.circuit.leaf_posterior(leaves)
+        shared = sum_of_sharing(normalised, composition.leaves_per_sample)
     factor = kl_weight * normalised * shared + (1.0 - kl_weight) * normalised
     posterior_loss = -_weighted_mean(factor, log_weights(terms, kl_weight, path=True))
     return _objective(terms, bound, generative_loss, posterior_loss)
@@ -229,7 +241,7 @@ def _objective(
     rate, distortion = rate_and_distortion(
         tf.reduce_mean(terms.log_posterior - terms.log_prior, axis=0),
         -tf.reduce_mean(terms.log_likelihood, axis=0),
-        terms.circuit,
+        None if terms.composition is None else terms.composition.circuit,
     )
     return Objective(bound, generative_loss, posterior_loss, rate, distortion, terms.chains)
 

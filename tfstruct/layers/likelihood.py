@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfstruct import random
-from tfstruct.data.support import BINARY, REAL
+from tfstruct.data.support import REAL
 from tfstruct.distributions.color_pixels import ColorLogisticMixturePixels
 from tfstruct.distributions.pixels import LogVarianceGaussianPixels, Pixels, make_pixels
 
@@ -35,11 +35,6 @@ class Likelihood(keras.layers.Layer):
 
     def build(self, input_shape: object = None) -> None:
         self.built = True
-
-    @property
-    def is_binary(self) -> bool:
-        """Whether observations must be zeros and ones."""
-        return self.support == BINARY
 
     def parameters(self, features: tf.Tensor) -> Sequence[tf.Tensor]:
         """What the family takes of the decoder's output [..., O], each [..., X * P]."""

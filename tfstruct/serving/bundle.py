@@ -104,7 +104,7 @@ def export_model(
     rows = np.asarray(rows, np.float32)[:_ROUNDING_ROWS]
     if rows.shape[1:] != model.event_shape or not len(rows):
         raise ValueError(f"rows must have shape [n, *{model.event_shape}] with n > 0, found {list(rows.shape)}")
-    require_support(rows, model.support, "the rows of the bundle")
+    require_support(rows, model.likelihood.support, "the rows of the bundle")
     options = model.config.export.replace(_given(num_samples=num_samples, chunk=chunk))
     return _write(model, output, rows[:_GOLDEN_ROWS], rows, dict, options, bits_per_dim_offset, weights_dtype)
 
@@ -133,7 +133,7 @@ def _write(
         num_samples=options.num_samples,
         chunk=min(options.chunk, options.num_samples),
         terms_options=model.terms_options(model.config.export),
-        bits_per_dim_offset=None if model.is_conditional else bits_per_dim_offset,
+        bits_per_dim_offset=None if model.target.is_conditional else bits_per_dim_offset,
     )
     prepared, exact = model.prepare_evaluation(model.config.evaluation), make()
     served = exact

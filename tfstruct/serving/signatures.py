@@ -76,7 +76,7 @@ class ServedSystem(tf.Module):
             "seed": tf.TensorSpec([None], tf.int64, name="seed"),
             "observed": tf.TensorSpec(x.shape, tf.bool, name="observed"),
         }
-        for shape, name in zip(model.part_shapes, ("x_given", "x_query"), strict=False):
+        for shape, name in zip(model.target.part_shapes, ("x_given", "x_query"), strict=False):
             specs[name] = tf.TensorSpec([None, *shape], tf.float32, name=name)
         functions = {
             name: tf.function(
@@ -88,7 +88,7 @@ class ServedSystem(tf.Module):
             )
             for name, query in model.queries.items()
         }
-        functions["serving_default"] = functions["conditional_log_prob" if model.is_conditional else "log_prob"]
+        functions["serving_default"] = functions["conditional_log_prob" if model.target.is_conditional else "log_prob"]
         return {name: function.get_concrete_function() for name, function in functions.items()}
 
     def _answer(
@@ -123,9 +123,9 @@ class ServedSystem(tf.Module):
         if observed is not None:
             x = tf.where(observed, x, tf.zeros_like(x))
         inside = tf.math.is_finite(x)
-        if self._model.value.support == BINARY:
+        if self._model.value.likelihood.support == BINARY:
             inside = (x == 0.0) | (x == 1.0)
-        elif self._model.value.support == INTEGERS:
+        elif self._model.value.likelihood.support == INTEGERS:
             inside = (x >= 0.0) & (x <= 255.0) & (x == tf.round(x))
         valid = tf.reduce_all(inside, axis=list(range(1, len(x.shape))))
         broadcast = tf.reshape(valid, [-1] + [1] * (len(x.shape) - 1))

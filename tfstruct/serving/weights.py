@@ -75,7 +75,7 @@ def store(functional: Functional, choice: str) -> list[StoredWeight]:
     if choice not in CHOICES:
         raise ValueError(f"weights_dtype must be one of {', '.join(CHOICES)}, found {choice!r}")
     own, other = ("int8", "float16") if choice == "int8_posterior" else (choice, choice)
-    posterior = {id(variable) for variable in functional.model.posterior_variables}
+    posterior = {id(variable) for variable in functional.model.needs.posterior}
     dtypes = [own if id(variable) in posterior else other for variable in functional.parameters.variables]
     dtypes += ["float32"] * len(functional.statistics.variables)
     variables = functional.parameters.variables + functional.statistics.variables

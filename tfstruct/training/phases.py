@@ -60,7 +60,7 @@ def fixed_structure(state: TrainState, initial: TrainState, functional: Function
         functional: of the model, whose layout the parameters have.
     """
     parameters = initial.parameters.copy()
-    for variable, harden in functional.model.learned_structure:
+    for variable, harden in functional.model.needs.structure:
         place = functional.parameters.place(variable)
         parameters[:, place] = harden(np.asarray(state.parameters[:, place]))
     averages = initial.averages | ({"parameters": parameters} if initial.averages else {})

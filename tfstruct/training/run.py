@@ -1,6 +1,5 @@
 """One training run from config to weights: resumable, validated, with early stopping."""
 
-from tfstruct import random
 from tfstruct.files import PathLike
 from tfstruct.models import registry
 from tfstruct.models.config import Config
@@ -60,7 +59,7 @@ def train(
         if strategy != "auto":
             raise ValueError(f"{reason}: --strategy=none, found {strategy!r}")
         chosen = None
-    if config.training.structure_fraction and not models[0].learned_structure:
+    if config.training.structure_fraction and not models[0].needs.structure:
         raise ValueError(
             f"training.structure_fraction={config.training.structure_fraction} is for a structure that is learned; "
             f"{config.preset} has none (model.structure={getattr(config.model, 'structure', 'none')})"
@@ -81,8 +80,7 @@ def train(
 
 def _reason_for_one_device(config: Config, model: System) -> str | None:
     """Says why a training cannot be divided among devices; None if it can."""
-    if model.initial_chains(1, random.key(0)):
+    needs = model.needs
+    if needs.chains is not None:
         return f"{config.preset} keeps samplers for every training row, which stay on one device"
-    if model.free_bits:
-        return f"objective.free_bits={model.free_bits} takes the mean rate of the whole batch"
-    return None
+    return needs.whole_batch or None

@@ -51,13 +51,14 @@ def initial_state(
         is_averaged: whether moving averages of the weights are kept.
     """
     parameters, statistics = functional.parameters.values(), functional.statistics.values()
+    first_chains = functional.model.needs.chains
     return TrainState(
         parameters=parameters,
         first_moment=np.zeros_like(parameters),
         second_moment=np.zeros_like(parameters),
         statistics=statistics,
         key=np.asarray(key, np.uint32),
-        chains=functional.model.initial_chains(num_rows, random.numpy_fold_in(key, random.CHAINS)),
+        chains=first_chains(num_rows, random.numpy_fold_in(key, random.CHAINS)) if first_chains else {},
         averages={"parameters": parameters, "statistics": statistics} if is_averaged else {},
     )
 

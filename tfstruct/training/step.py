@@ -43,7 +43,7 @@ class TrainStep:
     """
 
     def __init__(self, model: System, transform: str) -> None:
-        config = model.config
+        config, needs = model.config, model.needs
         self.model, self.transform = model, transform
         self.functional = Functional(model)
         options = config.optimizer
@@ -52,15 +52,16 @@ class TrainStep:
         self.phases = Phases.from_config(config)
         self.schedules: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = {
             name: self.phases.schedule(getattr(config.schedules, name))
-            for name in ("learning_rate_factor", "kl_weight", *model.scheduled)
+            for name in ("learning_rate_factor", "kl_weight", *needs.schedules)
         }
+        self._scheduled = needs.schedules
         self.weight_decay = float(options.weight_decay)
-        if self.weight_decay and not model.decayed_variables:
+        if self.weight_decay and not needs.decayed:
             raise ValueError(
                 f"optimizer.weight_decay={self.weight_decay} has no effect on {config.system}, which names no weights "
                 "that it should act on; set optimizer.weight_decay=0.0"
             )
-        decayed = {id(variable) for variable in model.decayed_variables}
+        decayed = {id(variable) for variable in needs.decayed}
         self._decay = self.functional.parameters.join(
             [
                 tf.fill(variable.shape, self.weight_decay if id(variable) in decayed else 0.0)
@@ -73,7 +74,7 @@ class TrainStep:
         statistics = self.functional.statistics
         is_averaged = [path.rpartition("/")[2] in ("moving_mean", "moving_variance") for path in statistics.paths]
         self._is_averaged_statistic = np.repeat(np.array(is_averaged, bool), statistics.sizes)
-        posterior = {id(variable) for variable in model.posterior_variables}
+        posterior = {id(variable) for variable in needs.posterior}
         self.posterior_places = [
             place for place, variable in enumerate(self.functional.parameters.variables) if id(variable) in posterior
         ]
@@ -101,14 +102,15 @@ class TrainStep:
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(pieces)
             with self.functional.bind(pieces, state.statistics) as scope:
-                result = self.model.objective(
-                    x,
-                    seed=row_seeds,
+                draws = objectives.Draws(
+                    row_seeds,
+                    self.model.config.objective.num_samples,
+                    training=True,
                     shared_seed=shared_seed,
-                    kl_weight=self.schedules["kl_weight"](step),
-                    scheduled={name: self.schedules[name](step) for name in self.model.scheduled},
+                    scheduled={name: self.schedules[name](step) for name in self._scheduled},
                     chains={name: gibbs.gather(chains, row_ids) for name, chains in state.chains.items()},
                 )
+                result = self.model.objective(x, draws, kl_weight=self.schedules["kl_weight"](step))
                 diagnostics = self.model.diagnostics()
             statistics = self.functional.new_statistics(scope)
         gradients = objectives.group_gradients(tape, result, pieces, [pieces[place] for place in self.posterior_places])

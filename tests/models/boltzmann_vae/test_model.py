@@ -182,7 +182,7 @@ def test_the_given_half_alone_enters_the_encoder(rng):
 def test_a_conditional_model_completes_and_does_not_sample(rng):
     system = conditional(rng)
     x, twin = small.images(rng, 3, HALVES), small.Twin(system)
-    assert system.part_shapes == ((2, 3), (2, 3))
+    assert system.target.part_shapes == ((2, 3), (2, 3))
     assert system.prior is None
     assert system.prepare_evaluation(PREPARE) == {}
     with pytest.raises(ValueError, match="does not sample whole images"):
@@ -245,7 +245,7 @@ COMMON = {
 )
 def test_kernels_scales_and_prior_couplings_decay_and_nothing_else(overrides, model, expected):
     system = registry.build(small.config(*overrides, **model))
-    assert names(system.decayed_variables) == COMMON | expected
+    assert names(system.needs.decayed) == COMMON | expected
 
 
 def test_a_decay_that_no_weight_feels_is_refused():
@@ -314,4 +314,4 @@ def test_settings_that_do_not_go_together_are_refused_by_name(overrides, options
 def test_the_gradient_called_auto_is_that_of_the_paper(overrides, model, expected):
     if "groups" in model:
         model = {**model, "num_units_1": 2, "num_units_2": 2, "groups": 4}
-    assert registry.build(small.config(*overrides, **model)).uses_path_gradient == expected
+    assert small.config(*overrides, **model).uses_path_gradient == expected

@@ -179,13 +179,13 @@ def test_without_chains_new_ones_start_and_none_come_back(rng):
 
 def test_first_chains_are_fair_coins_of_every_row_and_sample():
     system = small.registry.build(small.config("objective.num_samples=3"))
-    chains = system.initial_chains(500, random.key(3))
+    chains = system.needs.chains(500, random.key(3))
     assert set(chains) == {"posterior"}
     assert chains["posterior"].shape == (500, 3, 4)
     assert chains["posterior"].dtype == np.uint8
     assert np.abs(chains["posterior"].mean(axis=0) - 0.5).max() < 5.0 * 0.5 / np.sqrt(500)
     assert len(np.unique(chains["posterior"], axis=0)) > 400
-    assert small.registry.build(small.config(posterior="directed")).initial_chains(5, random.key(3)) == {}
+    assert small.registry.build(small.config(posterior="directed")).needs.chains is None
 
 
 # Path derivatives --------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ PATH_KINDS = pytest.mark.parametrize(
 def posterior_gradients(system, x, field):
     with tf.GradientTape() as tape:
         value = tf.reduce_sum(getattr(small.relaxed_terms(system, x, 3), field))
-    values = [variable.value for variable in system.posterior_variables]
+    values = [variable.value for variable in system.needs.posterior]
     return tape.gradient(value, values, unconnected_gradients="zero")
 
 
@@ -226,9 +226,9 @@ class Held:
 @PATH_KINDS
 def test_log_q_of_the_path_has_a_gradient_through_the_latents_alone(model, rng, monkeypatch):
     system, x = small.build(rng, "objective.num_samples=3", **model), small.images(rng, B)
-    assert system.uses_path_gradient
+    assert system.config.uses_path_gradient
     for variable, gradient in zip(
-        system.posterior_variables, posterior_gradients(system, x, "log_posterior_path"), strict=True
+        system.needs.posterior, posterior_gradients(system, x, "log_posterior_path"), strict=True
     ):
         assert np.all(np.isfinite(gradient)), variable.path
         assert np.any(gradient != 0.0), variable.path

@@ -234,12 +234,12 @@ def test_samples_of_the_prior_know_of_no_flow(rng):
 @small.SHARED_TOP_DOWN
 def test_posterior_variables_include_the_flows_and_the_context(share_top_down):
     system = _build("full", share_top_down=share_top_down)
-    own = {id(variable) for variable in system.posterior_variables}
+    own = {id(variable) for variable in system.needs.posterior}
     expected = [*system.encoder.trainable_variables, *system.bottom_up.trainable_variables]
     for layer in [*system.flows, *([] if share_top_down else system.posterior_top_down)]:
         expected += layer.trainable_variables
     assert own == {id(variable) for variable in expected}
-    assert len(own) == len(system.posterior_variables)
+    assert len(own) == len(system.needs.posterior)
 
 
 # Gradients ---------------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_the_path_gradient_is_the_total_one_less_the_score(share_top_down, rng):
 # A part of the score that is left in the path term, or a determinant missing from one of the two, is a bias.
 def test_the_score_that_the_path_gradient_leaves_out_is_zero_on_average(rng):
     system, x = _build("learned", rng, activation="elu"), small.images(rng, 1)
-    variables, weigh = [variable.value for variable in system.posterior_variables], tf.ones([20_000, 1], tf.float64)
+    variables, weigh = [variable.value for variable in system.needs.posterior], tf.ones([20_000, 1], tf.float64)
     directions = [rng.normal(size=variable.shape) for variable in variables]
     # Reverse mode twice gives every sample's derivative along the direction: the first is linear in the weights.
     with tf.GradientTape(persistent=True) as outer:
@@ -335,7 +335,7 @@ def test_at_the_exact_posterior_the_path_gradient_of_every_sample_is_zero(rng):
         factor = {"kernel_0": gate**-2, "kernel_2": -(gate**2), "bias_2": -(gate**2)}.get(name, 1.0)
         values[path.replace("step_0", "step_2")][:] = factor * values[path]
     small.assign(system, values)
-    variables = [variable.value for variable in system.posterior_variables]
+    variables = [variable.value for variable in system.needs.posterior]
     with tf.GradientTape(persistent=True) as tape:
         terms = _terms(system, small.images(rng, B), path=True)
         plain, path = (tf.unstack(tf.reshape(_bound(terms, which), [-1])) for which in (False, True))

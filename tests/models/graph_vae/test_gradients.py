@@ -4,6 +4,7 @@ import scipy.stats
 import tensorflow as tf
 
 from tests.reference import small
+from tests.reference.draws import training_draws
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
 from tfstruct.functional import Functional
@@ -210,9 +211,9 @@ def test_every_weight_gets_a_gradient_with_every_option(model, gradient, objecti
 
 
 def test_posterior_variables_are_those_of_q_alone():
-    own = {variable.path.split("/")[1] for variable in small.build("full").posterior_variables}
+    own = {variable.path.split("/")[1] for variable in small.build("full").needs.posterior}
     assert own == {"encoder", "bottom_up", "posterior_top_down_1", "posterior_top_down_2"}
-    shared = {variable.path.split("/")[1] for variable in small.build("full", share_top_down=True).posterior_variables}
+    shared = {variable.path.split("/")[1] for variable in small.build("full", share_top_down=True).needs.posterior}
     assert shared == {"encoder", "bottom_up"}
 
 
@@ -223,14 +224,9 @@ def test_group_gradients_take_each_groups_own_loss(gradient, rng):
         small.config("learned", [f"objective.gradient={gradient}", "objective.name=iwae", "objective.num_samples=3"])
     )
     with tf.GradientTape(persistent=True) as tape:
-        result = system.objective(
-            tf.constant(x),
-            seed=small.KEY,
-            shared_seed=random.key(5),
-            scheduled={"gate_temperature": tf.constant(1.0, tf.float64)},
-        )
+        result = system.objective(tf.constant(x), training_draws(system, small.KEY, random.key(5), 1.0))
     variables = [variable.value for variable in system.trainable_variables]
-    posterior = [variable.value for variable in system.posterior_variables]
+    posterior = [variable.value for variable in system.needs.posterior]
     found = group_gradients(tape, result, variables, posterior)
     of_q = {id(variable) for variable in posterior}
     generative = tape.gradient(result.generative_loss, variables, unconnected_gradients="zero")

@@ -86,10 +86,13 @@ def test_terms_are_those_of_the_twin(case, is_whole, rng):
     for one, two in zip(found[:3], expected, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found.log_posterior_path, expected[2], rtol=1e-4, atol=1e-4)
-    if found.circuit is not None:
+    if found.composition is not None:
         leaves = (expected[0] + expected[1] - expected[2]).mean(axis=0)
         np.testing.assert_allclose(
-            found.circuit.log_prob(tf.constant(leaves, tf.float32)), small.root(model, leaves), rtol=1e-5, atol=1e-6
+            found.composition.circuit.log_prob(tf.constant(leaves, tf.float32)),
+            small.root(model, leaves),
+            rtol=1e-5,
+            atol=1e-6,
         )
 
 
@@ -138,7 +141,7 @@ def test_the_exact_densities_of_the_reference_sum_to_one(exact):
 # Theorems 1 and 2 of the paper: bounds of leaves give bounds of the whole, and tighter ones tighter ones.
 def test_local_bounds_give_a_bound_that_rises_with_the_number_of_samples(exact):
     model, x, leaves, log_prob = exact
-    draws = 4_000 * model.leaves_per_sample**2  # bounds of leaves that share their samples vary together
+    draws = 4_000 * model.leaves.leaves_per_vae**2  # bounds of leaves that share their samples vary together
     rows = tf.repeat(tf.constant(x), draws, axis=0)
     means = []
     for name, num_samples in (("elbo", 1), ("iwae", 2), ("iwae", 20)):
@@ -178,8 +181,7 @@ def _estimate(model, x, observed=None, num_samples=2_000):
         keys,
         num_samples=num_samples,
         chunk=500,
-        circuit=model.circuit,
-        leaves_per_sample=model.leaves_per_sample,
+        composition=model.composition,
     )
 
 

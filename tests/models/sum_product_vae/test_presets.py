@@ -84,7 +84,7 @@ def test_logistic_mixtures_are_of_grey_levels_as_they_are_and_in_bits():
 
 def test_components_are_those_of_one_vae_for_each_of_the_same_tiles():
     model = registry.build(presets.get("spvae/mnist_components"))
-    assert (model.leaves.num_vaes, model.num_leaves, model.leaves_per_sample) == (16, 16 * 64, 64)
+    assert (model.leaves.num_vaes, model.num_leaves, model.leaves.leaves_per_vae) == (16, 16 * 64, 64)
     counts = model.structure_report()["circuit"]
     assert (counts["internal_regions"], counts["products"], counts["sums"]) == (15, 15 * 64, 14 * 64 + 1)
     assert counts["sum_weights"] == 14 * 64**2 + 64

@@ -134,7 +134,7 @@ def test_missing_grey_levels_are_filled_with_the_mean_whatever_they_are(value, r
 def test_the_models_path_gradient_has_the_mean_of_the_plain_one(leaf_vaes):
     model = small.system("objective.num_samples=2", leaf_vaes=leaf_vaes)
     rows, repeats = np.repeat(small.every_image()[5:7], 4_000, axis=0), 20
-    variables = [variable.value for variable in model.posterior_variables]
+    variables = [variable.value for variable in model.needs.posterior]
 
     @tf.function(autograph=False)
     def gradients(key):
