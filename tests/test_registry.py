@@ -106,3 +106,9 @@ def test_a_plugin_that_cannot_be_imported_is_named(monkeypatch):
 def test_the_package_names_what_it_offers():
     assert {"data", "list_models", "load", "models"} <= set(dir(tfstruct))
     assert tfstruct.models.build is build
+
+
+def test_names_that_begin_alike_are_suggested_first():
+    known = ["graph_vae/mnist", "graph_iaf_vae/mnist", "spvae/mnist_discrete", "spvae/mnist_missing"]
+    hint = registry.did_you_mean("spvae/mnist", known)
+    assert hint.startswith("; did you mean spvae/mnist_discrete or spvae/mnist_missing or graph_vae/mnist?")

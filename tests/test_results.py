@@ -31,6 +31,22 @@ def test_results_follow_from_the_scores_of_images(name):
             scores = found.scores[f"{row}/{seed}"]
             assert len(scores) == run["evaluation"]["data"]["images"]
             assert run["log_likelihood"] == pytest.approx(scores.mean(dtype=np.float64), rel=1e-6)
+            elbos = found.scores.get(f"{row}/{seed}/elbo")
+            assert elbos is None or run["elbo"] == pytest.approx(elbos.mean(dtype=np.float64), rel=1e-6)
+            assert run["elbo"] == pytest.approx(-run["rate"] - run["distortion"], rel=1e-6)
+
+
+def test_a_run_that_stands_in_two_tables_has_the_same_numbers_in_both():
+    seen = {}
+    for name in FILLED:
+        for entry in read(name).document["rows"].values():
+            for run in entry["seeds"].values():
+                evaluation = run["evaluation"]
+                about = (run["training"]["config_sha256"], run["seed"], evaluation["data"], evaluation["num_samples"])
+                own = {
+                    key: value for key, value in run.items() if key not in ("training", "evaluation", "edge_effects")
+                }
+                assert seen.setdefault(str(about), own) == own
 
 
 def test_every_file_of_results_belongs_to_a_table():

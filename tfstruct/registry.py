@@ -55,7 +55,10 @@ def import_module(name: str) -> None:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns how a message about an unknown name ends: the near names, and all of them."""
     known = list(known)
+    # What begins alike comes first: spvae/mnist is nearer to spvae/mnist_discrete than to graph_vae/mnist.
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
+    alike = [other for other in known if other.startswith(str(name)) and name]
+    near = list(dict.fromkeys([*alike, *near]))[:3]
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     return f"{hint} There are {', '.join(known) or 'none'}."
 

@@ -32,6 +32,7 @@ _DOCUMENTS = flags.DEFINE_string("documents", ".", "Folder of README.md and docs
 def main() -> None:
     """Fills tables, lists them, or writes the documents."""
     from tfstruct.evaluation import documents, reproduce, results
+    from tfstruct.evaluation import units as runs
     from tfstruct.models import tables
 
     if _WRITE_DOCS.value:
@@ -50,7 +51,7 @@ def main() -> None:
     deadline = None if _HOURS.value is None else time.monotonic() + 3600.0 * _HOURS.value
     is_complete = True
     for table in [tables.TABLES[name] for name in names]:
-        units = reproduce.units(
+        units = runs.units(
             table,
             _WORKDIR.value,
             rows=_ROWS.value,
@@ -60,7 +61,7 @@ def main() -> None:
         )
         if _LIST.value:
             print(f"{table.name}: {table.title}")
-            for line in reproduce.status(units, results.read(_RESULTS.value, table)):
+            for line in runs.status(units, results.read(_RESULTS.value, table)):
                 print(f"  {line}")
             continue
         runner = reproduce.Runner(

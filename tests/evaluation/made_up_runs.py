@@ -103,7 +103,7 @@ def write_evaluation(row, workdir, seeds=(0,), flags=()):
     }
     stem = evaluation_stem(row.evaluation.split, row.evaluation.tag)
     (workdir / f"{stem}.json").write_text(json.dumps(report))
-    np.savez(workdir / f"{stem}_log_prob.npz", log_prob=values)
+    np.savez(workdir / f"{stem}_log_prob.npz", log_prob=values, elbo=values - 2.0)
 
 
 # A program that stands for tfstruct-train and tfstruct-evaluate: it takes steps of ten milliseconds, goes on from the

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from tests.evaluation.made_up_runs import TABLE
+from tests.evaluation.made_up_runs import EDGES, TABLE
 from tests.evaluation.test_results import fill
 from tfstruct.evaluation import documents
 from tfstruct.evaluation import results as results_lib
@@ -92,7 +92,7 @@ def test_findings_name_the_claims_that_wait_for_models(tmp_path):
     waiting = fill(tmp_path / "results", tmp_path / "runs", names=("graph",))
     text = documents.findings([TABLE], {TABLE.name: waiting})
     assert "No claim has been tested yet." in text
-    assert "<summary>1 claims whose models are not all trained yet</summary>" in text
+    assert "<summary>1 claims whose models are not all trained and evaluated yet</summary>" in text
     assert "* Tuning helps." in text.splitlines()
 
 
@@ -136,6 +136,33 @@ def test_edges_of_learned_graphs_stand_in_tables_and_findings(tmp_path):
     text = documents.findings([table], {table.name: filled})
     assert "No claim has been tested yet." in text
     assert line in text.splitlines()
+    effects = EDGES | {"edges": [EDGES["edges"][0]] * 2}
+    whole = {"0": filled.document["rows"]["graph"]["seeds"]["0"] | {"edge_effects": effects}}
+    rows = {"graph": filled.document["rows"]["graph"] | {"seeds": whole}}
+    text = documents.findings([table], {table.name: filled._replace(document=filled.document | {"rows": rows})})
+    assert "seed 0: 2 of 2 open, which is the fully connected graph: nothing was pruned; flipping" in text
+
+
+def test_evaluations_by_code_that_was_not_committed_are_told(filled):
+    assert "not committed" not in documents.table_to_markdown(TABLE, filled)
+    rows = dict(filled.document["rows"])
+    entry = rows["graph"]["seeds"]["0"]
+    seeds = rows["graph"]["seeds"] | {"0": entry | {"evaluation": entry["evaluation"] | {"commit": "abc-dirty"}}}
+    changed = filled._replace(document=filled.document | {"rows": rows | {"graph": rows["graph"] | {"seeds": seeds}}})
+    text = documents.table_to_markdown(TABLE, changed)
+    assert "1 of 6 evaluations: by code with changes that were not committed." in text.splitlines()
+
+
+@pytest.mark.parametrize("missing", ["results", "documents"])
+def test_documents_are_not_written_from_or_to_a_folder_that_is_not_there(tmp_path, missing):
+    folders = {name: tmp_path / name for name in ("results", "documents")}
+    for name, folder in folders.items():
+        if name != missing:
+            folder.mkdir()
+    with pytest.raises(FileNotFoundError, match=f"there is no folder .*{missing}' of {missing}"):
+        documents.write_all(folders["results"], folders["documents"])
+    assert not folders[missing].exists()
+    assert not any(any(folder.iterdir()) for folder in tmp_path.iterdir())
 
 
 def test_tables_that_are_figures_are_drawn_from_the_results(filled, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """Filling a table, with a program of milliseconds in place of training and evaluation."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -16,6 +18,7 @@ from tests.evaluation.made_up_runs import TABLE
 from tests.trainers import tiny
 from tfstruct.evaluation import reproduce
 from tfstruct.evaluation import results as results_lib
+from tfstruct.evaluation import units as units_lib
 from tfstruct.models import tables
 from tfstruct.models.tables import Evaluation
 
@@ -28,7 +31,7 @@ def runner(monkeypatch, tmp_path):
         reproduce,
         "command",
         lambda program, table, unit, data_dir: made_up_runs.stand_in(
-            program, unit, reproduce.start_folder(table, unit)
+            program, unit, units_lib.start_folder(table, unit)
         ),
     )
 
@@ -42,7 +45,7 @@ def runner(monkeypatch, tmp_path):
 
 
 def todo(tmp_path, **options):
-    return reproduce.units(TABLE, tmp_path / "runs", rows=options.pop("rows", ("graph", "open")), **options)
+    return units_lib.units(TABLE, tmp_path / "runs", rows=options.pop("rows", ("graph", "open")), **options)
 
 
 def starts(unit):
@@ -51,7 +54,7 @@ def starts(unit):
 
 
 def test_units_go_seed_by_seed_and_leave_out_what_has_no_data(tmp_path):
-    found = reproduce.units(TABLE, tmp_path)
+    found = units_lib.units(TABLE, tmp_path)
     assert [(unit.row.name, unit.seeds) for unit in found[:4]] == [
         ("graph", (0,)),
         ("open", (0,)),
@@ -59,29 +62,29 @@ def test_units_go_seed_by_seed_and_leave_out_what_has_no_data(tmp_path):
         ("graph", (1,)),
     ]
     assert {unit.row.name for unit in found} == {"graph", "open", "other"}
-    assert {unit.row.name for unit in reproduce.units(TABLE, tmp_path, rows=["absent"])} == {"absent"}
-    (together, *_) = reproduce.units(TABLE, tmp_path, rows=["graph"], per_run=8)
+    assert {unit.row.name for unit in units_lib.units(TABLE, tmp_path, rows=["absent"])} == {"absent"}
+    (together, *_) = units_lib.units(TABLE, tmp_path, rows=["graph"], per_run=8)
     assert (together.seeds, together.workdir.name) == ((0, 1, 2), "seed_0-2")
     with pytest.raises(ValueError, match=r"must follow one another, found \(0, 2\)"):
-        reproduce.units(TABLE, tmp_path, seeds=(0, 2), per_run=2)
+        units_lib.units(TABLE, tmp_path, seeds=(0, 2), per_run=2)
     with pytest.raises(ValueError, match="unknown row 'grph'; did you mean graph?"):
-        reproduce.units(TABLE, tmp_path, rows=["grph"])
+        units_lib.units(TABLE, tmp_path, rows=["grph"])
 
 
 def test_runs_of_the_same_changes_share_a_folder_and_others_do_not(tmp_path):
     graph, tuned = (TABLE.row(name) for name in ("graph", "open"))
     again = dataclasses.replace(graph, name="again", evaluation=tuned.evaluation)
-    folders = [reproduce.run_folder(TABLE, row) for row in (graph, again, tuned, TABLE.row("other"))]
+    folders = [units_lib.run_folder(TABLE, row) for row in (graph, again, tuned, TABLE.row("other"))]
     assert folders[0] == folders[1] != folders[2]
     assert folders[3] == "vae-tiny"
-    assert folders[2] != reproduce.run_folder(TABLE, dataclasses.replace(tuned, start_from=""))
+    assert folders[2] != units_lib.run_folder(TABLE, dataclasses.replace(tuned, start_from=""))
     assert all(len(folder) < 60 for folder in folders)
 
 
 def test_commands_name_preset_seed_settings_and_the_run_to_start_from(tmp_path):
-    unit = reproduce.units(TABLE, tmp_path, rows=["open"], seeds=(5,))[0]
-    command = reproduce.command("train", TABLE, unit, "/data")
-    source = reproduce.units(TABLE, tmp_path, rows=["graph"], seeds=(5,))[0].workdir
+    unit = units_lib.units(TABLE, tmp_path, rows=["open"], seeds=(5,))[0]
+    command = units_lib.command("train", TABLE, unit, "/data")
+    source = units_lib.units(TABLE, tmp_path, rows=["graph"], seeds=(5,))[0].workdir
     assert command[1:] == [
         "-m",
         "tfstruct.trainers.train",
@@ -93,7 +96,7 @@ def test_commands_name_preset_seed_settings_and_the_run_to_start_from(tmp_path):
         f"--set=training.initial_weights={source}",
         "--data_dir=/data",
     ]
-    command = reproduce.command("evaluate", TABLE, unit, None)
+    command = units_lib.command("evaluate", TABLE, unit, None)
     assert command[2:] == [
         "tfstruct.trainers.evaluate",
         f"--workdir={unit.workdir}",
@@ -108,8 +111,8 @@ def test_commands_name_preset_seed_settings_and_the_run_to_start_from(tmp_path):
 def test_commands_pass_on_other_data_settings_of_the_evaluation_and_replicas(tmp_path):
     evaluation = Evaluation(7, data="binarized_mnist/static", split="test", overrides=("evaluation.chunk=3",))
     row = dataclasses.replace(TABLE.row("graph"), evaluation=evaluation)
-    unit = reproduce.Unit(row, (1, 2, 3), tmp_path / "run")
-    command = reproduce.command("evaluate", TABLE, unit, None)
+    unit = units_lib.Unit(row, (1, 2, 3), tmp_path / "run")
+    command = units_lib.command("evaluate", TABLE, unit, None)
     assert command[-4:] == [
         "--num_samples=7",
         "--images=0",
@@ -118,10 +121,10 @@ def test_commands_pass_on_other_data_settings_of_the_evaluation_and_replicas(tmp
     ]
     assert "--tag=k7_binarized_mnist_static_chunk-3" in command
     asked = dataclasses.replace(row, evaluation=Evaluation(7, 20, edges=True))
-    command = reproduce.command("evaluate", TABLE, unit._replace(row=asked), None)
+    command = units_lib.command("evaluate", TABLE, unit._replace(row=asked), None)
     assert command[-4:] == ["--images=20", "--edges", "--edge_samples=7", "--edge_images=20"]
     assert "--tag=k7_n20_edges" in command
-    assert {"--seed=1", "--replicas=3"} <= set(reproduce.command("train", TABLE, unit, None))
+    assert {"--seed=1", "--replicas=3"} <= set(units_lib.command("train", TABLE, unit, None))
 
 
 def test_a_run_to_start_from_that_was_not_asked_for_is_trained_first(runner, tmp_path):
@@ -189,7 +192,7 @@ def test_stopped_at_the_deadline_it_goes_on_to_the_same_files(runner, tmp_path):
     interrupted = [path.read_bytes() for path in results_lib.paths(tmp_path / "results", TABLE)]
     whole = tmp_path / "whole"
     assert reproduce.Runner(TABLE, whole, say=runner.said.append).run(
-        reproduce.units(TABLE, whole / "runs", rows=("graph", "open"), seeds=(0,))
+        units_lib.units(TABLE, whole / "runs", rows=("graph", "open"), seeds=(0,))
     )
     assert [path.read_bytes() for path in results_lib.paths(whole, TABLE)] == interrupted
 
@@ -211,7 +214,7 @@ def test_a_request_to_stop_ends_the_processes_and_keeps_their_steps(runner, tmp_
 
 def test_a_failed_run_is_named_and_does_not_stop_the_others(runner, tmp_path):
     units = todo(tmp_path, seeds=(0,))
-    units += reproduce.units(TABLE, tmp_path / "elsewhere", rows=["graph"], seeds=(1,))
+    units += units_lib.units(TABLE, tmp_path / "elsewhere", rows=["graph"], seeds=(1,))
     units[0].workdir.parent.mkdir(parents=True)
     (units[0].workdir.parent / "fail").touch()
     made = runner()
@@ -221,10 +224,37 @@ def test_a_failed_run_is_named_and_does_not_stop_the_others(runner, tmp_path):
     assert any("FAILED" in line and "no more memory" in line for line in runner.said)
 
 
+def test_results_that_cannot_be_written_are_refused_before_anything_is_trained(runner, tmp_path):
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(OSError, match="results"):
+        runner().run(todo(tmp_path, seeds=(0,)))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_whole_last_message_of_a_failed_run_is_told(tmp_path):
+    unit = todo(tmp_path, rows=("graph",), seeds=(0,))[0]
+    unit.workdir.parent.mkdir(parents=True)
+    errors = tempfile.TemporaryFile()
+    errors.write(b"chatter\n  of a library\nerror: no data\n  say where\n  by --data_dir\n")
+    job = reproduce._Job(unit, "train", None, 0, errors, 0)
+    assert job.take_errors() == "error: no data say where by --data_dir"
+    assert "of a library" in job.log.read_text()
+
+
+def test_progress_is_that_of_the_process_and_not_of_the_one_before(runner, tmp_path):
+    unit = todo(tmp_path, rows=("graph",), seeds=(0,))[0]
+    unit.workdir.mkdir(parents=True)
+    rows = [{"step": step, "seconds": step / 10} for step in (10, 20, 30)]
+    (unit.workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = [runner()._progress(reproduce._Job(unit, "train", None, 0, None, first)) for first in (0, 20, 30)]
+    assert told[0] == "graph seed 0: step 30 of 100, 10.0 steps/s, 0 min left"
+    assert told[1:] == ["graph seed 0: compiling"] * 2
+
+
 def test_results_of_another_machine_are_not_computed_again(runner, tmp_path):
     units = todo(tmp_path, rows=("graph",), seeds=(0,))
     assert runner().run(units)
-    elsewhere = reproduce.units(TABLE, tmp_path / "empty", rows=["graph"], seeds=(0,))
+    elsewhere = units_lib.units(TABLE, tmp_path / "empty", rows=["graph"], seeds=(0,))
     assert runner().run(elsewhere)
     assert not (tmp_path / "empty").exists()
 
@@ -233,13 +263,13 @@ def test_the_list_says_what_is_done_under_way_and_missing(runner, tmp_path):
     units = todo(tmp_path, seeds=(0, 1))
     runner().run(units[:1])
     units[2].workdir.mkdir(parents=True)
-    lines = list(reproduce.status(units, results_lib.read(tmp_path / "results", TABLE)))
+    lines = list(units_lib.status(units, results_lib.read(tmp_path / "results", TABLE)))
     assert lines == ["graph  0 done; 1 step 0 of 100", "open   0 missing; 1 missing"]
 
 
 def test_rows_without_data_are_listed_with_the_reason_when_all_are_asked_for(tmp_path):
-    units = reproduce.units(TABLE, tmp_path, seeds=(0,), is_whole=True)
-    lines = list(reproduce.status(units, results_lib.read(tmp_path / "results", TABLE)))
+    units = units_lib.units(TABLE, tmp_path, seeds=(0,), is_whole=True)
+    lines = list(units_lib.status(units, results_lib.read(tmp_path / "results", TABLE)))
     assert lines[-1] == "absent  no data: no network; 0 missing"
 
 
@@ -273,8 +303,8 @@ def test_a_killed_runner_leaves_no_trainer_behind(tmp_path):
     program = f"""
 import sys, time
 from tests.evaluation import made_up_runs
-from tfstruct.evaluation import reproduce
-unit = reproduce.units(made_up_runs.TABLE, {str(tmp_path)!r}, rows=["graph"], seeds=(0,))[0]
+from tfstruct.evaluation import reproduce, units
+unit = units.units(made_up_runs.TABLE, {str(tmp_path)!r}, rows=["graph"], seeds=(0,))[0]
 reproduce.command = lambda *_: [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
 job = reproduce.Runner(made_up_runs.TABLE, {str(tmp_path)!r})._start(unit, set())
 print("started", flush=True)
@@ -302,7 +332,7 @@ time.sleep(60)
 @pytest.mark.parametrize("seeds", [(-1,), (0, -2)])
 def test_negative_seeds_are_refused(tmp_path, seeds):
     with pytest.raises(ValueError, match="seeds must be at least 0, found"):
-        reproduce.units(TABLE, tmp_path, seeds=seeds)
+        units_lib.units(TABLE, tmp_path, seeds=seeds)
 
 
 def test_no_jobs_are_refused(tmp_path):

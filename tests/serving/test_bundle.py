@@ -150,29 +150,6 @@ def test_the_recipe_on_the_card_makes_the_config_again(trained, folder):
     assert export[1:] == ["--workdir=RUN", "--output=BUNDLE", "--weights_dtype=float32"]
 
 
-def test_the_recipe_evaluates_as_was_done(trained):
-    path = trained.folder.path / "evaluation.json"
-    before = path.read_text() if path.exists() else None
-    try:
-        given = [
-            "--workdir",
-            "runs/a",
-            "--num_samples=7",
-            "--set",
-            "evaluation.chunk=3",
-            "--data_dir=/x",
-            "--nopictures",
-        ]
-        path.write_text(json.dumps({"command": ["tfstruct-evaluate", *given]}))
-        assert cards._evaluation_options(trained) == ["--num_samples=7", "--set=evaluation.chunk=3", "--nopictures"]
-        path.write_text(json.dumps({"command": ["my_script.py", *given]}))
-        assert cards._evaluation_options(trained) == []
-    finally:
-        path.unlink()
-        if before is not None:
-            path.write_text(before)
-
-
 def test_the_signatures_of_the_card_are_those_of_the_model(folder, model):
     card = model.card["signatures"]
     signatures = model._signatures

@@ -30,21 +30,22 @@ def test_rows_that_the_model_cannot_score_are_refused_with_what_was_found(model,
             method(rows)
 
 
-@pytest.mark.parametrize("seed", [0.5, [1, 2], np.zeros([3, 1], int), "a", [1.0, 2.0, 3.0]])
+@pytest.mark.parametrize("seed", [0.5, [1, 2], np.zeros([3, 1], int), "a", [1.0, 2.0, 3.0], 2**63, 2**70])
 def test_seeds_that_are_not_one_integer_or_one_a_row_are_refused(model, seed):
     with pytest.raises(ValueError, match=r"integer or integers \[3\]"):
         model.log_prob(np.zeros([3, 4]), seed=seed)
 
 
-@pytest.mark.parametrize("num", [0, -1])
+@pytest.mark.parametrize("num", [0, -1, 1.5, "3"])
 def test_no_samples_are_refused(model, num):
-    with pytest.raises(ValueError, match=f"num must be at least 1, found {num}"):
+    with pytest.raises(ValueError, match=f"num must be an integer of at least 1, found {num!r}"):
         model.sample(num)
 
 
-def test_a_batch_size_below_one_is_refused(model):
-    with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
-        model.log_prob(np.zeros([3, 4]), batch_size=0)
+@pytest.mark.parametrize("size", [0, 1.5, None])
+def test_a_batch_size_below_one_is_refused(model, size):
+    with pytest.raises(ValueError, match=f"batch_size must be an integer of at least 1, found {size}"):
+        model.log_prob(np.zeros([3, 4]), batch_size=size)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float16, np.float64])
@@ -121,6 +122,12 @@ def test_a_model_that_is_not_there_is_refused_with_the_places_looked_at(shelf):
     with pytest.raises(FileNotFoundError, match="no exported model 'tiny/smal'") as error:
         tfstruct.load("tiny/smal")
     assert str(shelf / "tiny/smal") in str(error.value)
+
+
+def test_a_training_run_is_refused_with_what_makes_a_model_of_it(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(FileNotFoundError, match="is a training run, .*tfstruct-export"):
+        tfstruct.load(tmp_path)
 
 
 def test_a_card_that_is_no_json_is_refused(shelf):

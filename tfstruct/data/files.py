@@ -127,7 +127,9 @@ def _open(path: pathlib.Path, kind: type, **options) -> Any:
     try:
         content = np.load(path, allow_pickle=False, **options)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as arrays of numbers: {error}") from error
+        # NumPy takes whatever it does not know for a pickle, and advises to load it unsafely.
+        reason = "it is no file of NumPy's" if "load it unsafely" in str(error) else error
+        raise ValueError(f"{str(path)!r} cannot be read as arrays of numbers: {reason}") from error
     if not isinstance(content, kind):
         raise ValueError(
             f"{str(path)!r} holds {type(content).__name__}, which its suffix {path.suffix} does not announce"

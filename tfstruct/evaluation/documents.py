@@ -119,6 +119,7 @@ def _notes(table: Table, results: Results) -> list[str]:
     notes += ["\n".join(["Differences in nats, of paired images:", "", *plain])] if plain else []
     edges = _edges(table, results)
     notes += ["\n".join(["Edges flipped one at a time:", "", *edges])] if edges else []
+    notes += _uncommitted(results)
     notes.append(f"    tfstruct-reproduce --table={table.name}")
     flagged = [f"* {row['title']}: {flag}" for row in rows.values() for flag in row["flags"]]
     if flagged:
@@ -126,6 +127,15 @@ def _notes(table: Table, results: Results) -> list[str]:
     missing = dict.fromkeys(row.missing for row in table.rows if row.missing and row.name not in rows)
     notes += [f"Not run for want of data: {reason}." for reason in missing]
     return notes
+
+
+def _uncommitted(results: Results) -> list[str]:
+    """Says how many evaluations were made by code with changes that were not committed."""
+    entries = [entry for row in results.document["rows"].values() for entry in row["seeds"].values()]
+    changed = sum((entry["evaluation"]["commit"] or "").endswith("-dirty") for entry in entries)
+    return (
+        [f"{changed} of {len(entries)} evaluations: by code with changes that were not committed."] if changed else []
+    )
 
 
 def _difference(table: Table, entry: Mapping[str, Any]) -> str:
@@ -150,11 +160,13 @@ def _edge_summary(effects: Mapping[str, Any]) -> str:
     changes = [(float(edge["change"]), float(edge["std_err"])) for edge in edges]
     worse, better = (sum(sign * change > 2.0 * error for change, error in changes) for sign in (-1.0, 1.0))
     named = {"all open": effects["all_open"], "all closed": effects["all_closed"]}
+    num_open = sum(edge["is_open"] for edge in edges)
+    pruned = ", which is the fully connected graph: nothing was pruned" if num_open == len(edges) else ""
     if effects["undecided"] is not None:
         named[f"averaged over {len(effects['undecided']['edges'])} undecided edges"] = effects["undecided"]
     whole = [f"{name} {_signed(float(part['change']), float(part['std_err']))}" for name, part in named.items()]
     return (
-        f"{sum(edge['is_open'] for edge in edges)} of {len(edges)} open; flipping one alone is worse for {worse}, "
+        f"{num_open} of {len(edges)} open{pruned}; flipping one alone is worse for {worse}, "
         f"better for {better} (by more than two standard errors over images), by {_signed(*min(changes))} to "
         f"{_signed(*max(changes))} nats; {', '.join(whole)} nats (K={effects['num_samples']}, "
         f"{effects['images']:,} images)"
@@ -222,11 +234,15 @@ def findings(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
         if claim and not (results[table.name].seeds(first) and results[table.name].seeds(other))
     ]
     if waiting:
-        lines += [f"<details><summary>{len(waiting)} claims whose models are not all trained yet</summary>", ""]
+        lines += [
+            f"<details><summary>{len(waiting)} claims whose models are not all trained and evaluated yet</summary>",
+            "",
+        ]
         lines += [*(f"* {claim}" for claim in waiting), "", "</details>", ""]
     for table in tables:
         edges = _edges(table, results[table.name])
-        lines += [f"## {table.title} (`{table.name}`)", "", *edges, ""] if edges else []
+        if edges:
+            lines += [f"## {table.title} (`{table.name}`)", "", *edges, "", *_uncommitted(results[table.name]), ""]
     return "\n".join(lines)
 
 
@@ -299,8 +315,12 @@ def write_all(results_folder: PathLike, folder: PathLike) -> list[Path]:
     """Writes FINDINGS.md beside the results, and docs/results.md and the tables in README.md under a folder.
 
     Raises:
+        FileNotFoundError: one of the folders does not exist; nothing is then written.
         ValueError: a README that marks a table which does not exist.
     """
+    for path, what in ((results_folder, "results"), (folder, "documents")):
+        if not Path(path).is_dir():
+            raise FileNotFoundError(f"there is no folder {str(path)!r} of {what}")
     named = [tables_lib.TABLES[name] for name in tables_lib.TABLES if name != tables_lib.TESTS]
     results = {table.name: read(results_folder, table) for table in named}
     paths = [
@@ -335,8 +355,10 @@ def bundles_to_markdown(folder: Path) -> str:
         scored, num_samples = "not evaluated", "-"
         if metrics is not None:
             target = card["target"].replace("|", "\\|")  # a bar ends a cell
-            scored = f"{target} {metrics['log_likelihood']:.2f} ({metrics['std_err']:.2f})"
-            num_samples = str(metrics["num_samples"])
+            flagged = " (flagged)" if metrics["flags"] else ""
+            scored = f"{target} {metrics['log_likelihood']:.2f} ({metrics['std_err']:.2f}){flagged}"
+            temperatures = metrics.get("settings", {}).get("posterior_temperatures")
+            num_samples = str(metrics["num_samples"]) + (f", {temperatures} temperatures" if temperatures else "")
         lines.append(
             (
                 f"`{place.relative_to(folder)}`",

@@ -206,12 +206,13 @@ def evaluate(
     if edges:
         edge_rows = rows[:edge_images]
         edge_scorer = make_scorer(num_samples=edge_samples, batch_size=min(batch_size, len(edge_rows)))
-    replicas, log_probs = [], []
+    replicas, log_probs, elbos = [], [], []
     for replica in range(run.num_replicas):
         parameters = run.weights.parameters[replica]
         statistics, prepared = scorer.prepare(parameters, run.weights.statistics[replica], options, seed=seed)
         estimate = scorer(parameters, statistics, rows, seed=seed)
         log_probs.append(estimate.log_prob)
+        elbos.append(estimate.elbo)
         report = _replica_report(run, data, replica, scorer.summarise(estimate))
         spread, flags = plausibility.over_images(estimate, num_samples)
         report |= spread | prepared
@@ -256,7 +257,7 @@ def evaluate(
     }
     # The report last: where it exists, the scores do.
     with replacing(run.folder.path / f"{stem}_log_prob.npz") as file:
-        np.savez(file, log_prob=np.stack(log_probs))
+        np.savez(file, log_prob=np.stack(log_probs), elbo=np.stack(elbos))
     write_json(run.folder.path / f"{stem}.json", result)
     return result
 

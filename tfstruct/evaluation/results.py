@@ -1,8 +1,9 @@
 """Results of a table: every number with where it comes from, in files that are written and never typed.
 
 `<table>.json` holds for every row and seed the evaluation, what it cost and where it was computed, and the paired
-differences; `<table>.npz` holds the log-likelihood of every image, from which all of it can be computed again. Entries
-of runs that are no longer at hand stay in the files as long as the row means the same.
+differences; `<table>.npz` holds the log-likelihood of every image, from which means, standard errors and differences
+can be computed again, and the ELBO of every image of evaluations that kept it. Entries of runs that are no longer at
+hand stay in the files as long as the row means the same.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from tfstruct.training.logging import read_rows
 
 SCHEMA_VERSION = 1
 _CONFIDENCE = 0.95
+_ELBO = "/elbo"
 _OF_A_RUN = {"training.seed", "training.replicas", "training.initial_weights"}  # in which the runs of a row differ
 
 
@@ -34,7 +36,7 @@ class Results(NamedTuple):
 
     Attributes:
         document: the contents of the JSON file.
-        scores: log-likelihood of every image, nats, float32 [n], by `<row>/<seed>`.
+        scores: log-likelihood of every image, nats, float32 [n], by `<row>/<seed>`; ELBO by `<row>/<seed>/elbo`.
     """
 
     document: dict[str, Any]
@@ -89,13 +91,15 @@ def read(folder: PathLike, table: Table) -> Results:
     expected = {f"{row}/{seed}" for row, entry in document["rows"].items() for seed in entry["seeds"]}
     if not expected <= set(scores):
         raise ValueError(f"{path} and {scores_path.name} hold different runs: {sorted(expected - set(scores))}")
-    scores = {name: scores[name] for name in expected}  # a writer that was killed before the JSON leaves more
+    # A writer that was killed before the JSON leaves more.
+    scores = {name: values for name, values in scores.items() if name.removesuffix(_ELBO) in expected}
     known = {row.name: row for row in table.rows}
     for name, entry in list(document["rows"].items()):
         if name not in known or not is_current(table, known[name], entry):
             warnings.warn(f"{path}: row {name} is defined otherwise now; its old results are left out", stacklevel=2)
             for seed in document["rows"].pop(name)["seeds"]:
                 del scores[f"{name}/{seed}"]
+                scores.pop(f"{name}/{seed}{_ELBO}", None)
     return Results(document, scores)
 
 
@@ -124,7 +128,7 @@ def read_run(row: Row, workdir: Path) -> tuple[dict[str, dict[str, Any]], dict[s
         raise ValueError(f"{workdir / stem}.json does not say what edges are worth, expected that of every seed")
     environment = read_json(workdir / "environment.json")
     with np.load(workdir / f"{stem}_log_prob.npz") as archive:
-        log_prob = archive["log_prob"].astype(np.float32)
+        per_image = {name: archive[name].astype(np.float32) for name in ("log_prob", "elbo") if name in archive}
     config_digest = sha256(workdir / "config.json")
     training = {
         "steps": report["trained_steps"],
@@ -135,7 +139,7 @@ def read_run(row: Row, workdir: Path) -> tuple[dict[str, dict[str, Any]], dict[s
         "data": environment["data"],
     }
     entries, scores = {}, {}
-    for replica, values in zip(report["replicas"], log_prob, strict=True):
+    for place, replica in enumerate(report["replicas"]):
         seed = str(replica["seed"])
         entries[seed] = {
             **replica,
@@ -149,7 +153,9 @@ def read_run(row: Row, workdir: Path) -> tuple[dict[str, dict[str, Any]], dict[s
                 **_provenance(report["environment"] | {"command": report["command"]}),
             },
         }
-        scores[seed] = values
+        scores[seed] = per_image["log_prob"][place]
+        if "elbo" in per_image:
+            scores[f"{seed}{_ELBO}"] = per_image["elbo"][place]
     return entries, scores
 
 

@@ -23,7 +23,8 @@ class LikelihoodEstimate(NamedTuple):
             is the mean squared deviation also where few samples carry the weight, but that of a single observation is
             then most often too small. At most 16 for one sample with all the weight; NaN where it is unknown (one
             sample, or no sample with any weight).
-        effective_sample_size: (sum w)^2 / sum w^2, in [1, K]; below 2 or so log_prob and std_err say little.
+        effective_sample_size: (sum w)^2 / sum w^2, in [1, K]; below 2 or so log_prob and std_err say little. Of a
+            circuit that of one weight as variable as the estimate, which adds up over leaves and may be below 1.
         elbo: mean of log w_k, nats.
         rate: mean of log q(z | x) - log p(z), nats.
         distortion: mean of -log p(x | z), nats.

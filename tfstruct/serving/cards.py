@@ -89,15 +89,29 @@ def of_run(run: TrainedRun, replica: int, weights_dtype: str) -> dict[str, Any]:
 
 def _recipe(run: TrainedRun, weights_dtype: str) -> list[str]:
     """Commands that make the bundle again; RUN and BUNDLE are folders of the user's."""
-    config, commit = run.config, run.folder.environment().get("commit")
+    config, evaluation = run.config, run.folder.path / "evaluation.json"
     changes = overrides(config, presets.get(config.preset))
     train = ["tfstruct-train", f"--preset={config.preset}", "--workdir=RUN", *(f"--set={change}" for change in changes)]
-    return [
-        *([f"git checkout {commit}"] if commit else []),
-        shlex.join(train),
-        shlex.join(["tfstruct-evaluate", "--workdir=RUN", *_evaluation_options(run)]),
-        f"tfstruct-export --workdir=RUN --output=BUNDLE --weights_dtype={weights_dtype}",
-    ]
+    evaluated = read_json(evaluation)["environment"] if evaluation.exists() else environment()
+    steps = (
+        (run.folder.environment(), shlex.join(train)),
+        (evaluated, shlex.join(["tfstruct-evaluate", "--workdir=RUN", *_evaluation_options(run)])),
+        (environment(), f"tfstruct-export --workdir=RUN --output=BUNDLE --weights_dtype={weights_dtype}"),
+    )
+    lines: list[str] = []
+    checkout = ""
+    for made_in, command in steps:  # often by different commits: what is trained for days outlives some
+        before, checkout = checkout, _checkout(made_in.get("commit"))
+        lines += [command] if checkout == before else [checkout, command]
+    return lines
+
+
+def _checkout(commit: str | None) -> str:
+    """The command that goes to a commit, with a comment where that is not all there is to know."""
+    if not commit:
+        return "# the commit was not recorded"
+    clean = commit.removesuffix("-dirty")
+    return f"git checkout {clean}" + ("" if clean == commit else "  # with changes that were not committed")
 
 
 def _evaluation_options(run: TrainedRun) -> list[str]:
@@ -128,7 +142,8 @@ def metrics_of(run: TrainedRun, replica: int) -> dict[str, Any] | None:
     )
     if not is_of_these:
         return None
-    return {"data": evaluation["data"], "num_samples": evaluation["num_samples"], **evaluated}
+    about = {name: evaluation[name] for name in ("data", "num_samples", "settings")}
+    return about | evaluated
 
 
 def _specs(structure: dict[str, tf.TensorSpec]) -> dict[str, dict[str, Any]]:

@@ -64,6 +64,8 @@ def find(name: str | os.PathLike[str], *, version: int | None = None) -> Path:
             raise FileNotFoundError(f"{place} has the versions {numbers}, not {version}")
         if numbers:
             return place / str(numbers[-1] if version is None else version)
+    if (Path(name) / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{name} is a training run, not an exported model: tfstruct-export makes one of it")
     looked = ", ".join(str(place) for place in places)
     hint = did_you_mean(str(name), list_models())
     raise FileNotFoundError(f"no exported model {str(name)!r}{hint} Looked for a {CARD_NAME} in {looked}")
@@ -250,8 +252,8 @@ class LoadedModel:
         """
         if self.is_conditional:
             raise ValueError(f"{self.card['preset']} models {self.card['target']}; reconstruct completes observations")
-        if num < 1:
-            raise ValueError(f"num must be at least 1, found {num}")
+        if not isinstance(num, (int, np.integer)) or num < 1:
+            raise ValueError(f"num must be an integer of at least 1, found {num!r}")
         seeds = _checked_seeds(seed, num)
         seeds = row_seeds(int(seeds), num) if seeds.ndim == 0 else seeds
         return self._call("sample", seeds, batch_size)
@@ -381,13 +383,14 @@ def row_seeds(seed: int, num: int) -> np.ndarray:
 
 def _checked_seeds(seed: Any, num: int) -> np.ndarray:
     seeds = np.asarray(seed)
-    if seeds.dtype.kind not in "iu" or seeds.shape not in ((), (num,)):
-        raise ValueError(f"seed must be an integer or integers [{num}], found {seeds.dtype} {list(seeds.shape)}")
+    if seeds.dtype.kind not in "iu" or seeds.shape not in ((), (num,)) or np.any(seeds > np.iinfo(np.int64).max):
+        found = f"{seeds.dtype} {list(seeds.shape)}"
+        raise ValueError(f"seed must be an integer or integers [{num}], of 64 bits with a sign, found {found}")
     return seeds.astype(np.int64)
 
 
 def _parts(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    if size < 1:
-        raise ValueError(f"batch_size must be at least 1, found {size}")
+    if not isinstance(size, (int, np.integer)) or size < 1:
+        raise ValueError(f"batch_size must be an integer of at least 1, found {size!r}")
     for start in range(0, len(values), size):
         yield values[start : start + size]
