@@ -233,8 +233,8 @@ def test_impossible_evidence_and_zero_weights_give_finite_gradients(name, rng, w
     assert not np.any(drawn[possible] & np.isneginf(leaves[possible]))
 
 
-def test_a_thousand_levels_keep_value_and_gradient(rng):
-    depth = 1_000
+def test_hundreds_of_levels_keep_value_and_gradient(rng):
+    depth = 300
     layout = CircuitLayout(twin.chain(depth + 1), num_leaves=2, num_sums=2)
     assert len(layout.levels) == depth
     logits, leaves = rng.normal(size=layout.num_weights), -50.0 + rng.normal(size=[2, layout.num_leaf_nodes])
