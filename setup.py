@@ -11,7 +11,7 @@ PACKAGES = [
 ]
 PROGRAMS = (
     *("train", "evaluate", "compare", "reproduce", "analyse"),
-    *("export", "score", "sample", "quickstart", "benchmark"),
+    *("export", "verify", "score", "sample", "quickstart", "benchmark"),
 )
 
 setup(

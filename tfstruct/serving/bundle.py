@@ -12,26 +12,19 @@ import tensorflow as tf
 
 from tfstruct.data.support import require_support
 from tfstruct.evaluation.report import TrainedRun
-from tfstruct.files import sha256, to_json, write_text
+from tfstruct.files import to_json, write_text
 from tfstruct.functional import Functional
 from tfstruct.math import mean_and_std_err
 from tfstruct.models.config import Export
 from tfstruct.models.system import System
 from tfstruct.serving import cards, warmup, weights
-from tfstruct.serving.client import (
-    CARD_NAME,
-    CHECKSUMS_NAME,
-    DamagedBundleError,
-    LoadedModel,
-    bundle_files,
-    verify_files,
-)
+from tfstruct.serving.client import LoadedModel
+from tfstruct.serving.contents import CARD_NAME, GOLDEN_NAME, write_checksums
 from tfstruct.serving.signatures import ServedSystem
 from tfstruct.serving.slim import slim
+from tfstruct.serving.verification import golden_outputs, verify
 
-GOLDEN_NAME = "golden.npz"
 _GOLDEN_ROWS = 4
-_TOLERANCE = 1e-4
 _ROUNDING_ROWS, _ROUNDING_BATCH = 200, 50
 
 
@@ -202,38 +195,3 @@ def _compare_with_model(golden: dict, served: ServedSystem) -> None:
         raise ValueError(
             f"the exported model does not score as the one in memory: log_prob {found.tolist()} for {expected.tolist()}"
         )
-
-
-def golden_outputs(model: LoadedModel, x: np.ndarray, seed: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Returns the outputs of every signature for observations and one seed each."""
-    return {
-        name: model.query(name, **warmup.example(signature["inputs"], x, seed))
-        for name, signature in model.card["signatures"].items()
-        if name != "serving_default"
-    }
-
-
-def write_checksums(folder: Path) -> None:
-    """Writes SHA256SUMS of all other files, in the format of `sha256sum --check`."""
-    lines = [f"{sha256(path)}  {path.relative_to(folder)}" for path in bundle_files(folder)]
-    write_text(folder / CHECKSUMS_NAME, "\n".join(lines) + "\n")
-
-
-def verify(folder: str | Path) -> None:
-    """Checks a bundle's files, then that every signature gives its golden values.
-
-    Raises:
-        DamagedBundleError: either check fails; the message names the file or the output.
-    """
-    folder = Path(folder)
-    verify_files(folder)
-    with np.load(folder / GOLDEN_NAME, allow_pickle=False) as archive:
-        golden = dict(archive)
-    model = LoadedModel(folder, verify=False)
-    for signature, outputs in golden_outputs(model, golden["x"], golden["seed"]).items():
-        for name, output in outputs.items():
-            expected = golden[f"{signature}/{name}"]
-            if output.shape != expected.shape or not np.allclose(
-                output, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True
-            ):
-                raise DamagedBundleError(f"{folder}: signature {signature} does not give its golden {name}")

@@ -8,32 +8,38 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.files import read_json, sha256
+from tfstruct.files import read_json
 from tfstruct.registry import did_you_mean
+from tfstruct.serving import trust
+from tfstruct.serving.contents import CARD_NAME, verify_files
 
 ROOT_VARIABLE = "TFSTRUCT_SAVED_MODELS"
-CARD_NAME = "card.json"
-CHECKSUMS_NAME = "SHA256SUMS"
 
 
-class DamagedBundleError(ValueError):
-    """A bundle whose files are not those that were written, or that does not give its golden values."""
-
-
-def load(name: str | os.PathLike[str], *, version: int | None = None) -> "LoadedModel":
-    """Opens an exported model.
+def load(
+    name: str | os.PathLike[str],
+    *,
+    version: int | None = None,
+    sha256: str | None = None,
+    allow_untrusted: bool = False,
+) -> "LoadedModel":
+    """Opens an exported model, whose graph is checked first: it may compute, and do nothing else (`serving.trust`).
 
     Args:
         name: a folder that holds `card.json`, a folder of numbered versions, or `<system>/<preset>`, which is looked
             for under $TFSTRUCT_SAVED_MODELS, `saved_models` in the current folder, and the checkout's `saved_models`.
         version: of several numbered versions; default the largest.
+        sha256: of the bundle's SHA256SUMS, as `tfstruct-verify` prints it, to accept that bundle and no other.
+        allow_untrusted: skips the check of the graph. A SavedModel is a program: it may then read and write files, or
+            run Python, when it is loaded or called. Only for bundles of people whose programs you would run.
 
     Raises:
         FileNotFoundError: nothing there; the message lists the near names (see `list_models`) and where it looked.
         DamagedBundleError: a file is not what was exported.
+        UntrustedBundleError: the graph has something that no bundle of this library has.
         ValueError: the folder's files are not a model of this library.
     """
-    return LoadedModel(find(name, version=version))
+    return LoadedModel(find(name, version=version), sha256=sha256, allow_untrusted=allow_untrusted)
 
 
 def roots() -> list[Path]:
@@ -77,34 +83,6 @@ def list_models() -> list[str]:
     return sorted({f"{card.parents[2].name}/{card.parents[1].name}" for card in cards})
 
 
-def bundle_files(folder: Path) -> list[Path]:
-    """Returns all files of a bundle but the list of checksums."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_NAME)
-
-
-def verify_files(folder: Path) -> None:
-    """Checks a bundle's files against its checksums, without reading the graph.
-
-    Raises:
-        DamagedBundleError: a file is missing, changed, or was added.
-    """
-    listing = folder / CHECKSUMS_NAME
-    if not listing.exists():
-        raise DamagedBundleError(f"{folder} has no {CHECKSUMS_NAME}")
-    expected = {}
-    for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        expected[name] = digest
-    found = {str(path.relative_to(folder)): path for path in bundle_files(folder)}
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            raise DamagedBundleError(f"{folder / name} is missing")
-        if name not in expected:
-            raise DamagedBundleError(f"{folder / name} is not listed in {CHECKSUMS_NAME}")
-        if sha256(found[name]) != expected[name]:
-            raise DamagedBundleError(f"{folder / name} does not have the checksum in {CHECKSUMS_NAME}")
-
-
 class LoadedModel:
     """An exported model; its signatures as methods on NumPy arrays.
 
@@ -117,11 +95,20 @@ class LoadedModel:
         card: what is known of the model: data, config, metrics, versions.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, verify: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        verify: bool = True,
+        sha256: str | None = None,
+        allow_untrusted: bool = False,
+    ) -> None:
         self.path = Path(path)
-        self.card: dict[str, Any] = read_json(self.path / CARD_NAME)
         if verify:
-            verify_files(self.path)
+            verify_files(self.path, sha256)
+        self.card: dict[str, Any] = read_json(self.path / CARD_NAME)
+        if verify and not allow_untrusted:
+            trust.check(self.path, self.card)
         self._module = tf.saved_model.load(str(self.path))
         self._signatures = self._module.signatures
 

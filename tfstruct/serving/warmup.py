@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import message
 from tensorflow.core.framework import tensor_pb2
 
-WARMUP_NAME = Path("assets.extra") / "tf_serving_warmup_requests"
+from tfstruct.serving.contents import WARMUP_NAME, DamagedBundleError
+
 BATCH_SIZES = (1, 4, 16, 64)
 
 
@@ -72,6 +74,33 @@ def write(folder: Path, signatures: dict[str, dict], x: np.ndarray) -> int:
                 writer.write(log.SerializeToString())
                 count += 1
     return count
+
+
+def check(folder: Path, card: dict[str, Any]) -> None:
+    """Raises DamagedBundleError unless a bundle has as many whole warm-up records as its card says.
+
+    Where the protocol buffers are installed, also unless each is a request to a signature of the card with its inputs.
+    """
+    path, found = folder / WARMUP_NAME, 0
+    try:
+        for record in tf.data.TFRecordDataset([str(path)]).as_numpy_iterator() if path.exists() else ():
+            found += 1
+            if is_available():
+                _check_request(record, card["signatures"])
+    except (tf.errors.OpError, message.DecodeError, ValueError) as error:
+        raise DamagedBundleError(f"{path}: warm-up record {found} cannot be read: {error}") from error
+    if found != card["warmup_records"]:
+        raise DamagedBundleError(f"{path} has {found} warm-up records, expected {card['warmup_records']}")
+
+
+def _check_request(record: bytes, signatures: dict[str, dict]) -> None:
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    log = prediction_log_pb2.PredictionLog.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
+    request = log.predict_log.request
+    name = request.model_spec.signature_name
+    if set(request.inputs) != set(signatures.get(name, {}).get("inputs", ())):
+        raise ValueError(f"it asks {name!r} for {', '.join(sorted(request.inputs)) or 'nothing'}")
 
 
 def _tensor(values: np.ndarray) -> tensor_pb2.TensorProto:  # pyright: ignore[reportAttributeAccessIssue]

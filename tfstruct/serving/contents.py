@@ -1,0 +1,71 @@
+"""What lies in a bundle's folder, and whether it is what was written."""
+
+from pathlib import Path
+
+from tfstruct.files import sha256, write_text
+
+CARD_NAME = "card.json"
+CHECKSUMS_NAME = "SHA256SUMS"
+GOLDEN_NAME = "golden.npz"
+GRAPH_NAME = "saved_model.pb"
+WARMUP_NAME = Path("assets.extra") / "tf_serving_warmup_requests"
+_NAMES = {CARD_NAME, CHECKSUMS_NAME, GOLDEN_NAME, GRAPH_NAME, str(WARMUP_NAME)}
+
+
+class DamagedBundleError(ValueError):
+    """A bundle whose files are not those that were written, or that does not give its golden values."""
+
+
+class UntrustedBundleError(ValueError):
+    """A bundle that could do more than compute: read or write files, say, or run Python."""
+
+
+def bundle_files(folder: Path) -> list[Path]:
+    """Returns all files of a bundle but the list of checksums."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_NAME)
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes SHA256SUMS of all other files, in the format of `sha256sum --check`."""
+    lines = [f"{sha256(path)}  {path.relative_to(folder)}" for path in bundle_files(folder)]
+    write_text(folder / CHECKSUMS_NAME, "\n".join(lines) + "\n")
+
+
+def verify_files(folder: Path, pinned: str | None = None) -> None:
+    """Checks a bundle's files against its checksums, without reading the graph.
+
+    Args:
+        folder: the bundle.
+        pinned: SHA-256 of the list of checksums itself, from where an attacker cannot write. Without it the checks find
+            damage, and nobody who wrote the list anew.
+
+    Raises:
+        DamagedBundleError: a file is missing, changed, or was added, or the list is not the pinned one.
+    """
+    listing = folder / CHECKSUMS_NAME
+    if not listing.exists():
+        raise DamagedBundleError(f"{folder} has no {CHECKSUMS_NAME}")
+    if pinned is not None and sha256(listing) != pinned.lower():
+        raise DamagedBundleError(f"{listing} has the SHA-256 {sha256(listing)}, expected {pinned}")
+    expected = {}
+    for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        expected[name] = digest
+    found = {str(path.relative_to(folder)): path for path in bundle_files(folder)}
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise DamagedBundleError(f"{folder / name} is missing")
+        if name not in expected:
+            raise DamagedBundleError(f"{folder / name} is not listed in {CHECKSUMS_NAME}")
+        if sha256(found[name]) != expected[name]:
+            raise DamagedBundleError(f"{folder / name} does not have the checksum in {CHECKSUMS_NAME}")
+
+
+def require_known_files(folder: Path) -> None:
+    """Raises UntrustedBundleError for links, and for files that TensorFlow may read and this library never writes."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_symlink():
+            raise UntrustedBundleError(f"{path} is a link, found where a bundle has only files of its own")
+        if path.is_file() and str(name) not in _NAMES and name.parts[0] != "variables":
+            raise UntrustedBundleError(f"{path} is no file of a bundle, which has {', '.join(sorted(_NAMES))}")

@@ -1,0 +1,51 @@
+"""Checking a bundle with TensorFlow alone: files, graph, warm-up records, golden values."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tfstruct.files import read_json
+from tfstruct.serving import trust, warmup
+from tfstruct.serving.client import LoadedModel
+from tfstruct.serving.contents import CARD_NAME, GOLDEN_NAME, DamagedBundleError, verify_files
+
+_TOLERANCE = 1e-4
+
+
+def verify(folder: str | Path, *, sha256: str | None = None) -> None:
+    """Checks a bundle: its files, that its graph only computes, warm-up records, and that it gives its golden values.
+
+    All but the last without loading the graph.
+
+    Args:
+        folder: the bundle.
+        sha256: see `tfstruct.load`.
+
+    Raises:
+        DamagedBundleError: a check fails; the message names the file or the output.
+        UntrustedBundleError: the graph has something that no bundle of this library has.
+    """
+    folder = Path(folder)
+    verify_files(folder, sha256)
+    card = read_json(folder / CARD_NAME)
+    trust.check(folder, card)
+    warmup.check(folder, card)
+    with np.load(folder / GOLDEN_NAME, allow_pickle=False) as archive:
+        golden = dict(archive)
+    model = LoadedModel(folder, verify=False)
+    for signature, outputs in golden_outputs(model, golden["x"], golden["seed"]).items():
+        for name, output in outputs.items():
+            expected = golden[f"{signature}/{name}"]
+            if output.shape != expected.shape or not np.allclose(
+                output, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True
+            ):
+                raise DamagedBundleError(f"{folder}: signature {signature} does not give its golden {name}")
+
+
+def golden_outputs(model: LoadedModel, x: np.ndarray, seed: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the outputs of every signature for observations and one seed each."""
+    return {
+        name: model.query(name, **warmup.example(signature["inputs"], x, seed))
+        for name, signature in model.card["signatures"].items()
+        if name != "serving_default"
+    }
