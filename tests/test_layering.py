@@ -33,7 +33,14 @@ LAYERS = {
     "": ("serving.client", "serving.bundle", "evaluation.report"),
 }  # fmt: skip
 # Single modules that may import less than their group.
-MODULES = {"serving.client": ("files", "registry"), "serving.warmup": ("serving",), "training.checkpoint": ("files",)}
+MODULES = {
+    "serving.contents": ("files",),
+    "serving.trust": ("serving.contents",),
+    "serving.client": ("files", "registry", "serving.contents", "serving.trust"),
+    "serving.warmup": ("serving.contents",),
+    "serving.verification": ("files", "serving.client", "serving.contents", "serving.trust", "serving.warmup"),
+    "training.checkpoint": ("files",),
+}
 
 
 def modules():

@@ -13,7 +13,7 @@ from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.models import presets
 from tfstruct.serving import bundle, cards, client, warmup
-from tfstruct.serving.bundle import DamagedBundleError
+from tfstruct.serving.contents import DamagedBundleError, verify_files, write_checksums
 
 
 @pytest.fixture
@@ -329,7 +329,7 @@ def test_a_file_that_is_cut_or_has_one_flipped_bit_is_detected_and_named(copy, h
             bundle.verify(copy)
         assert name in str(error.value)
         path.write_bytes(before)
-    bundle.verify_files(copy)
+    verify_files(copy)
 
 
 def test_a_missing_file_is_detected_and_named(copy):
@@ -366,7 +366,7 @@ def test_a_bundle_of_other_weights_does_not_give_its_golden_values(trained, copy
     golden = dict(np.load(copy / "golden.npz"))
     golden["log_prob/log_prob"] = golden["log_prob/log_prob"] + np.float32(0.01)
     np.savez(copy / "golden.npz", **golden)
-    bundle.write_checksums(copy)
-    bundle.verify_files(copy)
+    write_checksums(copy)
+    verify_files(copy)
     with pytest.raises(DamagedBundleError, match="signature log_prob does not give its golden log_prob"):
         bundle.verify(copy)

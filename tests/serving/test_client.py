@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tfstruct
-from tfstruct.serving import client
+from tfstruct.serving import client, contents
 
 BAD_ROWS = {
     "one row without its axis": (np.zeros([4]), r"shape \[N, 4\] with N >= 1, found \[4\]"),
@@ -132,6 +132,7 @@ def test_a_training_run_is_refused_with_what_makes_a_model_of_it(tmp_path):
 
 def test_a_card_that_is_no_json_is_refused(shelf):
     (shelf / "tiny/small/10/card.json").write_text("{")
+    contents.write_checksums(shelf / "tiny/small/10")
     with pytest.raises(ValueError, match="is not JSON"):
         tfstruct.load("tiny/small")
 
@@ -148,5 +149,5 @@ def test_a_damaged_model_is_refused_by_the_name_of_the_file_before_it_is_loaded(
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(client.DamagedBundleError, match=r"variables\.data-.* does not have the checksum"):
+    with pytest.raises(contents.DamagedBundleError, match=r"variables\.data-.* does not have the checksum"):
         tfstruct.load(tmp_path / "copy")

@@ -13,7 +13,7 @@ from tfstruct.data.support import INTEGERS
 from tfstruct.inference import likelihood
 from tfstruct.inference.objectives import Draws
 from tfstruct.models import registry
-from tfstruct.serving import bundle, client, warmup
+from tfstruct.serving import bundle, client, contents, warmup
 from tfstruct.serving.signatures import ServedSystem
 
 SHAPE, NUM_SAMPLES = tiny_circuit.SHAPE, 7
@@ -361,9 +361,9 @@ def test_golden_values_hold_the_new_signatures_and_a_change_is_noticed(model, tm
     bundle.verify(copy)
     for output in ("marginal_log_prob/log_prob", "inpaint/x", "inpaint/x_mean", "region_log_prob/conditional"):
         np.savez(copy / "golden.npz", **golden | {output: golden[output] + np.float32(0.01)})
-        bundle.write_checksums(copy)
+        contents.write_checksums(copy)
         name, _, part = output.partition("/")
-        with pytest.raises(bundle.DamagedBundleError, match=f"signature {name} does not give its golden {part}$"):
+        with pytest.raises(contents.DamagedBundleError, match=f"signature {name} does not give its golden {part}$"):
             bundle.verify(copy)
 
 

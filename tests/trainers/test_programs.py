@@ -108,7 +108,11 @@ def test_score_reads_npy_and_npz_with_keys_and_refuses_what_it_cannot_score(jour
         ([model, f"--input={tmp_path / 'grey.npy'}", output], "must be 0 or 1"),
         ([model, f"--input={tmp_path / 'absent.npy'}", output], "there is no file"),
         ([model, f"--input={tmp_path / 'broken.npz'}", output], "no readable"),
-        ([f"--model={folder / 'run'}", f"--input={tmp_path / 'rows.npy'}", output], "no exported model"),
+        (
+            [f"--model={folder / 'run'}", f"--input={tmp_path / 'rows.npy'}", output],
+            "is a training run, not an exported model",
+        ),
+        ([f"--model={tmp_path}", f"--input={tmp_path / 'rows.npy'}", output], "no exported model"),
         ([model, f"--input={tmp_path / 'rows.npy'}", f"--output={tmp_path / 'no/where.npz'}"], "does not exist"),
     ]
     cases = [

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 from google.protobuf import message
-from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfstruct.serving.contents import GRAPH_NAME, DamagedBundleError, UntrustedBundleError, require_known_files
@@ -188,8 +188,4 @@ def _check_signatures(path: Path, meta: Any, signatures: dict[str, Any]) -> None
 
 
 def _spec(info: Any) -> dict[str, Any]:
-    dtype = types_pb2.DataType.Name(info.dtype).removeprefix("DT_").lower()
-    return {
-        "dtype": {"float": "float32", "double": "float64"}.get(dtype, dtype),
-        "shape": [axis.size for axis in info.tensor_shape.dim],
-    }
+    return {"dtype": tf.as_dtype(info.dtype).name, "shape": [axis.size for axis in info.tensor_shape.dim]}
