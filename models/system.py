@@ -34,6 +34,9 @@ class System(KerasFit, abc.ABC):
     #: what evaluation takes for that which training relaxes
     evaluated_as: str = "moving averages of batch normalisation"
 
+    #: what to cite, for cards
+    references: tuple[str, ...] = ()
+
     def __init__(self, config: Config, **kwargs) -> None:
         super().__init__(config, **kwargs)
         self.event_shape = config.data.event_shape

@@ -35,10 +35,18 @@ LAYERS = {
 # Single modules that may import less than their group.
 MODULES = {
     "serving.contents": ("files",),
+    "serving.card": ("serving.contents",),
     "serving.trust": ("serving.contents",),
-    "serving.client": ("files", "registry", "serving.contents", "serving.trust"),
+    "serving.client": ("files", "registry", "serving.card", "serving.contents", "serving.trust"),
     "serving.warmup": ("serving.contents",),
-    "serving.verification": ("files", "serving.client", "serving.contents", "serving.trust", "serving.warmup"),
+    "serving.verification": (
+        "files",
+        "serving.card",
+        "serving.client",
+        "serving.contents",
+        "serving.trust",
+        "serving.warmup",
+    ),
     "training.checkpoint": ("files",),
 }
 

@@ -53,6 +53,7 @@ class BoltzmannVAE(System):
         ValueError: settings that do not go together; the message names them.
     """
 
+    references = ("Vahdat, Andriyash & Macready, Undirected Graphical Models as Approximate Posteriors, ICML 2020",)
     evaluated_as = "binary latents, moving averages of batch normalisation"
 
     config: Config

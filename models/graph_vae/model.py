@@ -53,6 +53,10 @@ class GraphVAE(System):
         ValueError: num_latents not divisible by num_nodes, an unknown structure, or a bad adjacency.
     """
 
+    references = (
+        "Variational Autoencoders with Jointly Optimized Latent Dependency Structure, ICLR 2019",
+        "Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, NIPS 2016",
+    )
     evaluated_as = "most probable gates, moving averages of batch normalisation"
 
     config: Config

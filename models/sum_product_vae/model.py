@@ -46,6 +46,7 @@ class SumProductVAE(System):
         ValueError: settings that do not go together; the message names them.
     """
 
+    references = ("Tan & Peharz, Hierarchical Decompositional Mixtures of Variational Autoencoders, ICML 2019",)
     evaluated_as = "leaf densities estimated by importance sampling, exact sums over the circuit"
 
     config: Config

@@ -210,7 +210,8 @@ def test_a_foreign_model_that_writes_a_file_is_refused_and_runs_only_when_asked_
     tf.saved_model.save(module, str(output), signatures={"log_prob": module.log_prob})
     (output / "fingerprint.pb").unlink()
     card = json.loads((folder / "card.json").read_text())
-    card["signatures"] = {"log_prob": {"inputs": {"x": {}}}}
+    rows, values = {"dtype": "float32", "shape": [-1, 4]}, {"dtype": "float32", "shape": [-1]}
+    card["signatures"] = {"log_prob": {"inputs": {"x": rows}, "outputs": {"log_prob": values}}}
     (output / "card.json").write_text(json.dumps(card))
     contents.write_checksums(output)
     with pytest.raises(UntrustedBundleError, match="the operation WriteFile.*allow_untrusted=True only if"):

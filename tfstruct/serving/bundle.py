@@ -12,14 +12,15 @@ import tensorflow as tf
 
 from tfstruct.data.support import require_support
 from tfstruct.evaluation.report import TrainedRun
-from tfstruct.files import to_json, write_text
+from tfstruct.files import read_json, to_json, write_text
 from tfstruct.functional import Functional
 from tfstruct.math import mean_and_std_err
 from tfstruct.models.config import Export
 from tfstruct.models.system import System
 from tfstruct.serving import cards, warmup, weights
+from tfstruct.serving.card import to_markdown
 from tfstruct.serving.client import LoadedModel
-from tfstruct.serving.contents import CARD_NAME, GOLDEN_NAME, write_checksums
+from tfstruct.serving.contents import CARD_NAME, GOLDEN_NAME, PAGE_NAME, write_checksums
 from tfstruct.serving.signatures import ServedSystem
 from tfstruct.serving.slim import slim
 from tfstruct.serving.verification import golden_outputs, verify
@@ -147,6 +148,7 @@ def _write(
         card["rounding"] = None if weights_dtype == "float32" else _rounding(exact, served, held_out)
         card["warmup_records"] = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
         write_text(aside / CARD_NAME, to_json(card, indent=2, sort_keys=True) + "\n")
+        write_text(aside / PAGE_NAME, to_markdown(read_json(aside / CARD_NAME)))
         golden = _golden(LoadedModel(aside, verify=False), rows)
         _compare_with_model(golden, served)
         np.savez(aside / GOLDEN_NAME, allow_pickle=False, **golden)

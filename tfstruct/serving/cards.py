@@ -13,10 +13,9 @@ from tfstruct.evaluation.report import TrainedRun, environment
 from tfstruct.files import read_json
 from tfstruct.models import presets
 from tfstruct.models.system import System
+from tfstruct.serving.card import SCHEMA_VERSION
 from tfstruct.serving.signatures import ServedSystem
 from tfstruct.settings import overrides
-
-SCHEMA_VERSION = 1
 
 
 def of_model(
@@ -28,6 +27,8 @@ def of_model(
         "schema_version": SCHEMA_VERSION,
         "system": config.system,
         "preset": config.preset,
+        "about": presets.PRESETS[config.preset].description if config.preset in presets.PRESETS else "",
+        "references": list(model.references),
         "config": json.loads(config.to_json()),
         "data": {
             "name": config.data.name,

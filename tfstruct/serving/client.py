@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfstruct.files import read_json
 from tfstruct.registry import did_you_mean
+from tfstruct.serving import card as card_lib
 from tfstruct.serving import trust
 from tfstruct.serving.contents import CARD_NAME, verify_files
 
@@ -108,6 +109,7 @@ class LoadedModel:
             verify_files(self.path, sha256)
         self.card: dict[str, Any] = read_json(self.path / CARD_NAME)
         if verify and not allow_untrusted:
+            card_lib.check(self.card, self.path / CARD_NAME)
             trust.check(self.path, self.card)
         self._module = tf.saved_model.load(str(self.path))
         self._signatures = self._module.signatures

@@ -5,11 +5,12 @@ from pathlib import Path
 from tfstruct.files import sha256, write_text
 
 CARD_NAME = "card.json"
+PAGE_NAME = "MODEL_CARD.md"
 CHECKSUMS_NAME = "SHA256SUMS"
 GOLDEN_NAME = "golden.npz"
 GRAPH_NAME = "saved_model.pb"
 WARMUP_NAME = Path("assets.extra") / "tf_serving_warmup_requests"
-_NAMES = {CARD_NAME, CHECKSUMS_NAME, GOLDEN_NAME, GRAPH_NAME, str(WARMUP_NAME)}
+_NAMES = {CARD_NAME, PAGE_NAME, CHECKSUMS_NAME, GOLDEN_NAME, GRAPH_NAME, str(WARMUP_NAME)}
 
 
 class DamagedBundleError(ValueError):

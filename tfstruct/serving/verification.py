@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tfstruct.files import read_json
+from tfstruct.serving import card as card_lib
 from tfstruct.serving import trust, warmup
 from tfstruct.serving.client import LoadedModel
 from tfstruct.serving.contents import CARD_NAME, GOLDEN_NAME, DamagedBundleError, verify_files
@@ -28,6 +29,7 @@ def verify(folder: str | Path, *, sha256: str | None = None) -> None:
     folder = Path(folder)
     verify_files(folder, sha256)
     card = read_json(folder / CARD_NAME)
+    card_lib.check(card, folder / CARD_NAME)
     trust.check(folder, card)
     warmup.check(folder, card)
     with np.load(folder / GOLDEN_NAME, allow_pickle=False) as archive:
