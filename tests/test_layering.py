@@ -8,7 +8,7 @@ import pytest
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 
 # Which groups each group may import, beside itself. The order of the rows is the direction.
-BASE = ("schedules", "math", "random", "settings", "functional", "files", "registry")
+BASE = ("schedules", "math", "random", "settings", "functional", "files", "registry", "markdown")
 LAYERS = {
     "data": (*BASE,),
     "distributions": (*BASE, "data"),

@@ -3,61 +3,44 @@
 import json
 import shutil
 import types
+from typing import get_args
 
 import pytest
 
 import tfstruct
 from tests.trainers import tiny
+from tfstruct.data.support import SUPPORTS
 from tfstruct.models import presets
 from tfstruct.serving import card as card_lib
-from tfstruct.serving import cards, contents
+from tfstruct.serving import cards, contents, page
 from tfstruct.serving.contents import DamagedBundleError
 
 
-def test_the_recipe_evaluates_as_was_done(trained):
-    path = trained.folder.path / "evaluation.json"
-    before = path.read_text() if path.exists() else None
-    try:
-        given = [
-            "--workdir",
-            "runs/a",
-            "--num_samples=7",
-            "--set",
-            "evaluation.chunk=3",
-            "--data_dir=/x",
-            "--nopictures",
-        ]
-        path.write_text(json.dumps({"command": ["tfstruct-evaluate", *given]}))
-        assert cards._evaluation_options(trained) == ["--num_samples=7", "--set=evaluation.chunk=3", "--nopictures"]
-        path.write_text(json.dumps({"command": ["my_script.py", *given]}))
-        assert cards._evaluation_options(trained) == []
-    finally:
-        path.unlink()
-        if before is not None:
-            path.write_text(before)
+def test_the_recipe_evaluates_as_was_done():
+    given = ["--workdir", "runs/a", "--num_samples=7", "--set", "evaluation.chunk=3", "--data_dir=/x", "--nopictures"]
+    expected = ["--num_samples=7", "--set=evaluation.chunk=3", "--nopictures"]
+    assert cards._evaluation_options(["tfstruct-evaluate", *given]) == expected
+    assert cards._evaluation_options(["my_script.py", *given]) == []
 
 
-def made_by(folder, monkeypatch, *, trained, evaluated, exported):
+def made_by(monkeypatch, *, trained, evaluated, exported):
     """The recipe of a run whose commands were given at these commits; None: not recorded."""
-    (folder / "evaluation.json").write_text(
-        json.dumps({"command": ["tfstruct-evaluate", "--workdir=a"], "environment": {"commit": evaluated}})
-    )
     monkeypatch.setattr(cards, "environment", lambda: {"commit": exported})
-    workdir = types.SimpleNamespace(path=folder, environment=lambda: {"commit": trained})
-    run = types.SimpleNamespace(config=presets.get("vae/tiny"), folder=workdir)
-    return cards._recipe(run, "int8")
+    folder = types.SimpleNamespace(environment=lambda: {"commit": trained})
+    evaluation = {"command": ["tfstruct-evaluate", "--workdir=a"], "environment": {"commit": evaluated}}
+    return cards._recipe(types.SimpleNamespace(config=presets.get("vae/tiny"), folder=folder), evaluation, "int8")
 
 
-def test_the_recipe_goes_to_the_commit_of_each_command(tmp_path, monkeypatch):
+def test_the_recipe_goes_to_the_commit_of_each_command(monkeypatch):
     train = "tfstruct-train --preset=vae/tiny --workdir=RUN"
     evaluate = "tfstruct-evaluate --workdir=RUN"
     export = "tfstruct-export --workdir=RUN --output=BUNDLE --weights_dtype=int8"
-    one = made_by(tmp_path, monkeypatch, trained="a1", evaluated="a1", exported="a1")
+    one = made_by(monkeypatch, trained="a1", evaluated="a1", exported="a1")
     assert one == ["git checkout a1", train, evaluate, export]
-    several = made_by(tmp_path, monkeypatch, trained="a1", evaluated="a1", exported="b2-dirty")
+    several = made_by(monkeypatch, trained="a1", evaluated="a1", exported="b2-dirty")
     changed = "git checkout b2  # with changes that were not committed"
     assert several == ["git checkout a1", train, evaluate, changed, export]
-    unknown = made_by(tmp_path, monkeypatch, trained=None, evaluated="b2", exported="b2")
+    unknown = made_by(monkeypatch, trained=None, evaluated="b2", exported="b2")
     assert unknown == ["# the commit was not recorded", train, "git checkout b2", evaluate, export]
 
 
@@ -93,6 +76,10 @@ def test_a_card_that_is_not_what_its_schema_says_is_refused_by_the_name_of_the_p
         tfstruct.load(copy)
 
 
+def test_the_schema_has_the_supports_that_there_are():
+    assert set(get_args(card_lib.Card.model_fields["support"].annotation)) == set(SUPPORTS)
+
+
 def test_what_a_later_version_adds_to_a_card_does_not_hurt(folder):
     card = json.loads((folder / "card.json").read_text())
     card_lib.check(card | {"calibration": {"rows": 100}}, "card.json")
@@ -103,11 +90,11 @@ def test_what_a_later_version_adds_to_a_card_does_not_hurt(folder):
 
 def test_the_page_for_people_says_what_the_card_has(folder):
     card = json.loads((folder / "card.json").read_text())
-    page = (folder / "MODEL_CARD.md").read_text()
-    assert page == card_lib.to_markdown(card)
-    lines = page.splitlines()
+    text = (folder / "MODEL_CARD.md").read_text()
+    assert text == page.to_markdown(card)
+    lines = text.splitlines()
     assert lines[:3] == ["# graph_vae/tiny", "", presets.PRESETS["graph_vae/tiny"].description]
-    assert "| an observation | [4], zeros and ones |" in lines
+    assert "| an observation | [4], 0 or 1 |" in lines
     assert "These weights were not evaluated." in lines
     assert "| `elbo` | `seed` [N], `x` [N, 4] | `distortion` [N], `elbo` [N], `rate` [N] | bound |" in lines
     assert "A score takes the encoder once and the decoder 200 times for each row." in lines
@@ -121,7 +108,7 @@ def test_the_page_tells_what_was_measured_and_what_is_flagged(folder):
     metrics = {"log_likelihood": -80.125, "std_err": 0.25, "num_samples": 5_000, "flags": ["loose: why"], "data": data}
     metrics |= {"elbo": -84.0, "bits_per_dim": 0.1475, "settings": {"posterior_temperatures": 25}}
     rounding = {"log_prob_change": -0.01, "std_err": 0.005, "rows": 200}
-    text = card_lib.to_markdown(card | {"metrics": metrics, "rounding": rounding, "target": "log p(a | b)"})
+    text = page.to_markdown(card | {"metrics": metrics, "rounding": rounding, "target": "log p(a | b)"})
     expected = {
         "| model of | log p(a \\| b) |",
         "log p(a | b) of 1,000 test images of mnist/static: -80.12 +- 0.25 nats, by importance sampling with K=5,000, "

@@ -9,7 +9,7 @@ import pytest
 import tfstruct
 from tfstruct.data import load
 from tfstruct.serving import bundle
-from tfstruct.serving.card import to_markdown
+from tfstruct.serving.page import to_markdown
 
 ROOT = pathlib.Path(__file__).resolve().parents[2] / "saved_models"
 BUNDLES = sorted(card.parent for card in ROOT.rglob("card.json"))

@@ -29,7 +29,8 @@ LIKELIHOOD_SUPPORTS = {
 
 _CHUNK_BYTES = 2**26  # a memory-mapped array is read piece by piece
 
-_MEANING = {
+#: of each support, for messages and cards
+MEANING = {
     BINARY: "0 or 1",
     UNIT_INTERVAL: "in [0, 1]",
     INTEGERS: "integers in 0..255",
@@ -121,7 +122,7 @@ def require_support(values: Any, support: str, what: str) -> None:
         raise ValueError(f"unknown support {support!r}; there are {', '.join(SUPPORTS)}")
     values = np.atleast_1d(np.asanyarray(values))
     if values.dtype.kind not in "biuf":
-        raise ValueError(f"{what} must be {_MEANING[support]}; found values of type {values.dtype}")
+        raise ValueError(f"{what} must be {MEANING[support]}; found values of type {values.dtype}")
     count, first = 0, None
     for start, chunk in _chunks(values):
         wrong = _outside(chunk, support)
@@ -133,7 +134,7 @@ def require_support(values: Any, support: str, what: str) -> None:
     if first is not None:
         value, place = first
         raise ValueError(
-            f"{what} must be {_MEANING[support]}; found {value!r} at index {place} and {count:,} such values "
+            f"{what} must be {MEANING[support]}; found {value!r} at index {place} and {count:,} such values "
             f"of {values.size:,}. Use {_REMEDY[support]}."
         )
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfstruct import markdown
 from tfstruct.evaluation.report import evaluation_stem
 from tfstruct.files import PathLike, read_json
 from tfstruct.math import mean_and_std_err
@@ -161,22 +162,25 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         f"{setting['name']} ({setting['variant']}), {setting['split']} split, {setting['images']} images, "
         f"K={setting['num_samples']}; nats",
         "",
-        "| model | parameters | seeds | log-likelihood | std over seeds | s.e. over images | ELBO |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for model in result["models"]:
-        cells = [
+    heading = ["model", "parameters", "seeds", "log-likelihood", "std over seeds", "s.e. over images", "ELBO"]
+    keys = ("log_likelihood", "std_over_seeds", "std_err_over_images", "elbo")
+    models = [
+        [
             model["name"],
             f"{model['num_parameters']:,}",
             str(model["num_seeds"]),
-            *(number(model[key]) for key in ("log_likelihood", "std_over_seeds", "std_err_over_images", "elbo")),
+            *(number(model[key]) for key in keys),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| difference | log-likelihood | s.e. over seeds | s.e. over images | ELBO |"]
-    lines.append("| --- | --- | --- | --- | --- |")
-    for difference in result["differences"]:
-        keys = ("log_likelihood", "std_err_over_seeds", "std_err_over_images", "elbo")
-        cells = [f"{difference['first']} - {difference['other']}", *(number(difference[key]) for key in keys)]
-        lines.append(f"| {' | '.join(cells)} |")
+        for model in result["models"]
+    ]
+    lines += [*markdown.table(heading, models), ""]
+    heading = ["difference", "log-likelihood", "s.e. over seeds", "s.e. over images", "ELBO"]
+    keys = ("log_likelihood", "std_err_over_seeds", "std_err_over_images", "elbo")
+    differences = [
+        [f"{difference['first']} - {difference['other']}", *(number(difference[key]) for key in keys)]
+        for difference in result["differences"]
+    ]
+    lines += markdown.table(heading, differences)
     flagged = [f"FLAGGED {model['name']}: {flag}" for model in result["models"] for flag in model["flags"]]
     return "\n".join(lines + ["", *flagged] if flagged else lines)

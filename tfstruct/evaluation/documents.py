@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfstruct import plotting
+from tfstruct import markdown, plotting
 from tfstruct.evaluation.results import Results, read
 from tfstruct.files import PathLike, read_json, write_text
 from tfstruct.models import tables as tables_lib
@@ -39,8 +39,7 @@ def table_to_markdown(table: Table, results: Results, *, is_brief: bool = False)
 
 
 def _block(group: str, heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [_line(cells) for cells in (heading, ["---"] * len(heading), *lines)]
-    return "\n".join([*([f"**{group}**", ""] if group else []), *rows])
+    return "\n".join([*([f"**{group}**", ""] if group else []), *markdown.table(heading, lines)])
 
 
 def _not_run(table: Table, results: Results) -> list[str]:
@@ -58,10 +57,6 @@ def _not_run(table: Table, results: Results) -> list[str]:
 def _shows_bits(table: Table, rows: Sequence[Row]) -> bool:
     """Bits per dimension are for the tables that are about them, and beside published ones."""
     return table.metrics[0] == "bits_per_dim" or any("bits_per_dim" in row.published for row in rows)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _expected(row: Row) -> list[str]:
@@ -208,9 +203,7 @@ def findings(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
         own = [entry for entry in results[table.name].document["differences"] if entry["claim"]]
         if not own:
             continue
-        lines += [f"## {table.title} (`{table.name}`)", ""]
-        lines += ["| claim | difference | interval over seeds | s.e. over images | seeds | answer |"]
-        lines += [_line(["---"] * 6)]
+        rows = []
         for entry in own:
             low_high = entry["interval"]
             interval = "-" if low_high is None else f"{float(low_high[0]):.2f} to {float(low_high[1]):.2f}"
@@ -223,8 +216,9 @@ def findings(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
                 " and ".join(map(str, entry["num_seeds"])),
                 answer(entry),
             ]
-            lines.append(_line(cells))
-        lines.append("")
+            rows.append(cells)
+        heading = ["claim", "difference", "interval over seeds", "s.e. over images", "seeds", "answer"]
+        lines += [f"## {table.title} (`{table.name}`)", "", *markdown.table(heading, rows), ""]
     if len(lines) == 6:
         lines += ["No claim has been tested yet.", ""]
     waiting = [
@@ -354,9 +348,8 @@ def bundles_to_markdown(folder: Path) -> str:
         size = sum(part.stat().st_size for part in path.parent.rglob("*") if part.is_file())
         scored, num_samples = "not evaluated", "-"
         if metrics is not None:
-            target = card["target"].replace("|", "\\|")  # a bar ends a cell
             flagged = " (flagged)" if metrics["flags"] else ""
-            scored = f"{target} {metrics['log_likelihood']:.2f} ({metrics['std_err']:.2f}){flagged}"
+            scored = f"{card['target']} {metrics['log_likelihood']:.2f} ({metrics['std_err']:.2f}){flagged}"
             temperatures = metrics.get("settings", {}).get("posterior_temperatures")
             num_samples = str(metrics["num_samples"]) + (f", {temperatures} temperatures" if temperatures else "")
         lines.append(

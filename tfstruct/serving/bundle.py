@@ -18,9 +18,9 @@ from tfstruct.math import mean_and_std_err
 from tfstruct.models.config import Export
 from tfstruct.models.system import System
 from tfstruct.serving import cards, warmup, weights
-from tfstruct.serving.card import to_markdown
 from tfstruct.serving.client import LoadedModel
 from tfstruct.serving.contents import CARD_NAME, GOLDEN_NAME, PAGE_NAME, write_checksums
+from tfstruct.serving.page import to_markdown
 from tfstruct.serving.signatures import ServedSystem
 from tfstruct.serving.slim import slim
 from tfstruct.serving.verification import golden_outputs, verify

@@ -3,7 +3,7 @@
 import datetime
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,8 @@ def of_model(
 def of_run(run: TrainedRun, replica: int, weights_dtype: str) -> dict[str, Any]:
     """Returns what a run adds: its data, its training, the commands that make it again, and its evaluation."""
     data, bound = run.data, float(run.weights.bounds[replica])
+    path = run.folder.path / "evaluation.json"
+    evaluation = read_json(path) if path.exists() else None
     return {
         "data": {
             "name": data.name,
@@ -83,21 +85,22 @@ def of_run(run: TrainedRun, replica: int, weights_dtype: str) -> dict[str, Any]:
             "validation_bound": bound if np.isfinite(bound) else None,
             "environment": run.folder.environment(),
         },
-        "recipe": _recipe(run, weights_dtype),
-        "metrics": metrics_of(run, replica),
+        "recipe": _recipe(run, evaluation, weights_dtype),
+        "metrics": None if evaluation is None else _metrics(run, evaluation, replica),
     }
 
 
-def _recipe(run: TrainedRun, weights_dtype: str) -> list[str]:
+def _recipe(run: TrainedRun, evaluation: Mapping[str, Any] | None, weights_dtype: str) -> list[str]:
     """Commands that make the bundle again; RUN and BUNDLE are folders of the user's."""
-    config, evaluation = run.config, run.folder.path / "evaluation.json"
+    config, here = run.config, environment()
     changes = overrides(config, presets.get(config.preset))
     train = ["tfstruct-train", f"--preset={config.preset}", "--workdir=RUN", *(f"--set={change}" for change in changes)]
-    evaluated = read_json(evaluation)["environment"] if evaluation.exists() else environment()
+    evaluated = evaluation or {"command": [""], "environment": here}
+    evaluate = ["tfstruct-evaluate", "--workdir=RUN", *_evaluation_options(evaluated["command"])]
     steps = (
         (run.folder.environment(), shlex.join(train)),
-        (evaluated, shlex.join(["tfstruct-evaluate", "--workdir=RUN", *_evaluation_options(run)])),
-        (environment(), f"tfstruct-export --workdir=RUN --output=BUNDLE --weights_dtype={weights_dtype}"),
+        (evaluated["environment"], shlex.join(evaluate)),
+        (here, f"tfstruct-export --workdir=RUN --output=BUNDLE --weights_dtype={weights_dtype}"),
     )
     lines: list[str] = []
     checkout = ""
@@ -115,10 +118,9 @@ def _checkout(commit: str | None) -> str:
     return f"git checkout {clean}" + ("" if clean == commit else "  # with changes that were not committed")
 
 
-def _evaluation_options(run: TrainedRun) -> list[str]:
+def _evaluation_options(command: Sequence[str]) -> list[str]:
     """The flags of the evaluation whose numbers are on the card, but where its files are."""
-    path = run.folder.path / "evaluation.json"
-    program, *parts = read_json(path)["command"] if path.exists() else [""]
+    program, *parts = command
     flags: list[str] = []
     for part in parts if program == "tfstruct-evaluate" else []:
         if part.startswith("--"):
@@ -128,12 +130,8 @@ def _evaluation_options(run: TrainedRun) -> list[str]:
     return [flag for flag in flags if not flag.startswith(("--workdir=", "--data_dir="))]
 
 
-def metrics_of(run: TrainedRun, replica: int) -> dict[str, Any] | None:
-    """What evaluation.json says of the weights that are exported; None if it is of others."""
-    path = run.folder.path / "evaluation.json"
-    if not path.exists():
-        return None
-    evaluation = read_json(path)
+def _metrics(run: TrainedRun, evaluation: Mapping[str, Any], replica: int) -> dict[str, Any] | None:
+    """What an evaluation says of the weights that are exported; None if it is of others."""
     evaluated = evaluation["replicas"][replica] if replica < len(evaluation["replicas"]) else {}
     # The run may have gone on since: only the numbers of these weights on these data belong on the card.
     is_of_these = (
@@ -143,7 +141,7 @@ def metrics_of(run: TrainedRun, replica: int) -> dict[str, Any] | None:
     )
     if not is_of_these:
         return None
-    about = {name: evaluation[name] for name in ("data", "num_samples", "settings")}
+    about = {name: evaluation[name] for name in ("data", "num_samples", "settings") if name in evaluation}
     return about | evaluated
 
 

@@ -1,0 +1,110 @@
+"""The page of a bundle's card for people: MODEL_CARD.md."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tfstruct import markdown
+from tfstruct.data import support
+
+
+def to_markdown(card: dict[str, Any]) -> str:
+    """Returns the page of a card for people, MODEL_CARD.md; it has nothing that the card has not."""
+    return "\n".join(line for section in (_what, _how_well, _answers, _uses, _data, _made) for line in section(card))
+
+
+def _what(card: dict[str, Any]) -> Iterator[str]:
+    yield from (f"# {card['preset'] or card['system']}", "", *([card["about"], ""] if card.get("about") else []))
+    yield from markdown.table(
+        ("", ""),
+        [
+            ("model of", card["target"]),
+            ("an observation", f"{_shape(card['event_shape'])}, {support.MEANING[card['support']]}"),
+            ("likelihood", card["likelihood"]),
+            ("trained weights", f"{card['num_parameters']:,}, stored as {card['weights_dtype']}"),
+            ("importance samples of a score", f"{card['num_samples']}"),
+            ("licence", card["license"]),
+        ],
+    )
+    yield ""
+
+
+def _how_well(card: dict[str, Any]) -> Iterator[str]:
+    metrics, rounding = card["metrics"], card.get("rounding")
+    yield from ("## How well it does", "")
+    if metrics is None:
+        yield from ("These weights were not evaluated.", "")
+    else:
+        data = metrics["data"]
+        settings = "".join(f", {name} {value}" for name, value in metrics.get("settings", {}).items())
+        yield (
+            f"{card['target']} of {data['images']:,} {data['split']} images of {data['name']}/{data['variant']}: "
+            f"{_nats(metrics['log_likelihood'], metrics['std_err'])}, by importance sampling with K="
+            f"{metrics['num_samples']:,}{settings}. The error is the standard error over images, of one training."
+        )
+        yield ""
+        more = {"ELBO": "elbo", "rate": "rate", "distortion": "distortion"}
+        told = [f"{label} {metrics[name]:.2f} nats" for label, name in more.items() if metrics.get(name) is not None]
+        if metrics.get("bits_per_dim") is not None:
+            told.append(f"{metrics['bits_per_dim']:.4f} bits/dim")
+        yield from ([f"{', '.join(told)}.", ""] if told else [])
+        yield from ([*(f"* flagged: {flag}" for flag in metrics["flags"]), ""] if metrics["flags"] else [])
+    if rounding:
+        change = f"{rounding['log_prob_change']:+.4f} +- {rounding['std_err']:.4f} nats"
+        yield from (f"Storing the weights so changes it by {change}, mean of {rounding['rows']} images.", "")
+
+
+def _answers(card: dict[str, Any]) -> Iterator[str]:
+    exactness = card.get("exactness", {})
+    yield from ("## What it answers", "", "N rows at once; randomness is one integer seed for each row.", "")
+    yield from markdown.table(
+        ("signature", "inputs", "outputs", "answer"),
+        [
+            (f"`{name}`", *(_tensors(signature[side]) for side in ("inputs", "outputs")), exactness.get(name, ""))
+            for name, signature in sorted(card["signatures"].items())
+        ],
+    )
+    yield from ("", f"A score takes the encoder once and the decoder {card['num_samples']} times for each row.", "")
+
+
+_USES = """
+For density estimates, samples and completions of data like those that it was trained on, for comparison with other
+density models on the same data and protocol, and as a part of a detector of unusual data that is calibrated on held-out
+normal data.
+
+Not for decisions about people, and not for data of another kind: a likelihood alone is no measure of how usual an image
+is. Images with little in them, such as blank ones, often score higher than those that it was trained on.
+"""
+
+
+def _uses(card: dict[str, Any]) -> Iterator[str]:
+    del card
+    yield from ("## Uses", *_USES.splitlines(), "")
+
+
+def _data(card: dict[str, Any]) -> Iterator[str]:
+    data = card["data"]
+    yield from ("## Data", "", f"`{data['name']}/{data['variant']}`: {data['description'].rstrip('.')}.")
+    yield from ([f"Checksum {data['checksum']}.", ""] if data["checksum"] else [""])
+
+
+def _made(card: dict[str, Any]) -> Iterator[str]:
+    yield from ("## How it was made", "")
+    yield from (*(f"    {line}" for line in card["recipe"]), *([""] if card["recipe"] else []))
+    exported = card.get("exported", {})
+    versions = ", ".join(f"{name} {version}" for name, version in exported.get("versions", {}).items())
+    yield from (f"Written {card.get('created', 'at an unknown time')} with {versions or 'unknown versions'}.", "")
+    references = card.get("references", [])
+    if references:
+        yield from ("## References", "", *(f"* {reference}" for reference in references), "")
+
+
+def _tensors(specs: dict[str, Any]) -> str:
+    return ", ".join(f"`{name}` {_shape(spec['shape'])}" for name, spec in specs.items())
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return f"[{', '.join('N' if size < 0 else str(size) for size in sizes)}]"
+
+
+def _nats(value: float, error: float | None) -> str:
+    return f"{value:.2f}" + ("" if error is None else f" +- {error:.2f}") + " nats"
