@@ -139,6 +139,19 @@ _TUNED: Changes = {
     "training.steps": 40_000,
     "training.validate_every": 1_000,
 }
+_BACKGROUND: Changes = {
+    "data.corruption": 0.2,
+    "model.num_latents": 16,
+    "model.hidden_units": (128, 128),
+    "training.steps": 10_000,
+    "training.validate_every": 1_000,
+    "evaluation.num_samples": 100,
+    "evaluation.images": 1_000,
+}
+_BACKGROUND_KINDS = {
+    "dynamic": ("bernoulli", "dynamically binarised"),
+    "discrete": ("binomial", "grey levels 0..255"),
+}
 _MORE_LEAVES: Changes = {"model.num_leaves": 4, "model.num_sums": 4}
 
 
@@ -218,6 +231,15 @@ def register() -> None:
         _COMPONENTS,
         {"model.num_leaves": 3, "model.num_sums": 3},
     )
+    for kind, (likelihood, drawn) in _BACKGROUND_KINDS.items():
+        add(
+            f"dense_vae/mnist_{kind}_background",
+            f"small VAE of MNIST, {drawn}, a fifth of whose pixels are replaced by uniform draws: the background of "
+            "likelihood ratios of other models",
+            _full("dense_vae", "mnist", "discrete"),
+            _BACKGROUND,
+            {"data.variant": kind, "model.likelihood": likelihood},
+        )
     missing = {**_full("spvae", "mnist", "discrete"), **_MISSING}
     add(
         "spvae/mnist_missing",
