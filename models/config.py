@@ -204,8 +204,8 @@ class Config(Settings):
     @property
     def training_flags(self) -> list[str]:
         """What every evaluation must say of how this trains, also those of runs that start from its weights."""
-        corruption = self.data.corruption
-        return [f"trained on corrupted rows (data.corruption={corruption}), for likelihood ratios"] if corruption else []
+        part = self.data.corruption
+        return [f"trained on corrupted rows (data.corruption={part}), for likelihood ratios"] if part else []
 
     @property
     def is_slow_under_xla_on_cpu(self) -> bool:
