@@ -37,7 +37,8 @@ MODULES = {
     "serving.contents": ("files",),
     "serving.card": ("serving.contents",),
     "serving.trust": ("serving.contents",),
-    "serving.client": ("files", "registry", "serving.card", "serving.contents", "serving.trust"),
+    "serving.scoring": ("registry",),
+    "serving.client": ("files", "registry", "serving.card", "serving.contents", "serving.scoring", "serving.trust"),
     "serving.warmup": ("serving.contents",),
     "serving.verification": (
         "files",

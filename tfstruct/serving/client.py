@@ -1,7 +1,6 @@
 """Using an exported model with TensorFlow alone: no Keras, no TensorFlow Probability, no model code."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from tfstruct.registry import did_you_mean
 from tfstruct.serving import card as card_lib
 from tfstruct.serving import trust
 from tfstruct.serving.contents import CARD_NAME, verify_files
+from tfstruct.serving.scoring import ServedModel, row_seeds
 
+__all__ = ["ROOT_VARIABLE", "LoadedModel", "find", "list_models", "load", "roots", "row_seeds"]
 ROOT_VARIABLE = "TFSTRUCT_SAVED_MODELS"
 
 
@@ -84,12 +85,8 @@ def list_models() -> list[str]:
     return sorted({f"{card.parents[2].name}/{card.parents[1].name}" for card in cards})
 
 
-class LoadedModel:
-    """An exported model; its signatures as methods on NumPy arrays.
-
-    A row's answer depends on the row and its seed alone. A single integer seed is given to every row when scoring:
-    equal rows then get equal scores wherever they stand, but the rows share one noise, and so do the errors of their
-    scores. For an average over many rows give each a seed of its own: `seed=row_seeds(0, len(x))`. Sampling does so.
+class LoadedModel(ServedModel):
+    """An exported model in this process; its signatures as methods on NumPy arrays (see `scoring.Questions`).
 
     Attributes:
         path: folder of the export.
@@ -117,269 +114,6 @@ class LoadedModel:
     def __repr__(self) -> str:
         return f"LoadedModel({str(self.path)!r}, preset={self.card.get('preset')!r})"
 
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one observation."""
-        return tuple(self.card["event_shape"])
-
-    @property
-    def observation_scale(self) -> float:
-        """What observations are divided by to lie in [0, 1]: 255 of grey levels."""
-        return 255.0 if self.card["support"] == "integers_0_255" else 1.0
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether it is a model of one part of an observation given the other: log p(x_2 | x_1)."""
-        return bool(self.card.get("part_shapes"))
-
-    def parts(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Cuts observations [N, *event_shape] of a conditional model into x_1, which is given, and x_2.
-
-        Raises:
-            ValueError: a model that is not conditional, or observations of another shape or outside the support.
-        """
-        self._require_conditional()
-        x, first = self._observations(x), self.card["part_shapes"][0][0]
-        return x[:, :first], x[:, first:]
-
-    def _require_conditional(self) -> None:
-        if not self.is_conditional:
-            raise ValueError(f"{self.card['preset']} is no conditional model: it has no parts of an observation")
-
-    def conditional_log_prob(
-        self, x_given: Any, x_query: Any, *, seed: Any = 0, batch_size: int = 100
-    ) -> dict[str, np.ndarray]:
-        """Estimates log p(x_query | x_given); `log_prob` and `std_err` in nats, each [N].
-
-        Args:
-            x_given: [N, ...] of the first of the card's `part_shapes`.
-            x_query: [N, ...] of the second.
-            seed: as in `log_prob`.
-            batch_size: rows computed at once.
-
-        Raises:
-            ValueError: a model that is not conditional, or parts of other shapes or outside the support.
-        """
-        self._require_conditional()
-        return self.query("conditional_log_prob", x_given=x_given, x_query=x_query, seed=seed, batch_size=batch_size)
-
-    def query(self, name: str, *, batch_size: int = 100, **inputs: Any) -> dict[str, np.ndarray]:
-        """Asks a signature by its name, also one that only the model's system has.
-
-        Args:
-            name: one of the card's `signatures`.
-            batch_size: rows computed at once.
-            **inputs: those of the signature, each [N, ...]; `seed` may be one integer where there are others.
-
-        Returns:
-            Its outputs by name, each [N, ...].
-
-        Raises:
-            ValueError: no such signature, other inputs than it takes, or observations as in `log_prob`.
-        """
-        signatures = self.card["signatures"]
-        if name not in signatures:
-            raise ValueError(f"{self.card['preset']} has no signature {name!r}{did_you_mean(name, signatures)}")
-        expected = signatures[name]["inputs"]
-        if inputs.keys() != expected.keys():
-            raise ValueError(f"{name} takes {', '.join(expected)}, found {', '.join(inputs) or 'nothing'}")
-        seed = inputs.pop("seed", None)
-        if "seed" in expected and (seed is None or (not inputs and (np.ndim(seed) != 1 or not np.size(seed)))):
-            raise ValueError(f"seed must be an integer, or integers [N] where it is the only input, found {seed!r}")
-        if "observed" in inputs:
-            inputs["x"], inputs["observed"] = self._partly_observed(inputs["x"], inputs["observed"])
-        elif "x" in inputs:
-            inputs["x"] = self._observations(inputs["x"])
-        elif "x_given" in inputs:
-            parts = [np.asarray(inputs[part]) for part in ("x_given", "x_query")]
-            if [list(part.shape[1:]) for part in parts] != self.card["part_shapes"] or len(parts[0]) != len(parts[1]):
-                raise ValueError(
-                    f"x_given and x_query must have shapes [N, ...] of {self.card['part_shapes']}, found "
-                    f"{list(parts[0].shape)} and {list(parts[1].shape)}"
-                )
-            inputs["x_given"], inputs["x_query"] = self.parts(np.concatenate(parts, axis=1))
-        return self._call(name, seed, batch_size, **inputs)
-
-    def log_prob(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
-        """Estimates log p(x), of a conditional model log p(x_2 | x_1), with the importance samples fixed at export.
-
-        Args:
-            x: [N, *event_shape], values as the card's `support` says.
-            seed: one integer, or one for each row [N].
-            batch_size: rows computed at once.
-
-        Returns:
-            `log_prob` and `std_err` in nats, and `bits_per_dim`; each [N].
-
-        Raises:
-            ValueError: observations of another shape or outside the model's support.
-        """
-        return self.query("log_prob", x=x, seed=seed, batch_size=batch_size)
-
-    def elbo(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
-        """Returns `elbo`, `rate` and `distortion` in nats, each [N]; arguments as in `log_prob`."""
-        return self.query("elbo", x=x, seed=seed, batch_size=batch_size)
-
-    def encode(self, x: Any, *, batch_size: int = 100) -> dict[str, np.ndarray]:
-        """Returns `z_mean` and `z_std`, each [N, M]."""
-        return self.query("encode", x=x, batch_size=batch_size)
-
-    def reconstruct(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> np.ndarray:
-        """Returns the mean of p(x | z) at one posterior draw, [N, *event_shape]."""
-        return self.query("reconstruct", x=x, seed=seed, batch_size=batch_size)["x_mean"]
-
-    def sample(self, num: int, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
-        """Draws `num` observations: `x_mean` and `x`, each [num, *event_shape].
-
-        Args:
-            num: how many.
-            seed: one integer, of which a seed for each draw is derived, or those seeds themselves, [num].
-            batch_size: draws computed at once.
-
-        Raises:
-            ValueError: num below 1, seeds of another shape, or a conditional model, which draws no whole observations.
-        """
-        if self.is_conditional:
-            raise ValueError(f"{self.card['preset']} models {self.card['target']}; reconstruct completes observations")
-        if not isinstance(num, (int, np.integer)) or num < 1:
-            raise ValueError(f"num must be an integer of at least 1, found {num!r}")
-        seeds = _checked_seeds(seed, num)
-        seeds = row_seeds(int(seeds), num) if seeds.ndim == 0 else seeds
-        return self._call("sample", seeds, batch_size)
-
-    @property
-    def allows_missing(self) -> bool:
-        """Whether parts of an observation may be missing: `marginal_log_prob`, `inpaint`."""
-        return "inpaint" in self.card["signatures"]
-
-    @property
-    def has_regions(self) -> bool:
-        """Whether the log density has parts that belong to regions of an observation: `region_log_prob`."""
-        return "region_log_prob" in self.card["signatures"]
-
-    def marginal_log_prob(
-        self, x: Any, observed: Any, *, seed: Any = 0, batch_size: int = 100
-    ) -> dict[str, np.ndarray]:
-        """Estimates the log density of the observed values: `log_prob` and `std_err` in nats, each [N].
-
-        Args:
-            x: [N, *event_shape]; missing values may be anything, NaN too.
-            observed: Boolean, of the shape of x or of one observation.
-            seed: as in `log_prob`.
-            batch_size: rows computed at once.
-
-        Raises:
-            ValueError: a model without this, a mask of another shape or type, or observed values outside the support.
-        """
-        self._require_missing()
-        return self.query("marginal_log_prob", x=x, observed=observed, seed=seed, batch_size=batch_size)
-
-    def inpaint(self, x: Any, observed: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
-        """Draws the missing values given the observed ones; arguments as in `marginal_log_prob`.
-
-        Returns:
-            `x`, a draw, and `x_mean`, the mean of its pixels at the latents of the draw; [N, *event_shape] with the
-            observed values as given.
-        """
-        self._require_missing()
-        return self.query("inpaint", x=x, observed=observed, seed=seed, batch_size=batch_size)
-
-    def region_log_prob(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> dict[str, np.ndarray]:
-        """What the R leaf regions of the card (`leaf_regions`) contribute to log p(x); arguments as in `log_prob`.
-
-        Returns:
-            `contribution` [N, R] and `structure` [N], which sum to log p(x); where no value is in two regions also
-            `marginal` and `conditional` [N, R], the log density of a region by itself and given all other values. In
-            nats. A region is out of place where the second is less than the first.
-
-        Raises:
-            ValueError: a model without regions, or observations as in `log_prob`.
-        """
-        if not self.has_regions:
-            raise ValueError(f"{self.card['preset']} has no regions; it answers {', '.join(self.card['signatures'])}")
-        return self.query("region_log_prob", x=x, seed=seed, batch_size=batch_size)
-
-    def _require_missing(self) -> None:
-        if not self.allows_missing:
-            raise ValueError(
-                f"{self.card['preset']} takes no missing values; it answers {', '.join(self.card['signatures'])}"
-            )
-
-    def _partly_observed(self, x: Any, observed: Any) -> tuple[np.ndarray, np.ndarray]:
-        x, observed = np.asarray(x), np.asarray(observed)
-        if observed.dtype != bool or observed.shape not in (x.shape, x.shape[1:]):
-            raise ValueError(
-                f"observed must be Boolean of shape {list(x.shape)} or {list(x.shape[1:])}, found {observed.dtype} "
-                f"{list(observed.shape)}"
-            )
-        observed = np.broadcast_to(observed, x.shape)
-        return self._observations(np.where(observed, x, 0)), observed
-
-    def _observations(self, x: Any) -> np.ndarray:
-        x = np.asarray(x)
-        if x.dtype.kind not in "biuf":
-            raise ValueError(f"observations must be numbers, found dtype {x.dtype}")
-        if x.shape[1:] != self.event_shape or not len(x):
-            expected = ", ".join(str(size) for size in self.event_shape)
-            raise ValueError(f"observations must have shape [N, {expected}] with N >= 1, found {list(x.shape)}")
-        if not np.isfinite(x).all():
-            raise ValueError(
-                f"observations must be finite, found {int((~np.isfinite(x)).sum())} NaN or infinite values"
-            )
-        if self.card["support"] == "binary" and not np.isin(x, (0, 1)).all():
-            wrong = x[~np.isin(x, (0, 1))]
-            raise ValueError(
-                f"this model scores binary data: observations must be 0 or 1, found {wrong[0].item()} and {wrong.size} "
-                "such values; binarise them first (for example x >= 0.5)"
-            )
-        if self.card["support"] == "integers_0_255":
-            outside = (x < 0) | (x > 255) | (x != np.rint(x))
-            if outside.any():
-                raise ValueError(
-                    f"this model scores grey levels: observations must be integers in 0..255, found "
-                    f"{x[outside][0].item()} and {int(outside.sum())} such values"
-                )
-        return x.astype(np.float32)
-
-    def _call(self, name: str, seed: Any, batch_size: int, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        if seed is not None:
-            num = len(next(iter(inputs.values()))) if inputs else len(seed)
-            inputs["seed"] = np.broadcast_to(_checked_seeds(seed, num), [num])
-        signature = self._signatures[name]
-        results = [
-            signature(**{key: tf.constant(part) for key, part in zip(inputs, parts, strict=True)})
-            for parts in zip(*(_parts(values, batch_size) for values in inputs.values()), strict=True)
-        ]
-        return {key: np.concatenate([result[key].numpy() for result in results]) for key in results[0]}
-
-
-def row_seeds(seed: int, num: int) -> np.ndarray:
-    """Returns `num` int64 seeds that share none with those of another seed, for all practical purposes.
-
-    They are the outputs of SplitMix64 (Steele, Lea & Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA
-    2014), started at a mixed `seed`. Seeds counted up from `seed` would make the streams of 0 and 1 shifted copies.
-    """
-
-    def mix(word: np.ndarray) -> np.ndarray:
-        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return word ^ (word >> np.uint64(31))
-
-    start = mix(np.array([int(seed) & 0xFFFFFFFFFFFFFFFF], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    counter = np.arange(1, num + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return mix(start + counter).view(np.int64)
-
-
-def _checked_seeds(seed: Any, num: int) -> np.ndarray:
-    seeds = np.asarray(seed)
-    if seeds.dtype.kind not in "iu" or seeds.shape not in ((), (num,)) or np.any(seeds > np.iinfo(np.int64).max):
-        found = f"{seeds.dtype} {list(seeds.shape)}"
-        raise ValueError(f"seed must be an integer or integers [{num}], of 64 bits with a sign, found {found}")
-    return seeds.astype(np.int64)
-
-
-def _parts(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    if not isinstance(size, (int, np.integer)) or size < 1:
-        raise ValueError(f"batch_size must be an integer of at least 1, found {size!r}")
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
+    def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = self._signatures[signature](**{name: tf.constant(values) for name, values in inputs.items()})
+        return {name: values.numpy() for name, values in outputs.items()}
