@@ -358,13 +358,13 @@ def test_golden_values_hold_the_new_signatures_and_a_change_is_noticed(model, tm
     monkeypatch.setattr(bundle, "LoadedModel", lambda *_, **__: model)
     monkeypatch.setattr(bundle, "golden_outputs", lambda *_: outputs)
     assert {*NEW, "log_prob", "elbo", "encode", "reconstruct", "sample"} == outputs.keys()
-    bundle.verify(copy)
+    verification.verify(copy)
     for output in ("marginal_log_prob/log_prob", "inpaint/x", "inpaint/x_mean", "region_log_prob/conditional"):
         np.savez(copy / "golden.npz", **golden | {output: golden[output] + np.float32(0.01)})
         contents.write_checksums(copy)
         name, _, part = output.partition("/")
         with pytest.raises(contents.DamagedBundleError, match=f"signature {name} does not give its golden {part}$"):
-            bundle.verify(copy)
+            verification.verify(copy)
 
 
 def test_warm_up_records_hold_half_of_the_pixels_as_observed(model):

@@ -188,6 +188,33 @@ class Questions(abc.ABC, Generic[Answers, Values]):
         seeds = row_seeds(int(seeds), num) if seeds.ndim == 0 else seeds
         return self._ask(_request("sample", seeds, batch_size, {}))
 
+    def anomaly(self, x: Any, *, alpha: Any = 0.05, seed: Any = 0, batch_size: int = 100) -> Answers:
+        """Says how unusual observations are, and whether that is an anomaly; of a calibrated model.
+
+        Args:
+            x: as in `log_prob`.
+            alpha: the false-alarm rate, in [0, 1]: the part of normal observations that are taken for anomalies. One
+                number, or one for each row [N].
+            seed: as in `log_prob`.
+            batch_size: rows computed at once.
+
+        Returns:
+            `p_value`, the part of normal observations that are as unusual, `is_anomaly`: whether it is at most alpha,
+            and by score what the card's `calibration` has: `<score>_p_value` and `<score>_score` (nats, low where
+            unusual; of the likelihood `log_prob`); each [N]. `region_p_value` [N, R] of the card's `leaf_regions`.
+
+        Raises:
+            ValueError: a model that is not calibrated, observations as in `log_prob`, or another alpha.
+        """
+        if "anomaly" not in self.card["signatures"]:
+            raise ValueError(f"{self.card['preset']} is not calibrated for anomalies; tfstruct-calibrate does that")
+        alpha = np.asarray(alpha)
+        shapes = ((), (len(np.atleast_1d(x)),))
+        if alpha.dtype.kind not in "iuf" or alpha.shape not in shapes or not ((alpha >= 0) & (alpha <= 1)).all():
+            raise ValueError(f"alpha must be a number in [0, 1], or one for each row, found {alpha!r}")
+        alpha = np.broadcast_to(alpha.astype(np.float32), shapes[1])
+        return self.query("anomaly", x=x, alpha=alpha, seed=seed, batch_size=batch_size)
+
     @property
     def allows_missing(self) -> bool:
         """Whether parts of an observation may be missing: `marginal_log_prob`, `inpaint`."""
@@ -253,6 +280,10 @@ class Questions(abc.ABC, Generic[Answers, Values]):
             )
         observed = np.broadcast_to(observed, x.shape)
         return self._observations(np.where(observed, x, 0)), observed
+
+    def check(self, x: Any) -> None:
+        """Raises ValueError unless observations are [N, *event_shape] inside the model's support."""
+        self._observations(x)
 
     def _observations(self, x: Any) -> np.ndarray:
         x = np.asarray(x)

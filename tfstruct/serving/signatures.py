@@ -57,14 +57,14 @@ class ServedSystem(tf.Module):
     ) -> None:
         super().__init__(name="served_system")
         # Not tracked, so that no Keras object enters the SavedModel.
-        self._model = _Untracked(model)
-        self._functional = _Untracked(Functional(model))
+        self._model = Untracked(model)
+        self._functional = Untracked(Functional(model))
         self._num_samples, self._chunk = num_samples, chunk
-        self._terms_options = _Untracked[dict[str, Any]](dict(terms_options or {}))
+        self._terms_options = Untracked[dict[str, Any]](dict(terms_options or {}))
         self._offset = bits_per_dim_offset
         specs = [tf.TensorSpec([None, *model.event_shape], tf.float32), tf.TensorSpec([None], tf.int64)]
         # Traced once for all signatures that score alike, which makes a bundle smaller.
-        self._score = _Untracked(tf.function(self._estimate, input_signature=specs, autograph=False))
+        self._score = Untracked(tf.function(self._estimate, input_signature=specs, autograph=False))
         self.weights = weights.store(self._functional.value, weights_dtype)
 
     def signatures(self) -> dict[str, Callable]:
@@ -234,7 +234,7 @@ def _where(valid: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.reshape(valid, [-1] + [1] * (len(values.shape) - 1)), values, tf.constant(np.nan, tf.float32))
 
 
-class _Untracked(Generic[T]):
+class Untracked(Generic[T]):
     """Hides a value from the attribute tracking of tf.Module."""
 
     def __init__(self, value: T) -> None:

@@ -36,6 +36,7 @@ def example(inputs: dict[str, dict], x: np.ndarray, seed: np.ndarray) -> dict[st
     """
     half = np.arange(x[0].size) < x[0].size // 2
     values = {"x": x, "seed": seed, "observed": np.broadcast_to(half.reshape(x.shape[1:]), x.shape)}
+    values["alpha"] = np.full(len(x), 0.05, np.float32)
     if "x_given" in inputs:
         first = inputs["x_given"]["shape"][1]
         values |= {"x_given": x[:, :first], "x_query": x[:, first:]}
