@@ -23,7 +23,8 @@ def fit(rows: np.ndarray, *, seed: int = 0) -> dict[str, Callable[[np.ndarray], 
         ImportError: scikit-learn is not installed.
 
     References:
-        Liu, Ting & Zhou, Isolation Forest, ICDM 2008; Tipping & Bishop, Probabilistic Principal Component Analysis, 1999.
+        Liu, Ting & Zhou, Isolation Forest, ICDM 2008; Tipping & Bishop, Probabilistic Principal Component Analysis,
+        Journal of the Royal Statistical Society B, 1999.
     """
     try:
         from sklearn.decomposition import PCA

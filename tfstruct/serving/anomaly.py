@@ -8,9 +8,9 @@ all; hence several scores, and the least of their p-values, which is calibrated 
 
 References:
     Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World, 2005 (conformal p-values); Nalisnick et al.,
-    Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typicality, 2019; Serra et al., Input Complexity
-    and Out-of-Distribution Detection with Likelihood-Based Generative Models, ICLR 2020; Ren et al., Likelihood Ratios
-    for Out-of-Distribution Detection, NeurIPS 2019.
+    Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typicality, 2019; Serra et al., Input
+    Complexity and Out-of-Distribution Detection with Likelihood-Based Generative Models, ICLR 2020; Ren et al.,
+    Likelihood Ratios for Out-of-Distribution Detection, NeurIPS 2019.
 """
 
 from collections.abc import Callable, Mapping

@@ -15,8 +15,9 @@ from tfstruct.serving import cards
 from tfstruct.serving.anomaly import LIKELIHOOD, AnomalyScores
 from tfstruct.serving.client import LoadedModel
 from tfstruct.serving.contents import CHECKSUMS_NAME, GOLDEN_NAME
+from tfstruct.serving.images import ImageInput
+from tfstruct.serving.inputs import row_seeds
 from tfstruct.serving.publication import publish, require_new
-from tfstruct.serving.scoring import row_seeds
 
 ALPHAS = (0.01, 0.05)
 JOINT = "p_value"  # the least of the p-values, calibrated
@@ -84,10 +85,14 @@ def calibrate(
     scores = AnomalyScores(model.signatures, model.card, weights, added)
     scores.calibrate(scores.statistics(normal.values, _seeds(seed, _NORMAL, normal.values)))
 
-    functions = {name: function for name, function in model.signatures.items() if name != _ANOMALY}
+    functions = {name: function for name, function in model.signatures.items() if not name.endswith(_ANOMALY)}
     if added is not None:
         functions[_BACKGROUND] = _background_log_prob(added, model.event_shape)
     functions[_ANOMALY] = scores.anomaly.get_concrete_function()
+    images = ImageInput.of(model.event_shape, model.card["support"], model.card["data"]["variant"])
+    if "image_log_prob" in functions and images is not None:
+        alpha = tf.TensorSpec([None], tf.float32, name="alpha")
+        functions[f"image_{_ANOMALY}"] = images.variant_of(scores.anomaly, [alpha]).get_concrete_function()
     card: dict[str, Any] = model.card | {"signatures": cards.signature_specs(functions)}
     card["calibration"] = {
         "data": normal.about,

@@ -48,6 +48,7 @@ def of_model(
         "exactness": {name: query.exactness for name, query in model.queries.items() if query.exactness},
         "leaf_regions": model.leaf_regions if "region_log_prob" in model.queries else [],
         "structure": model.structure_report(),
+        "image": served.images.about() if "image_log_prob" in signatures and served.images is not None else None,
         "training": {},
         "recipe": [],
         "metrics": None,

@@ -13,7 +13,8 @@ from tfstruct.registry import did_you_mean
 from tfstruct.serving import card as card_lib
 from tfstruct.serving import trust
 from tfstruct.serving.contents import CARD_NAME, verify_files
-from tfstruct.serving.scoring import ServedModel, row_seeds
+from tfstruct.serving.inputs import row_seeds
+from tfstruct.serving.scoring import ServedModel
 
 __all__ = ["ROOT_VARIABLE", "LoadedModel", "find", "list_models", "load", "roots", "row_seeds"]
 ROOT_VARIABLE = "TFSTRUCT_SAVED_MODELS"

@@ -76,8 +76,8 @@ def _anomalies(card: dict[str, Any]) -> Iterator[str]:
     data, test = calibration["data"], calibration["test"]
     yield from ("## Anomalies", "")
     yield (
-        f"`anomaly` compares with {calibration['rows']:,} {data['split']} rows of {data['name']}/{data['variant']}, which "
-        "were not trained on: `p_value` is the part of normal rows that are as unusual, by the least p-value of "
+        f"`anomaly` compares with {calibration['rows']:,} {data['split']} rows of {data['name']}/{data['variant']}, "
+        "which were not trained on: `p_value` is the part of normal rows that are as unusual, by the least p-value of "
         f"{len(calibration['scores'])} scores. `is_anomaly` is `p_value` <= alpha."
     )
     yield ""

@@ -21,6 +21,7 @@ from tfstruct.inference import likelihood
 from tfstruct.math import bits_per_dim
 from tfstruct.models.system import System
 from tfstruct.serving import weights
+from tfstruct.serving.images import ImageInput
 
 T = TypeVar("T")
 # Purposes that row keys are derived for.
@@ -65,6 +66,9 @@ class ServedSystem(tf.Module):
         specs = [tf.TensorSpec([None, *model.event_shape], tf.float32), tf.TensorSpec([None], tf.int64)]
         # Traced once for all signatures that score alike, which makes a bundle smaller.
         self._score = Untracked(tf.function(self._estimate, input_signature=specs, autograph=False))
+        data = model.config.data
+        #: how images become observations; None where they cannot
+        self.images = ImageInput.of(model.event_shape, model.likelihood.support, data.variant)
         self.weights = weights.store(self._functional.value, weights_dtype)
 
     def signatures(self) -> dict[str, Callable]:
@@ -88,6 +92,8 @@ class ServedSystem(tf.Module):
             )
             for name, query in model.queries.items()
         }
+        if self.images is not None and not model.target.is_conditional:
+            functions["image_log_prob"] = self.images.variant_of(self.log_prob)
         functions["serving_default"] = functions["conditional_log_prob" if model.target.is_conditional else "log_prob"]
         return {name: function.get_concrete_function() for name, function in functions.items()}
 

@@ -39,8 +39,8 @@ ALLOWED_OPS = frozenset(
     TensorListElementShape TensorListFromTensor TensorListGather TensorListGetItem TensorListLength
     TensorListPopBack TensorListPushBack TensorListReserve TensorListResize TensorListSetItem TensorListStack
     TensorScatterUpdate Tile TopKV2 Transpose TridiagonalSolve TruncateDiv TruncateMod Unique UniqueV2 Unpack
-    UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentSum UpperBound VarHandleOp Where While Xdivy Xlog1py Xlogy ZerosLike
-    Zeta
+    UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentSum UpperBound VarHandleOp Where While Xdivy Xlog1py Xlogy
+    ZerosLike Zeta
     """.split()
 )
 #: what the functions that save and restore variables have beside them; a server restores at loading, and never saves

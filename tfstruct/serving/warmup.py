@@ -12,6 +12,7 @@ import tensorflow as tf
 from google.protobuf import message
 from tensorflow.core.framework import tensor_pb2
 
+from tfstruct.serving import images
 from tfstruct.serving.contents import WARMUP_NAME, DamagedBundleError
 
 BATCH_SIZES = (1, 4, 16, 64)
@@ -37,6 +38,8 @@ def example(inputs: dict[str, dict], x: np.ndarray, seed: np.ndarray) -> dict[st
     half = np.arange(x[0].size) < x[0].size // 2
     values = {"x": x, "seed": seed, "observed": np.broadcast_to(half.reshape(x.shape[1:]), x.shape)}
     values["alpha"] = np.full(len(x), 0.05, np.float32)
+    if "image_bytes" in inputs:
+        values["image_bytes"] = images.encode(x)
     if "x_given" in inputs:
         first = inputs["x_given"]["shape"][1]
         values |= {"x_given": x[:, :first], "x_query": x[:, first:]}
