@@ -300,8 +300,16 @@ def _request(signature: str, seed: Any, batch_size: int, inputs: dict[str, Any])
     if seed is not None:
         num = len(next(iter(inputs.values()))) if inputs else len(seed)
         inputs = {**inputs, "seed": np.broadcast_to(_checked_seeds(seed, num), [num])}
+    inputs = {name: _array(values) for name, values in inputs.items()}
     parts = zip(*(_parts(values, batch_size) for values in inputs.values()), strict=True)
     return Request(signature, [dict(zip(inputs, values, strict=True)) for values in parts])
+
+
+def _array(values: Any) -> np.ndarray:
+    """Returns an array; of texts one of byte strings, which NumPy's own type of texts would cut at their zeros."""
+    if isinstance(values, (list, tuple)) and values and isinstance(values[0], (bytes, str)):
+        values = np.array([text.encode() if isinstance(text, str) else text for text in values], object)
+    return np.asarray(values)
 
 
 def row_seeds(seed: int, num: int) -> np.ndarray:
