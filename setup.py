@@ -11,8 +11,16 @@ PACKAGES = [
 ]
 PROGRAMS = (
     *("train", "evaluate", "compare", "reproduce", "analyse"),
-    *("export", "verify", "calibrate", "score", "sample", "quickstart", "benchmark"),
+    *("export", "verify", "calibrate", "score", "sample", "serve", "quickstart", "benchmark"),
 )
+SERVING = [
+    "tensorflow-serving-api>=2.21,<2.22",
+    "grpcio>=1.68",
+    "httpx>=0.27",
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+    "prometheus_client>=0.20",
+]
 
 setup(
     name="tfstruct",
@@ -45,7 +53,7 @@ setup(
     ],
     extras_require={
         "and-cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
-        "serving": ["tensorflow-serving-api>=2.21,<2.22"],
+        "serving": SERVING,
         "sklearn": ["scikit-learn>=1.6"],
         "tests": [
             "scikit-learn>=1.6",
@@ -56,7 +64,8 @@ setup(
             "basedpyright>=1.31",
             "setuptools>=69",
             "wheel>=0.43",
-            "tensorflow-serving-api>=2.21,<2.22",
+            "pyyaml>=6",
+            *SERVING,
         ],
     },
     entry_points={

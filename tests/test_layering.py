@@ -30,15 +30,38 @@ LAYERS = {
     ),
     **{name: BASE for name in BASE},
     # The package itself: `tfstruct.load`.
-    "": ("serving.client", "serving.bundle", "evaluation.report"),
+    "": ("serving.client", "serving.remote", "serving.bundle", "evaluation.report"),
 }  # fmt: skip
 # Single modules that may import less than their group.
 MODULES = {
     "serving.contents": ("files",),
     "serving.card": ("serving.contents",),
     "serving.trust": ("serving.contents",),
-    "serving.scoring": ("registry",),
-    "serving.client": ("files", "registry", "serving.card", "serving.contents", "serving.scoring", "serving.trust"),
+    "serving.inputs": (),
+    "serving.scoring": ("registry", "serving.inputs"),
+    "serving.extras": (),
+    "serving.errors": (),
+    "serving.tensors": (),
+    "serving.transports": ("serving.errors", "serving.extras", "serving.tensors"),
+    "serving.remote": (
+        "files",
+        "serving.client",
+        "serving.contents",
+        "serving.errors",
+        "serving.scoring",
+        "serving.transports",
+    ),
+    "serving.server.settings": (),
+    "serving.server.metrics": (),
+    "serving.client": (
+        "files",
+        "registry",
+        "serving.card",
+        "serving.contents",
+        "serving.inputs",
+        "serving.scoring",
+        "serving.trust",
+    ),
     "serving.warmup": ("serving.contents",),
     "serving.verification": (
         "files",

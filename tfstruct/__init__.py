@@ -2,13 +2,25 @@
 
 `tfstruct.load` opens an exported model, one of `tfstruct.list_models()` or a folder, and needs TensorFlow alone; the
 models and trainers that made it live in `tfstruct.models` and `tfstruct.trainers` and are imported only when asked for.
+`tfstruct.connect` and `tfstruct.connect_async` ask a model on a server, TensorFlow Serving or `tfstruct-serve`.
 `tfstruct.load_run` gives the trained Keras model of a run, and `tfstruct.export` writes any trained model as a bundle.
 """
 
 import importlib
 from typing import Any
 
-__all__ = ["LoadedModel", "__version__", "data", "export", "list_models", "load", "load_run", "models"]
+__all__ = [
+    "LoadedModel",
+    "__version__",
+    "connect",
+    "connect_async",
+    "data",
+    "export",
+    "list_models",
+    "load",
+    "load_run",
+    "models",
+]
 __version__ = "0.1.0"
 
 
@@ -18,6 +30,10 @@ def __getattr__(name: str) -> Any:
         from tfstruct.serving import client
 
         return getattr(client, name)
+    if name in ("connect", "connect_async"):
+        from tfstruct.serving import remote
+
+        return getattr(remote, name)
     if name == "export":
         from tfstruct.serving import bundle
 

@@ -11,8 +11,8 @@ from tests.trainers import tiny
 from tfstruct.data import variants
 from tfstruct.evaluation import report
 from tfstruct.models import presets
-from tfstruct.serving import bundle, client
-from tfstruct.serving.images import ImageInput, encode
+from tfstruct.serving import bundle, client, warmup
+from tfstruct.serving.images import ImageInput
 from tfstruct.training import run as training
 
 SEEDS = np.arange(6, dtype=np.int64)
@@ -97,7 +97,7 @@ def test_rows_that_are_no_images_or_have_noise_added_have_no_image_input(shape, 
 def test_examples_are_images_of_the_rows(images):
     for rows in (images, images >= 128, images[..., np.newaxis]):
         scale = 255 if rows.dtype == bool else 1
-        for row, file in zip(rows, encode(rows.astype(np.float32)), strict=True):
+        for row, file in zip(rows, warmup.encoded_images(rows.astype(np.float32)), strict=True):
             np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(file))), row.squeeze() * np.uint8(scale))
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
@@ -90,14 +89,3 @@ class ImageInput(NamedTuple):
     def about(self) -> dict[str, Any]:
         """Returns what a card says."""
         return {"size": list(self.size), "channels": self.channels, "resize": "area", "values": self.values}
-
-
-def encode(x: np.ndarray) -> np.ndarray:
-    """Returns observations as PNG images, an object array [n] of bytes: an example for signatures that take them.
-
-    Args:
-        x: [n, height, width] or [n, height, width, channels], in 0..255 or in [0, 1].
-    """
-    scale = 255.0 if x.max(initial=0.0) <= 1.0 else 1.0
-    images = np.rint(np.asarray(x) * scale).astype(np.uint8).reshape(*x.shape[:3], -1)
-    return np.array([tf.io.encode_png(image).numpy() for image in images], object)

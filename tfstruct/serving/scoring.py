@@ -352,5 +352,6 @@ def _request(signature: str, seed: Any, batch_size: int, inputs: dict[str, Any])
     if seed is not None:
         num = len(next(iter(inputs.values()))) if inputs else len(seed)
         inputs = {**inputs, "seed": np.broadcast_to(checked_seeds(seed, num), [num])}
+    inputs = {name: np.asarray(values) for name, values in inputs.items()}
     chunks = zip(*(parts(values, batch_size) for values in inputs.values()), strict=True)
     return Request(signature, [dict(zip(inputs, values, strict=True)) for values in chunks])
