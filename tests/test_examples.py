@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 
 
 def block_id(block):
-    return re.search(r"^(?:model|rbm|graph|prior|flow) = (\S+)", block, re.M)[1].split("(")[0]
+    return re.search(r"^(?:model|rbm|graph|prior|flow|detector) = (\S+)", block, re.M)[1].split("(")[0]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=block_id)
@@ -57,6 +57,6 @@ def test_the_python_of_the_readme_runs(block, folder, monkeypatch):
 
 
 def test_the_readme_has_its_examples_and_all_of_what_is_replaced():
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 10
     for part in SHORTER:
         assert sum(part in block for block in BLOCKS) == 1

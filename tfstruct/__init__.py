@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 __all__ = [
+    "DensityDetector",
     "LoadedModel",
     "__version__",
     "connect",
@@ -34,6 +35,10 @@ def __getattr__(name: str) -> Any:
         from tfstruct.serving import remote
 
         return getattr(remote, name)
+    if name == "DensityDetector":
+        from tfstruct.evaluation import detector
+
+        return detector.DensityDetector
     if name == "export":
         from tfstruct.serving import bundle
 

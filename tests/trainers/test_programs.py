@@ -43,6 +43,27 @@ def journey(tmp_path_factory):
     return folder, printed
 
 
+def test_a_users_bundle_is_calibrated_on_rows_of_the_users(journey, tmp_path):
+    folder, _ = journey
+    calibrated = tmp_path / "model/2"
+    printed = succeed(
+        "calibrate", f"--model={folder / 'model'}", f"--output={calibrated}", f"--data_file={folder / 'rows.npz'}",
+        "--baselines", "--test_rows=30",
+    )  # fmt: skip
+    assert f"calibrated and verified: {calibrated}" in printed
+    model = client.load(tmp_path / "model")
+    calibration = model.card["calibration"]
+    share = calibration["test"]["false_alarms"]["p_value"]["0.05"]
+    assert "false alarms at alpha 0.05: {:.4f} [{:.4f}, {:.4f}] of normal test rows".format(*share) in printed
+    assert {"isolation_forest", "gaussian_pca"} < set(calibration["test"]["false_alarms"])
+    assert calibration["data"]["split"] == "validation"
+    rows = np.load(folder / "rows.npz")["test"]
+    assert set(model.anomaly(rows[:20])) >= {"p_value", "is_anomaly"}
+    done = tiny.run_program("calibrate", f"--model={calibrated}", f"--output={calibrated}")
+    assert done.returncode == 1
+    assert "exists already; nothing was written" in done.stderr
+
+
 def test_a_users_rows_are_trained_on_evaluated_and_exported(journey):
     folder, printed = journey
     assert "step 20, best validation log-likelihood" in printed["train"]
