@@ -51,6 +51,7 @@ MODULES = {
         "serving.transports",
     ),
     "serving.server.settings": (),
+    "serving.server.web_page": (),
     "serving.server.metrics": (),
     "serving.client": ("files", "registry", "serving.card", "serving.contents", "serving.scoring", "serving.trust"),
     "serving.warmup": ("serving.contents",),
