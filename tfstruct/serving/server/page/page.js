@@ -162,14 +162,15 @@ async function choose() {
   state.card = await request(`${path()}/card`);
   const shape = state.card.event_shape;
   const isImage = shape.length === 2;
-  for (const id of ["ask", "sampled", "draws", "clear"]) element(id).disabled = !isImage;
+  for (const id of ["ask", "sampled", "draws", "clear", "file"]) element(id).disabled = !isImage;
   element("draws").disabled = element("sampled").disabled = !isImage || !has("sample");
   element("hide").hidden = !has("inpaint");
   element("hiding").checked = false;
   element("samples").hidden = true;
-  const measured = state.card.metrics ? `, test log-likelihood ${digits(state.card.metrics.log_likelihood)} nats` : "";
+  const about = (state.card.about || state.card.target).replace(/[.]$/, "");
+  const measured = state.card.metrics ? `; test log-likelihood ${digits(state.card.metrics.log_likelihood)} nats` : "";
   element("about").textContent = isImage
-    ? `${state.card.preset}: ${state.card.about || state.card.target}${measured}`
+    ? `${state.card.preset}: ${about}${measured}`
     : `${state.card.preset} is no model of grey images: this page cannot show it`;
   element("numbers").replaceChildren();
   element("pictures").replaceChildren();
