@@ -11,7 +11,7 @@ PACKAGES = [
 ]
 PROGRAMS = (
     *("train", "evaluate", "compare", "reproduce", "analyse"),
-    *("export", "verify", "score", "sample", "serve", "quickstart", "benchmark"),
+    *("export", "verify", "calibrate", "score", "sample", "serve", "quickstart", "benchmark"),
 )
 SERVING = [
     "tensorflow-serving-api>=2.21,<2.22",
@@ -54,7 +54,9 @@ setup(
     extras_require={
         "and-cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "serving": SERVING,
+        "sklearn": ["scikit-learn>=1.6"],
         "tests": [
+            "scikit-learn>=1.6",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.5",

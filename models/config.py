@@ -23,6 +23,9 @@ class Data(Settings):
     variant: str = Field(default="dynamic", description="how rows are made of what is stored")
     file: str = Field(default="", description="path of a .npz or .npy file, for data.name=file")
     event_shape: tuple[Count, ...] = Field(default=(28, 28), description="of one row; () takes that of a user file")
+    corruption: ProperFraction = Field(
+        default=0.0, description="part of the values of training and validation rows that are replaced by uniform draws"
+    )
     train_images: Index = Field(default=0, description="the first so many training rows; 0: all")
     use_validation: bool = Field(
         default=False, description="train on the validation rows as well, once all choices are made"
@@ -201,7 +204,8 @@ class Config(Settings):
     @property
     def training_flags(self) -> list[str]:
         """What every evaluation must say of how this trains, also those of runs that start from its weights."""
-        return []
+        part = self.data.corruption
+        return [f"trained on corrupted rows (data.corruption={part}), for likelihood ratios"] if part else []
 
     @property
     def is_slow_under_xla_on_cpu(self) -> bool:

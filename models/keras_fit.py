@@ -114,6 +114,12 @@ class KerasFit(keras.Model):
         """What turns a stored row into an observation while training (see data.variants)."""
         return variants.train_transform(self.config.data.variant)
 
+    @property
+    def corruption(self) -> tuple[float, str] | None:
+        """What training rows are corrupted by: the last argument of `data.variants.prepare_batch`."""
+        fraction = self.config.data.corruption
+        return (fraction, self.likelihood.support) if fraction else None
+
     def compile(self, optimizer: Any = None, **kwargs) -> None:
         """Keras `compile` for training without targets; XLA is off unless asked for by `jit_compile=True`.
 
@@ -203,7 +209,8 @@ class KerasFit(keras.Model):
         transform = self.train_transform
         if not training and rows.dtype.is_floating and self.likelihood.support != BINARY:
             transform = "cast"  # floats given to `evaluate` are final values
-        x, row_seeds, shared_seed = variants.prepare_batch(rows, key, transform)
+        corruption = self.corruption if training else None
+        x, row_seeds, shared_seed = variants.prepare_batch(rows, key, transform, corruption=corruption)
         if transform == "binarize" and rows.dtype.is_integer:
             # Integers of 0 and 1 are final values (the validation rows of a data set, say), not faint intensities.
             x = tf.where(tf.reduce_max(rows) <= 1, tf.cast(rows, x.dtype), x)

@@ -118,9 +118,8 @@ class Config(base.Config):
     @property
     def training_flags(self) -> list[str]:
         """See models.config."""
-        if not self.has_biased_gradient:
-            return []
-        return [
+        biased = (
             "biased gradient: trained by doubly reparameterised gradients under batch normalisation, which are biased "
             "there"
-        ]
+        )
+        return [*super().training_flags, *([biased] if self.has_biased_gradient else [])]

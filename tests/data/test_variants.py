@@ -194,3 +194,45 @@ def test_continuous_noise_is_reflected_at_the_ends():
 def test_an_unknown_variant_is_refused():
     with pytest.raises(ValueError, match="unknown variant 'none'; there are dynamic"):
         variants.render("none", _splits(BYTES))
+
+
+@pytest.mark.parametrize("support", ["binary", "integers_0_255", "unit_interval"])
+def test_corrupted_rows_keep_what_is_not_replaced_and_draw_the_rest_from_the_support(support):
+    x = np.full([40, 28, 28], {"binary": 1.0, "integers_0_255": 77.0, "unit_interval": 0.25}[support], np.float32)
+    keys = random.fold_in(KEY, tf.range(40))
+    for found in (
+        variants.corrupt(tf.constant(x), keys, 0.2, support).numpy(),
+        variants.corrupt_once(x, "validation", 0.2, support),
+    ):
+        changed = found != x
+        # A fifth of 31,360 values, of which a binary draw changes half: 4.5 standard errors.
+        share = 0.1 if support == "binary" else 0.2 * 255 / 256 if support == "integers_0_255" else 0.2
+        assert abs(changed.mean() - share) < 4.5 * np.sqrt(share * (1 - share) / x.size)
+        assert found.dtype == x.dtype
+        drawn = found[changed]
+        if support == "binary":
+            assert set(drawn.tolist()) == {0.0}
+        elif support == "integers_0_255":
+            assert (drawn == np.rint(drawn)).all()
+            assert {drawn.min(), drawn.max()} == {0.0, 255.0}
+        else:
+            assert 0.0 < drawn.min() < 0.01 < 0.99 < drawn.max() < 1.0
+            assert abs(drawn.mean() - 0.5) < 4.5 / np.sqrt(12 * len(drawn))
+
+
+def test_corruption_leaves_the_other_random_numbers_of_a_step_alone_and_differs_between_rows():
+    plain, *others = variants.prepare_batch(BYTES, KEY, "binarize")
+    corrupted, *same = variants.prepare_batch(BYTES, KEY, "binarize", corruption=(0.5, "binary"))
+    for first, second in zip(others, same, strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert (corrupted != plain).numpy().any()
+    rows = np.zeros([2, 28, 28], np.float32)
+    first, second = variants.prepare_batch(rows, KEY, "cast", corruption=(0.5, "binary"))[0].numpy()
+    assert (first != second).any()
+    part = variants.prepare_batch(rows[1:], KEY, "cast", first_row=1, corruption=(0.5, "binary"))[0]
+    np.testing.assert_array_equal(part[0], second)
+
+
+def test_real_values_cannot_be_corrupted():
+    with pytest.raises(ValueError, match="draws from a bounded support, found real"):
+        variants.corrupt(tf.zeros([2, 3]), random.fold_in(KEY, tf.range(2)), 0.1, "real")

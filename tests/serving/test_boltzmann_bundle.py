@@ -8,7 +8,7 @@ from tests.reference import boltzmann_vae as small
 from tests.reference.boltzmann import states
 from tests.trainers import tiny
 from tfstruct.evaluation import report
-from tfstruct.serving import bundle, client
+from tfstruct.serving import bundle, client, verification
 from tfstruct.serving.signatures import ServedSystem
 from tfstruct.training import run as training
 
@@ -195,4 +195,4 @@ def test_parts_of_other_shapes_or_values_are_refused(halves, given, query, messa
 
 @pytest.mark.parametrize("name", ["density", "halves"])
 def test_a_bundle_verifies(name, request):
-    bundle.verify(request.getfixturevalue(name)[2].path)
+    verification.verify(request.getfixturevalue(name)[2].path)

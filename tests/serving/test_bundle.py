@@ -12,7 +12,7 @@ from tfstruct import settings as settings_lib
 from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.models import presets
-from tfstruct.serving import bundle, cards, client, warmup
+from tfstruct.serving import bundle, cards, client, publication, verification, warmup
 from tfstruct.serving.contents import DamagedBundleError, verify_files, write_checksums
 
 
@@ -235,13 +235,13 @@ def test_weights_beyond_half_precision_are_refused_by_name(trained, tmp_path, mo
 
 
 def test_a_bundle_that_scores_otherwise_than_the_trained_model_is_refused(trained, tmp_path, monkeypatch):
-    golden = bundle._golden
+    golden = publication._golden
 
     def shifted(model, rows):
         values = golden(model, rows)
         return values | {"log_prob/log_prob": values["log_prob/log_prob"] - 0.2}
 
-    monkeypatch.setattr(bundle, "_golden", shifted)
+    monkeypatch.setattr(publication, "_golden", shifted)
     with pytest.raises(ValueError, match="does not score as the one in memory"):
         bundle.export(trained, tmp_path / "1")
     assert not (tmp_path / "1").exists()
@@ -300,7 +300,7 @@ def test_an_export_that_fails_on_the_way_leaves_nothing(trained, tmp_path, monke
 
 
 def test_an_undamaged_copy_verifies(copy):
-    bundle.verify(copy)
+    verification.verify(copy)
 
 
 def damaged(path, how):
@@ -322,7 +322,7 @@ def test_a_file_that_is_cut_or_has_one_flipped_bit_is_detected_and_named(copy, h
             continue
         path.write_bytes(damaged(path, how))
         with pytest.raises(DamagedBundleError, match="does not have the checksum") as error:
-            bundle.verify(copy)
+            verification.verify(copy)
         assert name in str(error.value)
         path.write_bytes(before)
     verify_files(copy)
@@ -332,12 +332,12 @@ def test_a_missing_file_is_detected_and_named(copy):
     for name in [name for name in files_of(copy) if name != "SHA256SUMS"]:
         (copy / name).rename(copy.parent / "aside")
         with pytest.raises(DamagedBundleError, match="is missing") as error:
-            bundle.verify(copy)
+            verification.verify(copy)
         assert name in str(error.value)
         (copy.parent / "aside").rename(copy / name)
     (copy / "SHA256SUMS").unlink()
     with pytest.raises(DamagedBundleError, match="has no SHA256SUMS"):
-        bundle.verify(copy)
+        verification.verify(copy)
 
 
 @pytest.mark.parametrize("name", ["extra.txt", "variables/extra", "assets/deep/er.bin", "variables/SHA256SUMS"])
@@ -345,7 +345,7 @@ def test_an_added_file_is_detected_and_named(copy, name):
     (copy / name).parent.mkdir(parents=True, exist_ok=True)
     (copy / name).write_bytes(b"x")
     with pytest.raises(DamagedBundleError, match="not listed") as error:
-        bundle.verify(copy)
+        verification.verify(copy)
     assert name in str(error.value)
 
 
@@ -355,7 +355,7 @@ def test_damaged_checksums_are_detected(copy, how):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] if how == "truncated" else damaged(path, how))
     with pytest.raises(DamagedBundleError):
-        bundle.verify(copy)
+        verification.verify(copy)
 
 
 def test_a_bundle_of_other_weights_does_not_give_its_golden_values(trained, copy):
@@ -365,4 +365,4 @@ def test_a_bundle_of_other_weights_does_not_give_its_golden_values(trained, copy
     write_checksums(copy)
     verify_files(copy)
     with pytest.raises(DamagedBundleError, match="signature log_prob does not give its golden log_prob"):
-        bundle.verify(copy)
+        verification.verify(copy)

@@ -82,7 +82,7 @@ def test_the_schema_has_the_supports_that_there_are():
 
 def test_what_a_later_version_adds_to_a_card_does_not_hurt(folder):
     card = json.loads((folder / "card.json").read_text())
-    card_lib.check(card | {"calibration": {"rows": 100}}, "card.json")
+    card_lib.check(card | {"later": {"rows": 100}}, "card.json")
 
 
 # The page ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 import tfstruct
 from tfstruct.data import load
-from tfstruct.serving import bundle
+from tfstruct.serving import verification
 from tfstruct.serving.page import to_markdown
 
 ROOT = pathlib.Path(__file__).resolve().parents[2] / "saved_models"
@@ -23,7 +23,7 @@ def test_there_are_bundles():
 
 @pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_a_committed_bundle_has_its_files_and_golden_values(folder):
-    bundle.verify(folder)
+    verification.verify(folder)
     assert (folder / "MODEL_CARD.md").read_text() == to_markdown(json.loads((folder / "card.json").read_text()))
 
 

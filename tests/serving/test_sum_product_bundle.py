@@ -13,7 +13,7 @@ from tfstruct.data.support import INTEGERS
 from tfstruct.inference import likelihood
 from tfstruct.inference.objectives import Draws
 from tfstruct.models import registry
-from tfstruct.serving import bundle, client, contents, warmup
+from tfstruct.serving import bundle, client, contents, verification, warmup
 from tfstruct.serving.signatures import ServedSystem
 
 SHAPE, NUM_SAMPLES = tiny_circuit.SHAPE, 7
@@ -354,17 +354,17 @@ def test_golden_values_hold_the_new_signatures_and_a_change_is_noticed(model, tm
     with np.load(copy / "golden.npz") as archive:
         golden = dict(archive)
     # Loading and calling once: they take most of the time.
-    outputs = bundle.golden_outputs(model, golden["x"], golden["seed"])
-    monkeypatch.setattr(bundle, "LoadedModel", lambda *_, **__: model)
-    monkeypatch.setattr(bundle, "golden_outputs", lambda *_: outputs)
+    outputs = verification.golden_outputs(model, golden["x"], golden["seed"])
+    monkeypatch.setattr(verification, "LoadedModel", lambda *_, **__: model)
+    monkeypatch.setattr(verification, "golden_outputs", lambda *_: outputs)
     assert {*NEW, "log_prob", "elbo", "encode", "reconstruct", "sample"} == outputs.keys()
-    bundle.verify(copy)
+    verification.verify(copy)
     for output in ("marginal_log_prob/log_prob", "inpaint/x", "inpaint/x_mean", "region_log_prob/conditional"):
         np.savez(copy / "golden.npz", **golden | {output: golden[output] + np.float32(0.01)})
         contents.write_checksums(copy)
         name, _, part = output.partition("/")
         with pytest.raises(contents.DamagedBundleError, match=f"signature {name} does not give its golden {part}$"):
-            bundle.verify(copy)
+            verification.verify(copy)
 
 
 def test_warm_up_records_hold_half_of_the_pixels_as_observed(model):

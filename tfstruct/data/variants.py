@@ -35,7 +35,7 @@ TRANSFORMS = ("cast", "binarize", "dequantize")
 VARIANTS = ("dynamic", "static", "thresholded", "grey", "dequantized", "continuous", "discrete", "levels", "none")
 
 FIXED_SEED = 20110411
-_BINARIZATION, _DEQUANTIZATION, _NOISE = range(3)
+_BINARIZATION, _DEQUANTIZATION, _NOISE, _CORRUPTION = range(4)
 _BLOCK = 100  # rows drawn from one key: keeps the temporaries in the processor's cache
 _NOISE_CELLS = 2.0**15  # dequantisation noise has 16 bits, so that 8 + 16 fill the 24 of a float32
 
@@ -267,8 +267,49 @@ _RENDERERS: dict[str, Callable[[Mapping[str, np.ndarray]], Rendering]] = {
 }
 
 
+def corrupt(x: tf.Tensor, keys: tf.Tensor, fraction: float, support: str) -> tf.Tensor:
+    """Replaces a part of the values of each row by uniform draws from their support.
+
+    Args:
+        x: observations [B, *event_shape].
+        keys: one for each row, [B, 2].
+        fraction: expected part of the values that are replaced.
+        support: where they lie; one that is bounded.
+
+    Raises:
+        ValueError: real values, which have no uniform distribution.
+
+    References:
+        Ren et al., Likelihood Ratios for Out-of-Distribution Detection, NeurIPS 2019, section 3.
+    """
+    which, drawn = (random.uniform(key, x.shape[1:]) for key in random.split(keys))
+    return tf.where(which < fraction, tf.cast(_uniform_of(support, drawn), x.dtype), x)
+
+
+def corrupt_once(rows: np.ndarray, split: str, fraction: float, support: str) -> np.ndarray:
+    """Returns final rows [n, *event] as `corrupt` changes them, drawn once by the fixed key of a split."""
+    result = np.array(rows)
+    for block, unit in _fixed_uniform(_CORRUPTION, split, (len(rows), 2, *rows.shape[1:])):
+        drawn = np.asarray(_uniform_of(support, unit[:, 1]))
+        result[block] = np.where(unit[:, 0] < fraction, drawn.astype(rows.dtype), rows[block])
+    return result
+
+
+def _uniform_of(support: str, unit: Any) -> tf.Tensor:
+    """Turns draws in (0, 1) into uniform draws from a support."""
+    if support == UNIT_INTERVAL:
+        return unit
+    if support not in (BINARY, INTEGERS):
+        raise ValueError(f"data.corruption draws from a bounded support, found {support}")
+    return tf.floor(unit * (2.0 if support == BINARY else 256.0))
+
+
 def prepare_batch(
-    rows: tf.Tensor, key: tf.Tensor, transform: str, first_row: tf.Tensor | int = 0
+    rows: tf.Tensor,
+    key: tf.Tensor,
+    transform: str,
+    first_row: tf.Tensor | int = 0,
+    corruption: tuple[float, str] | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Turns stored rows into observations, and derives the keys of a training step.
 
@@ -278,11 +319,15 @@ def prepare_batch(
         transform: see `training_rows`.
         first_row: place of the first row in the global batch: the keys of a row do not depend on how the batch is
             divided among devices.
+        corruption: the fraction and the support of `corrupt`; None: rows as they are.
 
     Returns:
         x float32 [B, *event_shape], row keys [B, 2], shared key [2].
     """
     data_key, row_key, shared_key = random.split(key, 3)
     places = first_row + tf.range(tf.shape(rows)[0])
-    x = training_rows(transform, rows, random.fold_in(data_key, places))
+    data_keys = random.fold_in(data_key, places)
+    x = training_rows(transform, rows, data_keys)
+    if corruption is not None:
+        x = corrupt(x, random.fold_in(data_keys, _CORRUPTION), *corruption)
     return x, random.fold_in(row_key, places), shared_key

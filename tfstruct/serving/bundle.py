@@ -1,8 +1,6 @@
-"""Export bundles: a SavedModel with a card, golden values and checksums, written whole or not at all."""
+"""Exports trained models as bundles."""
 
 import functools
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +10,13 @@ import tensorflow as tf
 
 from tfstruct.data.support import require_support
 from tfstruct.evaluation.report import TrainedRun
-from tfstruct.files import read_json, to_json, write_text
 from tfstruct.functional import Functional
 from tfstruct.math import mean_and_std_err
 from tfstruct.models.config import Export
 from tfstruct.models.system import System
-from tfstruct.serving import cards, warmup, weights
-from tfstruct.serving.client import LoadedModel
-from tfstruct.serving.contents import CARD_NAME, GOLDEN_NAME, PAGE_NAME, write_checksums
-from tfstruct.serving.page import to_markdown
+from tfstruct.serving import cards, weights
+from tfstruct.serving.publication import publish, require_new
 from tfstruct.serving.signatures import ServedSystem
-from tfstruct.serving.slim import slim
-from tfstruct.serving.verification import golden_outputs, verify
 
 _GOLDEN_ROWS = 4
 _ROUNDING_ROWS, _ROUNDING_BATCH = 200, 50
@@ -118,9 +111,7 @@ def _write(
     weights_dtype: str,
 ) -> Path:
     """Writes a bundle, whose card has what `about` returns beside what is known of the model."""
-    output = Path(output)
-    if output.exists():
-        raise FileExistsError(f"{output} exists already; nothing was written")
+    require_new(output)
     make = functools.partial(
         ServedSystem,
         model,
@@ -136,30 +127,11 @@ def _write(
         with weights.rounded(Functional(model), weights_dtype):
             prepared = model.prepare_evaluation(model.config.evaluation)
             served = make(weights_dtype=weights_dtype)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # A sibling whose name is not a number: a server that watches the folder never sees half a version.
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        signatures = served.signatures()
-        tf.saved_model.save(served, str(aside), signatures=signatures)
-        slim(aside)
-        card = cards.of_model(model, served, signatures, options.num_samples, weights_dtype)
-        card |= {"bits_per_dim_offset": bits_per_dim_offset, "prepared": prepared} | about()
-        card["rounding"] = None if weights_dtype == "float32" else _rounding(exact, served, held_out)
-        card["warmup_records"] = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
-        write_text(aside / CARD_NAME, to_json(card, indent=2, sort_keys=True) + "\n")
-        write_text(aside / PAGE_NAME, to_markdown(read_json(aside / CARD_NAME)))
-        golden = _golden(LoadedModel(aside, verify=False), rows)
-        _compare_with_model(golden, served)
-        np.savez(aside / GOLDEN_NAME, allow_pickle=False, **golden)
-        write_checksums(aside)
-        verify(aside)
-        aside.chmod(0o755)
-        aside.rename(output)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return output
+    signatures = served.signatures()
+    card = cards.of_model(model, served, signatures, options.num_samples, weights_dtype)
+    card |= {"bits_per_dim_offset": bits_per_dim_offset, "prepared": prepared} | about()
+    card["rounding"] = None if weights_dtype == "float32" else _rounding(exact, served, held_out)
+    return publish(output, served, signatures, card, rows, lambda golden: _compare_with_model(golden, served))
 
 
 def _rounding(before: ServedSystem, after: ServedSystem, rows: np.ndarray) -> dict[str, Any]:
@@ -178,15 +150,6 @@ def _rounding(before: ServedSystem, after: ServedSystem, rows: np.ndarray) -> di
         scores.append(np.concatenate([batch["log_prob"] for batch in batches]))
     change, std_err = mean_and_std_err(scores[1] - scores[0])
     return {"rows": len(rows), "log_prob_change": change, "std_err": std_err}
-
-
-def _golden(model: LoadedModel, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Inputs and outputs of every signature for a few rows: `<signature>/<output>`."""
-    seed = np.arange(len(rows), dtype=np.int64)
-    values = {"x": rows, "seed": seed}
-    for signature, outputs in golden_outputs(model, rows, seed).items():
-        values |= {f"{signature}/{name}": output for name, output in outputs.items()}
-    return values
 
 
 def _compare_with_model(golden: dict, served: ServedSystem) -> None:

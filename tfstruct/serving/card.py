@@ -48,6 +48,17 @@ class Metrics(_Part):
     data: dict[str, Any]
 
 
+class Calibration(_Part):
+    """What anomaly scores were calibrated on, and how well they do."""
+
+    data: dict[str, Any]
+    rows: int
+    scores: list[str]
+    background: dict[str, Any] | None
+    test: dict[str, Any] | None
+    foreign: dict[str, dict[str, Any]]
+
+
 class Card(_Part):
     """What is known of a bundle."""
 
@@ -70,6 +81,7 @@ class Card(_Part):
     signatures: dict[str, Signature]
     warmup_records: int = pydantic.Field(default=0, ge=0)
     metrics: Metrics | None
+    calibration: Calibration | None = None
     recipe: list[str] = []
     license: str
 

@@ -48,16 +48,11 @@ def of_model(
         "exactness": {name: query.exactness for name, query in model.queries.items() if query.exactness},
         "leaf_regions": model.leaf_regions if "region_log_prob" in model.queries else [],
         "structure": model.structure_report(),
+        "image": served.images.about() if "image_log_prob" in signatures and served.images is not None else None,
         "training": {},
         "recipe": [],
         "metrics": None,
-        "signatures": {
-            name: {
-                "inputs": _specs({spec.name: spec for spec in tf.nest.flatten(function.structured_input_signature)}),
-                "outputs": _specs(function.structured_outputs),
-            }
-            for name, function in signatures.items()
-        },
+        "signatures": signature_specs(signatures),
         "exported": environment(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "license": "Apache-2.0",
@@ -143,6 +138,17 @@ def _metrics(run: TrainedRun, evaluation: Mapping[str, Any], replica: int) -> di
         return None
     about = {name: evaluation[name] for name in ("data", "num_samples", "settings") if name in evaluation}
     return about | evaluated
+
+
+def signature_specs(functions: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns inputs and outputs of concrete functions, or loaded signatures, by name."""
+    return {
+        name: {
+            "inputs": _specs({spec.name: spec for spec in tf.nest.flatten(function.structured_input_signature)}),
+            "outputs": _specs(function.structured_outputs),
+        }
+        for name, function in functions.items()
+    }
 
 
 def _specs(structure: dict[str, tf.TensorSpec]) -> dict[str, dict[str, Any]]:

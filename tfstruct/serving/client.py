@@ -1,6 +1,7 @@
 """Using an exported model with TensorFlow alone: no Keras, no TensorFlow Probability, no model code."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from tfstruct.registry import did_you_mean
 from tfstruct.serving import card as card_lib
 from tfstruct.serving import trust
 from tfstruct.serving.contents import CARD_NAME, verify_files
-from tfstruct.serving.scoring import ServedModel, row_seeds
+from tfstruct.serving.inputs import row_seeds
+from tfstruct.serving.scoring import ServedModel
 
 __all__ = ["ROOT_VARIABLE", "LoadedModel", "find", "list_models", "load", "roots", "row_seeds"]
 ROOT_VARIABLE = "TFSTRUCT_SAVED_MODELS"
@@ -109,11 +111,17 @@ class LoadedModel(ServedModel):
             card_lib.check(self.card, self.path / CARD_NAME)
             trust.check(self.path, self.card)
         self._module = tf.saved_model.load(str(self.path))
-        self._signatures = self._module.signatures
+        #: the graph's functions by name, of tensors
+        self.signatures: Mapping[str, Any] = self._module.signatures
 
     def __repr__(self) -> str:
         return f"LoadedModel({str(self.path)!r}, preset={self.card.get('preset')!r})"
 
+    @property
+    def weights(self) -> Any:
+        """What holds the variables of the graph, to be kept with functions that are made of it."""
+        return self._module.weights
+
     def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = self._signatures[signature](**{name: tf.constant(values) for name, values in inputs.items()})
+        outputs = self.signatures[signature](**{name: tf.constant(values) for name, values in inputs.items()})
         return {name: values.numpy() for name, values in outputs.items()}

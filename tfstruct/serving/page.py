@@ -5,11 +5,14 @@ from typing import Any
 
 from tfstruct import markdown
 from tfstruct.data import support
+from tfstruct.serving.anomaly import MEANING
 
 
 def to_markdown(card: dict[str, Any]) -> str:
     """Returns the page of a card for people, MODEL_CARD.md; it has nothing that the card has not."""
-    return "\n".join(line for section in (_what, _how_well, _answers, _uses, _data, _made) for line in section(card))
+    return "\n".join(
+        line for section in (_what, _how_well, _answers, _anomalies, _uses, _data, _made) for line in section(card)
+    )
 
 
 def _what(card: dict[str, Any]) -> Iterator[str]:
@@ -64,6 +67,58 @@ def _answers(card: dict[str, Any]) -> Iterator[str]:
         ],
     )
     yield from ("", f"A score takes the encoder once and the decoder {card['num_samples']} times for each row.", "")
+
+
+def _anomalies(card: dict[str, Any]) -> Iterator[str]:
+    calibration = card.get("calibration")
+    if calibration is None:
+        return
+    data, test = calibration["data"], calibration["test"]
+    yield from ("## Anomalies", "")
+    yield (
+        f"`anomaly` compares with {calibration['rows']:,} {data['split']} rows of {data['name']}/{data['variant']}, "
+        "which were not trained on: `p_value` is the part of normal rows that are as unusual, by the least p-value of "
+        f"{len(calibration['scores'])} scores. `is_anomaly` is `p_value` <= alpha."
+    )
+    yield ""
+    background = calibration["background"]
+    yield from markdown.table(
+        ("score", "low where unusual; nats"),
+        [
+            (name, MEANING[name] + (f" ({background['preset']})" if name == "background" and background else ""))
+            for name in calibration["scores"]
+        ],
+    )
+    yield ""
+    if test is None:
+        return
+    about = test["data"]
+    yield from (f"Of {test['rows']:,} normal rows ({about['split']}, {about['name']}/{about['variant']}):", "")
+    alphas = list(next(iter(test["false_alarms"].values())))
+    yield from markdown.table(
+        ("score", *(f"false alarms at alpha = {alpha}" for alpha in alphas)),
+        [(name, *(_interval(rates[alpha]) for alpha in alphas)) for name, rates in test["false_alarms"].items()],
+    )
+    yield ""
+    for title, pick in (
+        ("Area under the ROC curve against", lambda values: values["auroc"]),
+        ("Average precision against", lambda values: values["average_precision"]),
+        (f"Part found at alpha = {alphas[-1]} of", lambda values: values["detected"][alphas[-1]]),
+    ):
+        names = list(calibration["foreign"])
+        if names:
+            scores = calibration["foreign"][names[0]]["scores"]
+            rows = [
+                (score, *(_interval(pick(calibration["foreign"][name]["scores"][score])) for name in names))
+                for score in scores
+            ]
+            labels = [f"{name} ({calibration['foreign'][name]['rows']:,})" for name in names]
+            yield from (*markdown.table((title, *labels), rows), "")
+    yield from ("In brackets 95 % intervals; `p_value` is what decides.", "")
+
+
+def _interval(values: Sequence[float]) -> str:
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
 
 
 _USES = """

@@ -5,12 +5,13 @@ are joined (`join`). Between the two stands all that differs: a graph in this pr
 """
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from tfstruct.registry import did_you_mean
+from tfstruct.serving.inputs import checked_images, checked_rates, checked_seeds, parts, row_seeds
 
 Answers = TypeVar("Answers")  # outputs by name, or what is awaited for them
 Values = TypeVar("Values")  # one output, or what is awaited for it
@@ -131,6 +132,8 @@ class Questions(abc.ABC, Generic[Answers, Values]):
             inputs["x"], inputs["observed"] = self._partly_observed(inputs["x"], inputs["observed"])
         elif "x" in inputs:
             inputs["x"] = self._observations(inputs["x"])
+        elif "image_bytes" in inputs:
+            inputs["image_bytes"] = checked_images(inputs["image_bytes"])
         elif "x_given" in inputs:
             parts = [np.asarray(inputs[part]) for part in ("x_given", "x_query")]
             if [list(part.shape[1:]) for part in parts] != self.card["part_shapes"] or len(parts[0]) != len(parts[1]):
@@ -156,6 +159,19 @@ class Questions(abc.ABC, Generic[Answers, Values]):
             ValueError: observations of another shape or outside the model's support.
         """
         return self.query("log_prob", x=x, seed=seed, batch_size=batch_size)
+
+    def image_log_prob(self, images: Sequence[bytes], *, seed: Any = 0, batch_size: int = 100) -> Answers:
+        """The same of encoded images, which are decoded, resized and scaled as the card's `image` says.
+
+        Args:
+            images: PNG or JPEG files, N of them.
+            seed: as in `log_prob`; where pixels are binarised they are drawn by it too.
+            batch_size: images computed at once.
+
+        Raises:
+            ValueError: a model that takes no images, or values that are not bytes.
+        """
+        return self.query("image_log_prob", image_bytes=images, seed=seed, batch_size=batch_size)
 
     def elbo(self, x: Any, *, seed: Any = 0, batch_size: int = 100) -> Answers:
         """Returns `elbo`, `rate` and `distortion` in nats, each [N]; arguments as in `log_prob`."""
@@ -184,9 +200,41 @@ class Questions(abc.ABC, Generic[Answers, Values]):
             raise ValueError(f"{self.card['preset']} models {self.card['target']}; reconstruct completes observations")
         if not isinstance(num, (int, np.integer)) or num < 1:
             raise ValueError(f"num must be an integer of at least 1, found {num!r}")
-        seeds = _checked_seeds(seed, num)
+        seeds = checked_seeds(seed, num)
         seeds = row_seeds(int(seeds), num) if seeds.ndim == 0 else seeds
         return self._ask(_request("sample", seeds, batch_size, {}))
+
+    def anomaly(self, x: Any, *, alpha: Any = 0.05, seed: Any = 0, batch_size: int = 100) -> Answers:
+        """Says how unusual observations are, and whether that is an anomaly; of a calibrated model.
+
+        Args:
+            x: as in `log_prob`.
+            alpha: the false-alarm rate, in [0, 1]: the part of normal observations that are taken for anomalies. One
+                number, or one for each row [N].
+            seed: as in `log_prob`.
+            batch_size: rows computed at once.
+
+        Returns:
+            `p_value`, the part of normal observations that are as unusual, `is_anomaly`: whether it is at most alpha,
+            and by score what the card's `calibration` has: `<score>_p_value` and `<score>_score` (nats, low where
+            unusual; of the likelihood `log_prob`); each [N]. `region_p_value` [N, R] of the card's `leaf_regions`.
+
+        Raises:
+            ValueError: a model that is not calibrated, observations as in `log_prob`, or another alpha.
+        """
+        return self.query("anomaly", x=x, alpha=self._rates(alpha, x), seed=seed, batch_size=batch_size)
+
+    def image_anomaly(
+        self, images: Sequence[bytes], *, alpha: Any = 0.05, seed: Any = 0, batch_size: int = 100
+    ) -> Answers:
+        """The same of encoded images; see `image_log_prob`."""
+        alpha = self._rates(alpha, images)
+        return self.query("image_anomaly", image_bytes=images, alpha=alpha, seed=seed, batch_size=batch_size)
+
+    def _rates(self, alpha: Any, rows: Any) -> np.ndarray:
+        if "anomaly" not in self.card["signatures"]:
+            raise ValueError(f"{self.card['preset']} is not calibrated for anomalies; tfstruct-calibrate does that")
+        return checked_rates(alpha, rows)
 
     @property
     def allows_missing(self) -> bool:
@@ -254,6 +302,10 @@ class Questions(abc.ABC, Generic[Answers, Values]):
         observed = np.broadcast_to(observed, x.shape)
         return self._observations(np.where(observed, x, 0)), observed
 
+    def check(self, x: Any) -> None:
+        """Raises ValueError unless observations are [N, *event_shape] inside the model's support."""
+        self._observations(x)
+
     def _observations(self, x: Any) -> np.ndarray:
         x = np.asarray(x)
         if x.dtype.kind not in "biuf":
@@ -299,46 +351,7 @@ def _request(signature: str, seed: Any, batch_size: int, inputs: dict[str, Any])
     """Checks the seeds of a question, None for one without, and cuts it into chunks."""
     if seed is not None:
         num = len(next(iter(inputs.values()))) if inputs else len(seed)
-        inputs = {**inputs, "seed": np.broadcast_to(_checked_seeds(seed, num), [num])}
-    inputs = {name: _array(values) for name, values in inputs.items()}
-    parts = zip(*(_parts(values, batch_size) for values in inputs.values()), strict=True)
-    return Request(signature, [dict(zip(inputs, values, strict=True)) for values in parts])
-
-
-def _array(values: Any) -> np.ndarray:
-    """Returns an array; of texts one of byte strings, which NumPy's own type of texts would cut at their zeros."""
-    if isinstance(values, (list, tuple)) and values and isinstance(values[0], (bytes, str)):
-        values = np.array([text.encode() if isinstance(text, str) else text for text in values], object)
-    return np.asarray(values)
-
-
-def row_seeds(seed: int, num: int) -> np.ndarray:
-    """Returns `num` int64 seeds that share none with those of another seed, for all practical purposes.
-
-    They are the outputs of SplitMix64 (Steele, Lea & Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA
-    2014), started at a mixed `seed`. Seeds counted up from `seed` would make the streams of 0 and 1 shifted copies.
-    """
-
-    def mix(word: np.ndarray) -> np.ndarray:
-        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return word ^ (word >> np.uint64(31))
-
-    start = mix(np.array([int(seed) & 0xFFFFFFFFFFFFFFFF], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    counter = np.arange(1, num + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return mix(start + counter).view(np.int64)
-
-
-def _checked_seeds(seed: Any, num: int) -> np.ndarray:
-    seeds = np.asarray(seed)
-    if seeds.dtype.kind not in "iu" or seeds.shape not in ((), (num,)) or np.any(seeds > np.iinfo(np.int64).max):
-        found = f"{seeds.dtype} {list(seeds.shape)}"
-        raise ValueError(f"seed must be an integer or integers [{num}], of 64 bits with a sign, found {found}")
-    return seeds.astype(np.int64)
-
-
-def _parts(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    if not isinstance(size, (int, np.integer)) or size < 1:
-        raise ValueError(f"batch_size must be an integer of at least 1, found {size!r}")
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
+        inputs = {**inputs, "seed": np.broadcast_to(checked_seeds(seed, num), [num])}
+    inputs = {name: np.asarray(values) for name, values in inputs.items()}
+    chunks = zip(*(parts(values, batch_size) for values in inputs.values()), strict=True)
+    return Request(signature, [dict(zip(inputs, values, strict=True)) for values in chunks])

@@ -21,6 +21,7 @@ from tfstruct.inference import likelihood
 from tfstruct.math import bits_per_dim
 from tfstruct.models.system import System
 from tfstruct.serving import weights
+from tfstruct.serving.images import ImageInput
 
 T = TypeVar("T")
 # Purposes that row keys are derived for.
@@ -57,14 +58,17 @@ class ServedSystem(tf.Module):
     ) -> None:
         super().__init__(name="served_system")
         # Not tracked, so that no Keras object enters the SavedModel.
-        self._model = _Untracked(model)
-        self._functional = _Untracked(Functional(model))
+        self._model = Untracked(model)
+        self._functional = Untracked(Functional(model))
         self._num_samples, self._chunk = num_samples, chunk
-        self._terms_options = _Untracked[dict[str, Any]](dict(terms_options or {}))
+        self._terms_options = Untracked[dict[str, Any]](dict(terms_options or {}))
         self._offset = bits_per_dim_offset
         specs = [tf.TensorSpec([None, *model.event_shape], tf.float32), tf.TensorSpec([None], tf.int64)]
         # Traced once for all signatures that score alike, which makes a bundle smaller.
-        self._score = _Untracked(tf.function(self._estimate, input_signature=specs, autograph=False))
+        self._score = Untracked(tf.function(self._estimate, input_signature=specs, autograph=False))
+        data = model.config.data
+        #: how images become observations; None where they cannot
+        self.images = ImageInput.of(model.event_shape, model.likelihood.support, data.variant)
         self.weights = weights.store(self._functional.value, weights_dtype)
 
     def signatures(self) -> dict[str, Callable]:
@@ -88,6 +92,8 @@ class ServedSystem(tf.Module):
             )
             for name, query in model.queries.items()
         }
+        if self.images is not None and not model.target.is_conditional:
+            functions["image_log_prob"] = self.images.variant_of(self.log_prob)
         functions["serving_default"] = functions["conditional_log_prob" if model.target.is_conditional else "log_prob"]
         return {name: function.get_concrete_function() for name, function in functions.items()}
 
@@ -234,7 +240,7 @@ def _where(valid: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.reshape(valid, [-1] + [1] * (len(values.shape) - 1)), values, tf.constant(np.nan, tf.float32))
 
 
-class _Untracked(Generic[T]):
+class Untracked(Generic[T]):
     """Hides a value from the attribute tracking of tf.Module."""
 
     def __init__(self, value: T) -> None:

@@ -26,7 +26,7 @@ ALLOWED_OPS = frozenset(
     Erfinv Exp ExpandDims Expm1 Fill Floor FloorDiv FloorMod FusedBatchNormV3 Gather GatherNd GatherV2 Greater
     GreaterEqual Identity IdentityN If Igamma Igammac Inv InvertPermutation IsFinite IsInf IsNan L2Loss LeakyRelu
     LeftShift Less LessEqual Lgamma LinSpace Log Log1p LogMatrixDeterminant LogSoftmax LogicalAnd LogicalNot
-    LogicalOr MatMul MatrixBandPart MatrixDeterminant MatrixDiag MatrixDiagPartV3 MatrixDiagV3 MatrixInverse
+    LogicalOr LowerBound MatMul MatrixBandPart MatrixDeterminant MatrixDiag MatrixDiagPartV3 MatrixDiagV3 MatrixInverse
     MatrixSetDiagV3 MatrixSolve MatrixTriangularSolve Max MaxPool Maximum Mean Min Minimum MirrorPad Mod Mul
     MulNoNan Ndtri Neg NextAfter NoOp NotEqual OneHot OnesLike Pack Pad PadV2 ParallelDynamicStitch PartitionedCall
     Placeholder PlaceholderWithDefault Polygamma Pow PreventGradient Prod Qr Range Rank ReadVariableOp RealDiv
@@ -39,8 +39,8 @@ ALLOWED_OPS = frozenset(
     TensorListElementShape TensorListFromTensor TensorListGather TensorListGetItem TensorListLength
     TensorListPopBack TensorListPushBack TensorListReserve TensorListResize TensorListSetItem TensorListStack
     TensorScatterUpdate Tile TopKV2 Transpose TridiagonalSolve TruncateDiv TruncateMod Unique UniqueV2 Unpack
-    UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentSum VarHandleOp Where While Xdivy Xlog1py Xlogy ZerosLike
-    Zeta
+    UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentSum UpperBound VarHandleOp Where While Xdivy Xlog1py Xlogy
+    ZerosLike Zeta
     """.split()
 )
 #: what the functions that save and restore variables have beside them; a server restores at loading, and never saves

@@ -36,10 +36,24 @@ def example(inputs: dict[str, dict], x: np.ndarray, seed: np.ndarray) -> dict[st
     """
     half = np.arange(x[0].size) < x[0].size // 2
     values = {"x": x, "seed": seed, "observed": np.broadcast_to(half.reshape(x.shape[1:]), x.shape)}
+    values["alpha"] = np.full(len(x), 0.05, np.float32)
+    if "image_bytes" in inputs:
+        values["image_bytes"] = encoded_images(x)
     if "x_given" in inputs:
         first = inputs["x_given"]["shape"][1]
         values |= {"x_given": x[:, :first], "x_query": x[:, first:]}
     return {name: values[name] for name in inputs}
+
+
+def encoded_images(x: np.ndarray) -> np.ndarray:
+    """Returns observations as PNG images, an object array [n] of bytes: an example for signatures that take them.
+
+    Args:
+        x: [n, height, width] or [n, height, width, channels], in 0..255 or in [0, 1].
+    """
+    scale = 255.0 if x.max(initial=0.0) <= 1.0 else 1.0
+    images = np.rint(np.asarray(x) * scale).astype(np.uint8).reshape(*x.shape[:3], -1)
+    return np.array([tf.io.encode_png(image).numpy() for image in images], object)
 
 
 def write(folder: Path, signatures: dict[str, dict], x: np.ndarray) -> int:

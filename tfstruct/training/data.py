@@ -39,6 +39,9 @@ def load_data(config: Config, data_dir: str | None = None) -> datasets.Dataset:
         raise ValueError(
             f"the likelihood {likelihood} is for data of support {' or '.join(allowed)}; {label} has {data.support}"
         )
+    if options.corruption:
+        corrupted = variants.corrupt_once(data.validation, "validation", options.corruption, data.support)
+        data = dataclasses.replace(data, validation=corrupted)
     first = options.train_images
     if first and options.use_validation:
         raise ValueError(f"data.train_images={first} does not go with data.use_validation=True, which adds rows")

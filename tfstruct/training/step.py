@@ -97,7 +97,7 @@ class TrainStep:
             row_ids: places of the rows in the training set, int32 [B], for samplers that persist.
         """
         key = random.fold_in(random.fold_in(state.key, random.TRAINING_STEP), step)
-        x, row_seeds, shared_seed = variants.prepare_batch(rows, key, self.transform, first_row)
+        x, row_seeds, shared_seed = variants.prepare_batch(rows, key, self.transform, first_row, self.model.corruption)
         pieces = self.functional.parameters.split(state.parameters)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(pieces)

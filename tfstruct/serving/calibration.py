@@ -1,0 +1,226 @@
+"""Bundles with calibrated anomaly scores, made of bundles without: only the bundle's own graph is needed."""
+
+import datetime
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfstruct.evaluation import detection
+from tfstruct.evaluation.report import environment
+from tfstruct.files import sha256
+from tfstruct.serving import cards
+from tfstruct.serving.anomaly import LIKELIHOOD, AnomalyScores
+from tfstruct.serving.client import LoadedModel
+from tfstruct.serving.contents import CHECKSUMS_NAME, GOLDEN_NAME
+from tfstruct.serving.images import ImageInput
+from tfstruct.serving.inputs import row_seeds
+from tfstruct.serving.publication import publish, require_new
+
+ALPHAS = (0.01, 0.05)
+JOINT = "p_value"  # the least of the p-values, calibrated
+_ANOMALY, _BACKGROUND = "anomaly", "background_log_prob"
+_NORMAL, _TEST, _FOREIGN = range(3)  # seeds of rows
+
+Score = Callable[[np.ndarray], np.ndarray]
+
+
+class Rows(NamedTuple):
+    """Observations with what is to be said of them.
+
+    Attributes:
+        values: [n, *event_shape], final values.
+        about: data, variant, split and checksum, for the card.
+    """
+
+    values: np.ndarray
+    about: dict[str, Any]
+
+
+def calibrate(
+    model: LoadedModel,
+    output: str | Path,
+    normal: Rows,
+    *,
+    background: LoadedModel | None = None,
+    test: Rows | None = None,
+    foreign: Mapping[str, np.ndarray] | None = None,
+    baselines: Mapping[str, Score] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Writes a bundle with the signature `anomaly` beside the others, and says on its card how well it does.
+
+    Args:
+        model: the bundle; one that is calibrated already is calibrated anew, and keeps its background unless there is
+            another.
+        output: the folder to make.
+        normal: normal rows that the model was not trained on; half of them measure single scores, the other half the
+            least p-value. p-values are multiples of 2 / n.
+        background: a model of corrupted data, for the score `background`.
+        test: other normal rows, of which false alarms are reported.
+        foreign: rows by name that should be found, [m, *event_shape].
+        baselines: other detectors to compare with: scores by name, high for normal rows.
+        seed: from which every row gets its own.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder exists already.
+        ValueError: rows of another shape or outside the model's support, fewer than four, or a background of other
+            observations.
+    """
+    require_new(output)
+    for rows in (normal, *([test] if test is not None else [])):
+        model.check(rows.values)
+    for values in (foreign or {}).values():
+        model.check(values)
+    if background is not None:
+        _require_same_observations(model, background)
+    kept = model.signatures.get(_BACKGROUND)
+    added = background.signatures["log_prob"] if background is not None else kept
+    weights = [model.weights, *([background.weights] if background is not None else [])]
+    scores = AnomalyScores(model.signatures, model.card, weights, added)
+    scores.calibrate(scores.statistics(normal.values, _seeds(seed, _NORMAL, normal.values)))
+
+    functions = {name: function for name, function in model.signatures.items() if not name.endswith(_ANOMALY)}
+    if added is not None:
+        functions[_BACKGROUND] = _background_log_prob(added, model.event_shape)
+    functions[_ANOMALY] = scores.anomaly.get_concrete_function()
+    images = ImageInput.of(model.event_shape, model.card["support"], model.card["data"]["variant"])
+    if "image_log_prob" in functions and images is not None:
+        alpha = tf.TensorSpec([None], tf.float32, name="alpha")
+        functions[f"image_{_ANOMALY}"] = images.variant_of(scores.anomaly, [alpha]).get_concrete_function()
+    card: dict[str, Any] = model.card | {"signatures": cards.signature_specs(functions)}
+    card["calibration"] = {
+        "data": normal.about,
+        "rows": len(normal.values),
+        "scores": list(scores.names),
+        "seed": seed,
+        "background": _about_background(model, background),
+        "test": None if test is None else _test(scores, test, baselines or {}, normal, seed),
+        "foreign": {} if test is None else _foreign(scores, test, foreign or {}, baselines or {}, normal, seed),
+        "environment": environment(),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    with np.load(model.path / GOLDEN_NAME, allow_pickle=False) as archive:
+        before = dict(archive)
+
+    def check(golden: dict[str, np.ndarray]) -> None:
+        for name in before.keys() & golden.keys():
+            if not name.startswith(_ANOMALY) and not np.allclose(
+                golden[name], before[name], rtol=1e-4, atol=1e-4, equal_nan=True
+            ):
+                raise ValueError(f"the calibrated bundle gives other {name} than {model.path}")
+
+    return publish(output, scores, functions, card, before["x"], check)
+
+
+def _background_log_prob(function: Callable, event_shape: tuple[int, ...]) -> Callable:
+    """The background's signature under its own name: only log p(x), and its standard error."""
+
+    def background_log_prob(x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        answers = function(x=x, seed=seed)
+        return {name: answers[name] for name in ("log_prob", "std_err")}
+
+    specs = [tf.TensorSpec([None, *event_shape], name="x"), tf.TensorSpec([None], tf.int64, name="seed")]
+    return tf.function(background_log_prob, input_signature=specs, autograph=False).get_concrete_function()
+
+
+def _require_same_observations(model: LoadedModel, background: LoadedModel) -> None:
+    for name in ("event_shape", "support", "target"):
+        if model.card[name] != background.card[name]:
+            raise ValueError(
+                f"the background {background.path} is of other observations than the model: {name} "
+                f"{background.card[name]}, expected {model.card[name]}"
+            )
+
+
+def _about_background(model: LoadedModel, background: LoadedModel | None) -> dict[str, Any] | None:
+    if background is None:
+        return (model.card.get("calibration") or {}).get("background")
+    card = background.card
+    return {name: card.get(name) for name in ("preset", "about", "recipe", "weights_dtype", "num_samples")} | {
+        "sha256": sha256(background.path / CHECKSUMS_NAME)
+    }
+
+
+def _seeds(seed: int, purpose: int, rows: np.ndarray) -> np.ndarray:
+    return row_seeds(row_seeds(seed, purpose + 1)[purpose].item(), len(rows))
+
+
+def _answers(
+    scores: AnomalyScores, rows: np.ndarray, seeds: np.ndarray, batch_size: int = 100
+) -> dict[str, np.ndarray]:
+    parts = []
+    for start in range(0, len(rows), batch_size):
+        x = tf.constant(rows[start : start + batch_size], tf.float32)
+        parts.append(scores.anomaly(x, tf.constant(seeds[start : start + batch_size]), tf.zeros([len(x)])))
+    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+
+
+def _ranked(answers: Mapping[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Scores by name, high for normal rows, the least p-value among them."""
+    raw = {name: answers["log_prob" if name == LIKELIHOOD else f"{name}_score"] for name in names}
+    return raw | {JOINT: answers["p_value"]}
+
+
+def _p_values(answers: Mapping[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    return {name: answers[f"{name}_p_value"] for name in names} | {JOINT: answers["p_value"]}
+
+
+def _of_baselines(baselines: Mapping[str, Score], normal: Rows, rows: np.ndarray) -> tuple[dict, dict]:
+    """Scores and p-values of rows by baselines, calibrated on the same normal rows."""
+    scores = {name: score(rows) for name, score in baselines.items()}
+    p_values = {}
+    for name, score in baselines.items():
+        table = np.sort(score(normal.values))
+        p_values[name] = (1.0 + np.searchsorted(table, scores[name], side="right")) / (len(table) + 1.0)
+    return scores, p_values
+
+
+def _test(scores: AnomalyScores, test: Rows, baselines: Mapping[str, Score], normal: Rows, seed: int) -> dict[str, Any]:
+    """Shares of normal test rows that each score takes for anomalies."""
+    answers = _answers(scores, test.values, _seeds(seed, _TEST, test.values))
+    p_values = _p_values(answers, scores.names) | _of_baselines(baselines, normal, test.values)[1]
+    return {
+        "data": test.about,
+        "rows": len(test.values),
+        "false_alarms": {name: _shares(values) for name, values in p_values.items()},
+    }
+
+
+def _foreign(
+    scores: AnomalyScores,
+    test: Rows,
+    foreign: Mapping[str, np.ndarray],
+    baselines: Mapping[str, Score],
+    normal: Rows,
+    seed: int,
+) -> dict[str, Any]:
+    """How well each score tells foreign rows from normal test rows."""
+    answers = _answers(scores, test.values, _seeds(seed, _TEST, test.values))
+    usual = _ranked(answers, scores.names) | _of_baselines(baselines, normal, test.values)[0]
+    found = {}
+    for name, rows in foreign.items():
+        answers = _answers(scores, rows, _seeds(seed, _FOREIGN, rows))
+        other, p_values = _of_baselines(baselines, normal, rows)
+        unusual, p_values = _ranked(answers, scores.names) | other, _p_values(answers, scores.names) | p_values
+        found[name] = {
+            "rows": len(rows),
+            "scores": {
+                score: {
+                    "auroc": list(detection.auroc(usual[score], unusual[score])),
+                    "average_precision": list(detection.average_precision(usual[score], unusual[score])),
+                    "detected": _shares(p_values[score]),
+                }
+                for score in usual
+            },
+        }
+    return found
+
+
+def _shares(p_values: np.ndarray) -> dict[str, list[float]]:
+    return {str(alpha): list(detection.share(p_values <= alpha)) for alpha in ALPHAS}

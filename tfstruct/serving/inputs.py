@@ -1,0 +1,60 @@
+"""What signatures take beside observations: seeds, false-alarm rates, encoded images; checked before they are sent."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+
+def row_seeds(seed: int, num: int) -> np.ndarray:
+    """Returns `num` int64 seeds that share none with those of another seed, for all practical purposes.
+
+    They are the outputs of SplitMix64 (Steele, Lea & Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA
+    2014), started at a mixed `seed`. Seeds counted up from `seed` would make the streams of 0 and 1 shifted copies.
+    """
+
+    def mix(word: np.ndarray) -> np.ndarray:
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return word ^ (word >> np.uint64(31))
+
+    start = mix(np.array([int(seed) & 0xFFFFFFFFFFFFFFFF], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    counter = np.arange(1, num + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return mix(start + counter).view(np.int64)
+
+
+def checked_seeds(seed: Any, num: int) -> np.ndarray:
+    """Returns seeds as they were given, int64 [] or [num]; raises ValueError for what is no seed."""
+    seeds = np.asarray(seed)
+    if seeds.dtype.kind not in "iu" or seeds.shape not in ((), (num,)) or np.any(seeds > np.iinfo(np.int64).max):
+        found = f"{seeds.dtype} {list(seeds.shape)}"
+        raise ValueError(f"seed must be an integer or integers [{num}], of 64 bits with a sign, found {found}")
+    return seeds.astype(np.int64)
+
+
+def checked_rates(alpha: Any, rows: Any) -> np.ndarray:
+    """Returns the false-alarm rate of each row, float32 [N]; raises ValueError for what is none."""
+    alpha, num = np.asarray(alpha), len(rows) if np.ndim(rows) else 1
+    is_rate = alpha.dtype.kind in "iuf" and alpha.shape in ((), (num,)) and ((alpha >= 0) & (alpha <= 1)).all()
+    if not is_rate:
+        raise ValueError(f"alpha must be a number in [0, 1], or one for each row, found {alpha!r}")
+    return np.broadcast_to(alpha.astype(np.float32), [num])
+
+
+def checked_images(images: Any) -> np.ndarray:
+    """Returns encoded images as an object array [N] of bytes; raises ValueError for what is none."""
+    wrong = [type(image).__name__ for image in images if not isinstance(image, bytes)]
+    if isinstance(images, (bytes, str)) or wrong or not len(images):
+        found = f"{type(images).__name__} of {wrong[0]}" if wrong else type(images).__name__
+        raise ValueError(f"images must be a list of the bytes of PNG or JPEG files, found {found}")
+    result = np.empty([len(images)], object)
+    result[:] = list(images)
+    return result
+
+
+def parts(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yields pieces of at most `size` rows; raises ValueError for a size below 1."""
+    if not isinstance(size, (int, np.integer)) or size < 1:
+        raise ValueError(f"batch_size must be an integer of at least 1, found {size!r}")
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
