@@ -33,7 +33,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["tfstruct", "tfstruct.*"]) + PACKAGES,
     package_dir=BESIDE,
-    package_data={"tfstruct": ["py.typed", "data/embedded/*.xz"]},
+    package_data={"tfstruct": ["py.typed", "data/embedded/*.xz", "serving/server/page/*"]},
     # TensorFlow, Keras, tf-keras and TFP break together: their upper bounds move together.
     install_requires=[
         "tensorflow>=2.21,<2.22",

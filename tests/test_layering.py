@@ -52,6 +52,7 @@ MODULES = {
         "serving.transports",
     ),
     "serving.server.settings": (),
+    "serving.server.web_page": (),
     "serving.server.metrics": (),
     "serving.client": (
         "files",

@@ -52,7 +52,7 @@ def test_every_module_and_data_file_of_the_checkout_is_inside(wheel):
     for folder, inside in (("tfstruct", "tfstruct"), ("models", "tfstruct/models"), ("trainers", "tfstruct/trainers")):
         root = CHECKOUT / folder
         for path in root.rglob("*"):
-            if path.is_file() and path.suffix in (".py", ".xz", ".typed"):
+            if path.is_file() and path.suffix in (".py", ".xz", ".typed", ".html", ".css", ".js"):
                 expected.add(f"{inside}/{path.relative_to(root).as_posix()}")
     names = {name for name in wheel.namelist() if not name.split("/")[0].endswith(".dist-info")}
     assert names == expected

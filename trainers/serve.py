@@ -23,7 +23,9 @@ _HOST = flags.DEFINE_string("host", _DEFAULT.host, "Address to listen at; nobody
 _GRPC = flags.DEFINE_integer("grpc_port", _DEFAULT.grpc_port, "Port of gRPC; 0 for a free one.", 0, 65535)
 _REST = flags.DEFINE_integer("rest_port", _DEFAULT.rest_port, "Port of REST; 0 for a free one.", 0, 65535)
 _BATCH = flags.DEFINE_integer("max_batch_size", _DEFAULT.max_batch_size, "Rows that requests are joined to.", 1)
-_WAIT = flags.DEFINE_float("batch_timeout_ms", _DEFAULT.batch_timeout_ms, "How long a request waits for others.", 0)
+_WAIT = flags.DEFINE_float(
+    "batch_timeout_ms", _DEFAULT.batch_timeout_ms, "How long to wait for others while a thread is free.", 0
+)
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count() or 1, "Batches that are computed at once.", 1)
 _ROWS = flags.DEFINE_integer("max_rows", _DEFAULT.max_rows, "Rows of one request.", 1)
 _QUEUE = flags.DEFINE_integer(

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import logging
 import re
+import shlex
 import shutil
 import threading
 import time
@@ -167,6 +168,26 @@ def test_all_models_are_listed_with_their_cards(server, shelf):
     assert card == json.loads((shelf / "vae/1/card.json").read_text())
     with connect(server, transport="rest") as model:
         assert model.card == card
+
+
+def test_the_calls_of_the_readme_are_answered(shelf):
+    section = (tiny.CHECKOUT / "README.md").read_text().partition("### On a server")[2].partition("\n## ")[0]
+    lines = re.findall(r"^    (.+)$", section, re.M)
+    curls = [shlex.split(line) for line in lines if line.startswith("curl ")]
+    python = [line for line in lines if line.startswith(("model", "images"))]
+    assert len(curls) == 2
+    assert len(python) == 3
+    with live.Server(f"--models=graph_vae_mnist={shelf / 'vae'}") as server:
+        for _, *arguments in curls:
+            url = arguments[-1].replace("127.0.0.1:8501", server.rest)
+            reply = httpx.post(url, content=arguments[1]) if arguments[0] == "-d" else httpx.get(url)
+            assert reply.status_code == 200, reply.text
+        assert len(reply.json()["predictions"]) == 2
+        names = {"tfstruct": tfstruct}
+        for line in python[:-1]:
+            exec(line.replace("127.0.0.1:8500", server.grpc), names)
+        exec(f"found = {python[-1]}", names)
+        assert names["found"].shape == (3,)
 
 
 # Versions ------------------------------------------------------------------------------------------------------------

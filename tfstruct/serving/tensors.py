@@ -32,10 +32,18 @@ def check_shape(name: str, shape: tuple[int, ...], expected: list[int]) -> None:
         raise ValueError(f"{name} must have shape [{sizes}] with N >= 1, found {list(shape)}")
 
 
-def to_lists(values: np.ndarray) -> Any:
-    """Returns an array as what JSON can hold, with texts for numbers that are not finite."""
+def to_lists(values: np.ndarray, *, is_text: bool = False) -> Any:
+    """Returns an array as what JSON can hold, with texts for numbers that are not finite.
+
+    Args:
+        values: numbers, Booleans, or byte strings.
+        is_text: whether byte strings are texts in UTF-8; others stand as `{"b64": ...}`.
+    """
     if values.dtype.kind in "OS":
-        flat = [{"b64": base64.b64encode(bytes(value)).decode()} for value in values.ravel().tolist()]
+        flat = [
+            value.decode(errors="replace") if is_text else {"b64": base64.b64encode(value).decode()}
+            for value in values.ravel().tolist()
+        ]
         return _nested(flat, values.shape)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         texts = values.astype(object)
@@ -131,7 +139,8 @@ def request_body(signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:
 
 def reply_body(outputs: Mapping[str, np.ndarray], *, rows: bool) -> bytes:
     """Returns the JSON of a reply, in row or column form; a single output goes without its name."""
-    columns = {name: to_lists(values) for name, values in outputs.items()}
+    # As TensorFlow Serving: the names of outputs that are no texts end so.
+    columns = {name: to_lists(values, is_text=not name.endswith("_bytes")) for name, values in outputs.items()}
     if len(columns) == 1:
         (columns,) = columns.values()
     elif rows:

@@ -1,4 +1,4 @@
-"""The REST interface of TensorFlow Serving, with a list of all models and the cards of bundles beside it."""
+"""The REST interface of TensorFlow Serving, with a list of all models, the cards of bundles and a page beside it."""
 
 import asyncio
 import contextlib
@@ -20,6 +20,7 @@ from tfstruct.files import to_json
 from tfstruct.serving import tensors
 from tfstruct.serving.errors import STATUS, RequestError
 from tfstruct.serving.extras import require
+from tfstruct.serving.server import web_page
 from tfstruct.serving.server.service import Chosen, Service
 from tfstruct.serving.server.versions import Version
 
@@ -35,6 +36,7 @@ def application(service: Service) -> Starlette:
     api = _Api(service)
     return Starlette(
         routes=[
+            *web_page.routes(),
             Route("/v1/models", _answered(api.names), methods=["GET"]),
             Route("/v1/models{path:path}", _answered(api.model), methods=["GET", "POST"]),
             Route("/metrics", _answered(api.metrics), methods=["GET"]),

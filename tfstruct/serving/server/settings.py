@@ -13,7 +13,8 @@ class Settings(NamedTuple):
         grpc_port: 0 for a free one, which is printed.
         rest_port: the same.
         max_batch_size: rows that requests are joined to.
-        batch_timeout_ms: how long a request waits for others, milliseconds.
+        batch_timeout_ms: how long a request waits for others although a thread is free, milliseconds. With 0 they are
+            joined while all threads are busy, which costs an idle server's requests no time.
         threads: batches that are computed at once.
         max_rows: of one request.
         max_queued_requests: that wait or are computed; more are refused.
@@ -30,7 +31,7 @@ class Settings(NamedTuple):
     grpc_port: int = 8500
     rest_port: int = 8501
     max_batch_size: int = 64
-    batch_timeout_ms: float = 2.0
+    batch_timeout_ms: float = 0.0
     threads: int = 2
     max_rows: int = 1024
     max_queued_requests: int = 256
