@@ -251,6 +251,23 @@ def test_a_path_gradient_needs_path_terms(rng):
         objectives.elbo(_of_weights(rng.normal(size=[2, 3])), path=True)
 
 
+@pytest.mark.parametrize("path", [False, True])
+@pytest.mark.parametrize("num_samples", [1, 4])
+def test_the_conditional_objective_is_the_log_of_the_mean_likelihood_and_its_loss_has_the_entropy(
+    num_samples, path, rng
+):
+    log_likelihood, log_posterior, log_posterior_path = rng.normal(size=[3, num_samples, 5])
+    parts = (log_likelihood, np.zeros_like(log_posterior), log_posterior, log_posterior_path)
+    found = objectives.conditional(ImportanceTerms(*map(tf.constant, parts)), 0.3, path=path)
+    bound = scipy.special.logsumexp(log_likelihood, axis=0) - np.log(num_samples)
+    np.testing.assert_allclose(found.bound, bound, rtol=1e-12)
+    entropy = -(log_posterior_path if path else log_posterior).mean(axis=0)
+    assert float(found.generative_loss) == pytest.approx(-(bound + 0.3 * entropy).mean(), rel=1e-12)
+    assert found.posterior_loss is found.generative_loss
+    np.testing.assert_allclose(found.rate, log_posterior.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.distortion, -log_likelihood.mean(axis=0), rtol=1e-12)
+
+
 def test_an_unknown_objective_lists_the_known_ones():
     with pytest.raises(ValueError, match="elbo, iwae, conditional, found 'vlb'"):
         objectives.get("vlb")

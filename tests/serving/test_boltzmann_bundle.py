@@ -8,7 +8,12 @@ from tests.reference import boltzmann_vae as small
 from tests.reference.boltzmann import states
 from tests.trainers import tiny
 from tfstruct.evaluation import report
+<<<<<<< HEAD
 from tfstruct.serving import bundle, client, verification
+=======
+from tfstruct.functional import Functional
+from tfstruct.serving import bundle, client, weights
+>>>>>>> a0ca7d51c828b862f311cfd9a7f3aafa6e8bec2b
 from tfstruct.serving.signatures import ServedSystem
 from tfstruct.training import run as training
 
@@ -113,6 +118,17 @@ def test_a_density_says_its_log_z_and_its_target_on_the_card(density):
     assert set(model.card["signatures"]) == {
         "serving_default", "log_prob", "elbo", "encode", "reconstruct", "sample"
     }  # fmt: skip
+
+
+def test_log_z_in_a_bundle_is_that_of_the_weights_as_they_are_stored(rng, tmp_path):
+    # A directed posterior, for it takes a fraction of the time to trace.
+    system = small.build(rng, *SETTINGS, event_shape=SHAPE, posterior="directed")
+    output = bundle.export_model(system, tmp_path / "1", every_row(), weights_dtype="float16")
+    whole = system.prepare_evaluation(system.config.evaluation)["prior_log_partition"]
+    with weights.rounded(Functional(system), "float16"):
+        stored = system.prepare_evaluation(system.config.evaluation)["prior_log_partition"]
+    assert abs(stored - whole) > 1e-5
+    assert client.load(output).card["prepared"]["prior_log_partition"] == pytest.approx(stored, abs=1e-6)
 
 
 def test_a_density_samples_and_has_no_parts(density):

@@ -97,7 +97,8 @@ def test_the_page_for_people_says_what_the_card_has(folder):
     assert "| an observation | [4], 0 or 1 |" in lines
     assert "These weights were not evaluated." in lines
     assert "| `elbo` | `seed` [N], `x` [N, 4] | `distortion` [N], `elbo` [N], `rate` [N] | bound |" in lines
-    assert "A score takes the encoder once and the decoder 200 times for each row." in lines
+    million = f"{card['flop_of_score'] / 1e6:.3g} million floating-point operations"
+    assert f"A score takes the encoder once and the decoder 200 times for each row, some {million}." in lines
     assert all(f"    {command}" in lines for command in card["recipe"])
     assert any(line.startswith("* Variational Autoencoders with Jointly Optimized") for line in lines)
 

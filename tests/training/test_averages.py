@@ -64,8 +64,11 @@ def test_training_averages_weights_and_batch_statistics_and_nothing_else_changes
         expected = twin([getattr(past, name).numpy() for past in history], MOMENTUM)[-1]
         np.testing.assert_allclose(state.averages[name], expected, rtol=1e-5, atol=1e-6)
         assert np.abs(state.averages[name] - getattr(state, name)).max() > 1e-3
-    np.testing.assert_array_equal(state.evaluated[0], state.averages["parameters"])
-    np.testing.assert_array_equal(plain_state.evaluated[0], plain_state.parameters)
+
+    # Weights go with the statistics of their own batches: averages with averages.
+    for place, name in enumerate(("parameters", "statistics")):
+        np.testing.assert_array_equal(state.evaluated[place], state.averages[name])
+        np.testing.assert_array_equal(plain_state.evaluated[place], getattr(plain_state, name))
 
 
 def test_the_momentum_rises_again_in_the_second_phase():

@@ -126,6 +126,14 @@ def test_the_best_weights_are_those_of_the_best_validation_of_each_replica(monke
     assert not result.best.stopped.any()
 
 
+def test_the_best_weights_are_chosen_on_the_first_validation_rows(monkeypatch, file, tmp_path):
+    _, scorer = train_with_bounds(monkeypatch, file, tmp_path / "run", [[-1]] * 6, "training.validation_images=15")
+    validation_rows = np.load(file)["validation"][:15]
+    assert len(scorer.rows) == 6
+    for rows in scorer.rows:
+        np.testing.assert_array_equal(rows, validation_rows)
+
+
 def test_patience_stops_one_replica_and_keeps_its_best_while_the_other_goes_on(monkeypatch, file, tmp_path):
     table = [[-5, -9], [-6, -8], [-7, -7], [-1, -6], [-1, -5], [-1, -4]]
     result, scorer = train_with_bounds(monkeypatch, file, tmp_path / "run", table, "training.patience=2")

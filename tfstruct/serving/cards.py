@@ -13,6 +13,7 @@ from tfstruct.evaluation.report import TrainedRun, environment
 from tfstruct.files import read_json
 from tfstruct.models import presets
 from tfstruct.models.system import System
+from tfstruct.serving import cost
 from tfstruct.serving.card import SCHEMA_VERSION
 from tfstruct.serving.signatures import ServedSystem
 from tfstruct.settings import overrides
@@ -45,6 +46,7 @@ def of_model(
         "num_stored_weights": len(served.weights),
         "weights_dtype": weights_dtype,
         "num_samples": num_samples,
+        "flop_of_score": cost.flop_of_score(model, num_samples, model.terms_options(config.export)),
         "exactness": {name: query.exactness for name, query in model.queries.items() if query.exactness},
         "leaf_regions": model.leaf_regions if "region_log_prob" in model.queries else [],
         "structure": model.structure_report(),

@@ -66,7 +66,13 @@ def _answers(card: dict[str, Any]) -> Iterator[str]:
             for name, signature in sorted(card["signatures"].items())
         ],
     )
-    yield from ("", f"A score takes the encoder once and the decoder {card['num_samples']} times for each row.", "")
+    flop = card.get("flop_of_score")
+    counted = "" if flop is None else f", some {flop / 1e6:.3g} million floating-point operations"
+    yield from (
+        "",
+        f"A score takes the encoder once and the decoder {card['num_samples']} times for each row{counted}.",
+        "",
+    )
 
 
 def _anomalies(card: dict[str, Any]) -> Iterator[str]:

@@ -91,6 +91,26 @@ def test_log_z_is_followed_along_a_path_of_weights(sampler, rng):
     assert np.abs(errors).max() < 0.05
 
 
+# Over many small steps a rule of first order is nearly as good: one large step tells them apart.
+@BOTH_SAMPLERS
+def test_log_z_moves_by_the_mean_of_the_changes_at_the_followers_of_both_machines(sampler, rng):
+    prior, start, end = make(64), random_machine(rng), random_machine(rng)
+    small.set_prior(prior, *start.parameters)
+    followers = [prior.followers.numpy()]
+    assign(prior, end)
+    value = advance(prior, 3, num_sweeps=2, sampler=sampler)
+    followers.append(prior.followers.numpy())
+
+    def change(z_1):
+        inputs = [machine.bias_2 + z_1 @ machine.coupling for machine in (start, end)]
+        side_2 = np.logaddexp(0.0, inputs[1]) - np.logaddexp(0.0, inputs[0])
+        return np.mean(z_1 @ (end.bias_1 - start.bias_1) + side_2.sum(axis=-1))
+
+    changes = [change(states) for states in followers]
+    assert abs(changes[1] - changes[0]) > 0.1
+    assert value.numpy() == pytest.approx(start.log_partition + np.mean(changes), abs=1e-5)
+
+
 # A jump is what resampling is for: chains of fair coins are samples of the new machine without any mixing.
 def test_resampled_chains_follow_a_jump_that_persistent_ones_do_not(rng):
     machine = random_machine(rng, scale=1.5)

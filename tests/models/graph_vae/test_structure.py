@@ -144,3 +144,12 @@ def test_active_units_and_rates_of_nodes_are_the_twins(rng):
     assert rates.min() > 0.05
     np.testing.assert_allclose(found["node_rates"], rates, rtol=0.04, atol=0.01)
     assert structure.LatentUse(system)(IMAGES, batch_size=7, seed=3)["active_units"] == found["active_units"]
+
+
+def test_the_rates_of_nodes_do_not_depend_on_how_rows_are_batched(rng):
+    use = structure.LatentUse(build(rng))
+    # Equal rows: batches that drew the same noise would change the mean over all of them.
+    rows = np.repeat(IMAGES[:1], 20, axis=0)
+    whole = use(rows, batch_size=20, seed=3)["node_rates"]
+    np.testing.assert_allclose(use(rows, batch_size=6, seed=3)["node_rates"], whole, rtol=1e-4, atol=1e-6)
+    assert abs(use(rows[:6], batch_size=6, seed=3)["node_rates"][0] - whole[0]) > 1e-3

@@ -96,6 +96,24 @@ def test_terms_are_those_of_the_twin(case, is_whole, rng):
         )
 
 
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_path_terms_have_a_gradient_through_the_latents_alone(kind, rng):
+    model, x = small.system(**EVERY_KIND[kind]), tf.constant(small.every_image().reshape(16, -1))
+    leaves, fill = model.leaves, tf.convert_to_tensor(model.pixel_mean)
+    weigh = tf.constant(rng.normal(size=[model.num_leaves, 3, 16]), tf.float32)
+    of_vaes = tf.reduce_sum(tf.reshape(weigh, [leaves.num_vaes, -1, 3, 16]), axis=1)
+    with tf.GradientTape(persistent=True) as tape:
+        draw = leaves.draw(x, KEY, 3, fill)
+        path = tf.reduce_sum(weigh * draw.log_posterior_path)
+        mean, precision = (part[:, tf.newaxis] for part in leaves.posterior(x, None, fill))
+        score = tf.stop_gradient(precision * (mean - draw.z))
+        through_latents = tf.reduce_sum(of_vaes[..., tf.newaxis] * score * draw.z)
+    for variable in model.encoder.trainable_variables:
+        found, expected = (tape.gradient(value, variable.value) for value in (path, through_latents))
+        assert np.any(expected != 0.0), variable.path
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4, err_msg=variable.path)
+
+
 def test_terms_of_real_pixels_are_those_of_the_twin(rng):
     model = small.system(likelihood="gaussian")
     x = rng.random((4, 2, 2)).astype(np.float32)
