@@ -8,12 +8,8 @@ from tests.reference import boltzmann_vae as small
 from tests.reference.boltzmann import states
 from tests.trainers import tiny
 from tfstruct.evaluation import report
-<<<<<<< HEAD
-from tfstruct.serving import bundle, client, verification
-=======
 from tfstruct.functional import Functional
-from tfstruct.serving import bundle, client, weights
->>>>>>> a0ca7d51c828b862f311cfd9a7f3aafa6e8bec2b
+from tfstruct.serving import bundle, client, verification, weights
 from tfstruct.serving.signatures import ServedSystem
 from tfstruct.training import run as training
 
