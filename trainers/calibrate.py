@@ -72,7 +72,7 @@ def _calibrate(model) -> None:  # noqa: ANN001 - a LoadedModel, whose module imp
     def rows(split: str, count: int) -> Rows:
         values = data.split(split)
         about = {"name": data.name, "variant": data.variant, "split": split, "checksum": data.checksum}
-        return Rows(values[:count] if count else values, about)
+        return Rows(foreign.spread(values, count), about)
 
     as_variant = "dynamic" if data.variant == "static" else data.variant
     unknown = {

@@ -21,7 +21,7 @@ except ImportError as error:
 
 _LEAST_ROWS = 8
 _MARGIN = 0.1  # of [0, 1], on either side of the values that a column had
-_CHUNK = 1_024  # rows scored at once
+_CHUNK = 128  # rows scored at once, always as many: products of other shapes round otherwise
 
 
 class DensityDetector(OutlierMixin, BaseEstimator):
@@ -87,12 +87,18 @@ class DensityDetector(OutlierMixin, BaseEstimator):
         count = min(max(2, round(self.held_out * len(rows))), len(rows) - 2)
         held, trained = rows[order[:count]], rows[order[count:]]
         self.model_ = self._train(self._scaled(trained), seed)
-        self._estimate = tf.function(self._estimate_batch, reduce_retracing=True, autograph=False)
-        self.calibration_ = np.sort(self.score_samples(held))
-        # The largest score s for which (1 + #{i: s_i < s}) / (n + 1) is at most the rate is an anomaly's.
+        self._estimate = None
+        self.calibration_ = scores = np.sort(self.score_samples(held))
+        # A score has a p-value of at most the rate where it is below the one at this place. Between two scores rounding
+        # decides nothing; below all of them the rate is at most 1 / (count + 1).
         place = int(np.floor(self.false_alarm_rate * (count + 1))) - 1
-        self.offset_ = float(self.calibration_[max(place, 0)])
+        below = scores[place - 1] if place > 0 else scores[0] - 1e-3 * max(1.0, abs(scores[0]))
+        self.offset_ = float((below + scores[max(place, 0)]) / 2.0)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: all but the traced function, which is made anew."""
+        return {**super().__getstate__(), **({"_estimate": None} if hasattr(self, "_estimate") else {})}
 
     def _train(self, rows: np.ndarray, seed: int) -> System:
         changes = [
@@ -128,15 +134,18 @@ class DensityDetector(OutlierMixin, BaseEstimator):
         rows = validate_data(self, X, dtype=np.float32, reset=False)
         if self._is_binary and summarize(rows).support != "binary":
             raise ValueError("the detector was fitted to zeros and ones, found other values")
+        if self._estimate is None:
+            self._estimate = tf.function(self._estimate_batch, autograph=False)
         x = self._scaled(rows)
-        scores = [self._estimate(tf.constant(x[start : start + _CHUNK])).numpy() for start in range(0, len(x), _CHUNK)]
+        padded = np.concatenate([x, np.repeat(x[:1], -len(x) % _CHUNK, axis=0)])
+        scores = [self._estimate(tf.constant(part)).numpy() for part in np.split(padded, len(padded) // _CHUNK)]
         # A density of scaled values, in the units of those that were given.
         units = 0.0 if self._is_binary else np.sum(np.log(self._span))
-        return np.concatenate(scores) - np.float32(units)
+        return np.concatenate(scores)[: len(x)].astype(np.float64) - units
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Returns `score_samples` less the threshold [n]; negative for anomalies."""
-        return self.score_samples(X) - np.float32(self.offset_)
+        return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns 1 for normal rows and -1 for anomalies, [n]."""

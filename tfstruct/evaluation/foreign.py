@@ -29,7 +29,7 @@ def rows(
     split: str = "test",
     data_dir: str | os.PathLike | None = None,
 ) -> np.ndarray:
-    """Returns the first rows of a foreign set, rendered as a variant, float32 [count, *event_shape].
+    """Returns rows of a foreign set, rendered as a variant, float32 [count, *event_shape].
 
     Images of another size are resized by area averages before they are rendered, and colour becomes grey where the
     model's images are. `noise` has independent uniform intensities, each image of `constant` one intensity throughout.
@@ -39,7 +39,7 @@ def rows(
         variant: how the model's own data are rendered; `static` as `dynamic`, which has the same validation and test
             rows.
         event_shape: of the model, of images [height, width] or [height, width, 3].
-        count: how many; fewer where the set has fewer.
+        count: how many, evenly spread over the set; fewer where it has fewer.
         split: `validation` or `test`.
         data_dir: folder of prepared data sets.
 
@@ -57,6 +57,17 @@ def rows(
     return variants.render(variant, splits).splits[split].astype(np.float32)
 
 
+def spread(values: np.ndarray, count: int) -> np.ndarray:
+    """Returns so many rows evenly spread over all, all for 0 or where there are fewer.
+
+    The first rows are not like all: those of the test set of MNIST are the more legible ones, Omniglot is in the order
+    of its alphabets.
+    """
+    if not 0 < count < len(values):
+        return values
+    return np.asarray(values)[np.linspace(0, len(values), count, endpoint=False).astype(int)]
+
+
 def _made(name: str, event_shape: Sequence[int], count: int) -> np.ndarray:
     keys = random.fold_in(random.fold_in(random.key(_SEED), _MADE.index(name)), tf.range(count))
     unit = random.uniform(keys, event_shape if name == NOISE else [1] * len(event_shape)).numpy()
@@ -67,8 +78,8 @@ def _read(
     name: str, event_shape: Sequence[int], count: int, split: str, data_dir: str | os.PathLike | None
 ) -> np.ndarray:
     if name == "binarized_mnist":
-        return datasets.load(name, "static", data_dir=data_dir).split(split)[:count]
-    images = np.asarray(datasets.SOURCES[name].read(data_dir)[split][:count])
+        return spread(datasets.load(name, "static", data_dir=data_dir).split(split), count)
+    images = spread(datasets.SOURCES[name].read(data_dir)[split], count)
     if images.dtype != np.uint8:
         images = np.rint(images * 255.0).astype(np.uint8)
     if variants.is_colour(images) and len(event_shape) == 2:
