@@ -204,6 +204,7 @@ def test_the_card_and_its_page_say_how_well_the_scores_do(calibrated, rows):
     area = "{:.3f} [{:.3f}, {:.3f}]".format(*found["scores"]["p_value"]["auroc"])
     assert f"| p_value | {area} |" in page
     assert "log p(x) less log p(x) of a model of corrupted data (graph_vae/tiny)" in page
+    assert " --model=BUNDLE --output=CALIBRATED --background=BACKGROUND" in page
 
 
 def test_a_calibrated_bundle_is_calibrated_anew_and_keeps_its_background(calibrated, rows, tmp_path):

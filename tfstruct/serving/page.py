@@ -123,6 +123,20 @@ def _anomalies(card: dict[str, Any]) -> Iterator[str]:
     yield from ("In brackets 95 % intervals; `p_value` is what decides.", "")
 
 
+def _calibrated(card: dict[str, Any]) -> list[str]:
+    """The command that calibrated the bundle, in the words of its recipe."""
+    calibration = card.get("calibration")
+    if calibration is None:
+        return []
+    program, *flags = calibration["environment"]["command"]
+    kept = [flag for flag in flags if not flag.startswith(("--model=", "--output=", "--background=", "--data_dir="))]
+    background = ["--background=BACKGROUND"] if calibration["background"] else []
+    commit = calibration["environment"].get("commit")
+    named = [f"{program} --model=BUNDLE --output=CALIBRATED", *background, *kept]
+    lines = [*([f"git checkout {commit}"] if commit else []), " ".join(named)]
+    return [*lines, *(f"# BACKGROUND: {line}" for line in (calibration["background"] or {}).get("recipe", []))]
+
+
 def _interval(values: Sequence[float]) -> str:
     return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
 
@@ -150,7 +164,8 @@ def _data(card: dict[str, Any]) -> Iterator[str]:
 
 def _made(card: dict[str, Any]) -> Iterator[str]:
     yield from ("## How it was made", "")
-    yield from (*(f"    {line}" for line in card["recipe"]), *([""] if card["recipe"] else []))
+    recipe = [*card["recipe"], *_calibrated(card)]
+    yield from (*(f"    {line}" for line in recipe), *([""] if recipe else []))
     exported = card.get("exported", {})
     versions = ", ".join(f"{name} {version}" for name, version in exported.get("versions", {}).items())
     yield from (f"Written {card.get('created', 'at an unknown time')} with {versions or 'unknown versions'}.", "")
