@@ -9,6 +9,7 @@ BESIDE = {"tfstruct.models": "models", "tfstruct.trainers": "trainers"}
 PACKAGES = [
     f"{name}{'.' if part else ''}{part}" for name, folder in BESIDE.items() for part in ("", *find_packages(folder))
 ]
+MODELS = "tfstruct.saved_models"  # the pretrained bundles: data, no modules
 PROGRAMS = (
     *("train", "evaluate", "compare", "reproduce", "analyse"),
     *("export", "verify", "calibrate", "score", "sample", "serve", "quickstart", "benchmark"),
@@ -31,9 +32,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["tfstruct", "tfstruct.*"]) + PACKAGES,
-    package_dir=BESIDE,
-    package_data={"tfstruct": ["py.typed", "data/embedded/*.xz", "serving/server/page/*"]},
+    packages=[*find_packages(include=["tfstruct", "tfstruct.*"]), *PACKAGES, MODELS],
+    package_dir=BESIDE | {MODELS: "saved_models"},
+    package_data={"tfstruct": ["py.typed", "data/embedded/*.xz", "serving/server/page/*"], MODELS: ["**/*"]},
     # TensorFlow, Keras, tf-keras and TFP break together: their upper bounds move together.
     install_requires=[
         "tensorflow>=2.21,<2.22",

@@ -23,7 +23,7 @@ def wheel(tmp_path_factory):
     copy.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(CHECKOUT / name, copy)
-    for name in ("tfstruct", "models", "trainers", "tests"):
+    for name in ("tfstruct", "models", "trainers", "saved_models", "tests"):
         shutil.copytree(CHECKOUT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     # Not pip: without a network it cannot make the isolated environment, and needs no less without one.
     done = subprocess.run(
@@ -54,11 +54,27 @@ def test_every_module_and_data_file_of_the_checkout_is_inside(wheel):
         for path in root.rglob("*"):
             if path.is_file() and path.suffix in (".py", ".xz", ".typed", ".html", ".css", ".js"):
                 expected.add(f"{inside}/{path.relative_to(root).as_posix()}")
+    models = CHECKOUT / "saved_models"
+    expected |= {f"tfstruct/saved_models/{path.relative_to(models)}" for path in models.rglob("*") if path.is_file()}
     names = {name for name in wheel.namelist() if not name.split("/")[0].endswith(".dist-info")}
     assert names == expected
     for name in ("py.typed", "models/graph_vae/model.py", "trainers/train.py", "serving/client.py"):
         assert f"tfstruct/{name}" in names
     assert [name for name in names if name.startswith("tfstruct/data/embedded/") and name.endswith(".xz")]
+
+
+def test_an_installed_package_finds_its_pretrained_models(wheel, tmp_path):
+    wheel.extractall(tmp_path)
+    script = """
+import sys; sys.path.insert(0, sys.argv[1])
+import tfstruct
+assert tfstruct.__file__.startswith(sys.argv[1]), tfstruct.__file__
+print(*tfstruct.list_models())
+print(tfstruct.load("graph_vae/mnist").path)
+"""
+    printed = tiny.run_python(script, tmp_path).stdout.splitlines()
+    assert printed[0].split() == tfstruct.list_models()
+    assert printed[1].startswith(str(tmp_path / "tfstruct/saved_models/graph_vae/mnist"))
 
 
 def test_tests_are_not_installed(wheel):

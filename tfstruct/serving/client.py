@@ -31,7 +31,8 @@ def load(
 
     Args:
         name: a folder that holds `card.json`, a folder of numbered versions, or `<system>/<preset>`, which is looked
-            for under $TFSTRUCT_SAVED_MODELS, `saved_models` in the current folder, and the checkout's `saved_models`.
+            for under $TFSTRUCT_SAVED_MODELS, `saved_models` in the current folder, and the models that come with the
+            package.
         version: of several numbered versions; default the largest.
         sha256: of the bundle's SHA256SUMS, as `tfstruct-verify` prints it, to accept that bundle and no other.
         allow_untrusted: skips the check of the graph. A SavedModel is a program: it may then read and write files, or
@@ -48,10 +49,9 @@ def load(
 
 def roots() -> list[Path]:
     """Returns the folders in which named models are looked for."""
-    checkout = Path(__file__).resolve().parents[2]
-    candidates = [Path("saved_models")]
-    if (checkout / "setup.py").exists():
-        candidates.append(checkout / "saved_models")
+    package = Path(__file__).resolve().parents[1]
+    is_checkout = (package.parent / "setup.py").exists()
+    candidates = [Path("saved_models"), (package.parent if is_checkout else package) / "saved_models"]
     if os.environ.get(ROOT_VARIABLE):
         candidates.insert(0, Path(os.environ[ROOT_VARIABLE]))
     return candidates
