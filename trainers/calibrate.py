@@ -70,9 +70,7 @@ def _calibrate(model) -> None:  # noqa: ANN001 - a LoadedModel, whose module imp
     )
 
     def rows(split: str, count: int) -> Rows:
-        values = data.split(split)
-        about = {"name": data.name, "variant": data.variant, "split": split, "checksum": data.checksum}
-        return Rows(foreign.spread(values, count), about)
+        return Rows(foreign.spread(data.split(split), count), data.name, data.variant, split, data.checksum)
 
     as_variant = "dynamic" if data.variant == "static" else data.variant
     unknown = {

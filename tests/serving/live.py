@@ -19,6 +19,7 @@ from tests.reference import boltzmann_vae as small
 from tests.trainers import tiny, tiny_circuit
 from tfstruct.models import registry
 from tfstruct.serving import contents
+from tfstruct.serving.calibration import Rows, calibrate
 
 #: iterations of the signature `slow`, a second or so
 SLOW = 60_000
@@ -90,8 +91,12 @@ def wait_for(condition, seconds=60):
         time.sleep(0.05)
 
 
-def export_all(folder, names=("vae", "spvae", "halves")):
-    """Exports a plain VAE, a sum-product VAE and a conditional Boltzmann VAE; returns their bundles by name."""
+def export_all(folder, names=("vae", "spvae", "halves", "calibrated")):
+    """Exports a plain VAE, a sum-product VAE, a conditional Boltzmann VAE, and a VAE of images that is calibrated.
+
+    Returns:
+        Their bundles by name.
+    """
     circuit = tiny_circuit.write_levels(folder / "rows.npz")  # only named, not read
     configs = {
         "vae": tiny.config(preset="vae/tiny"),
@@ -99,12 +104,16 @@ def export_all(folder, names=("vae", "spvae", "halves")):
         "halves": small.config(*small.CONDITIONAL, event_shape=(2, 2), posterior="directed"),
     }
     bundles = {}
+    configs["calibrated"] = configs["vae"].replace({"data.event_shape": (3, 4), "data.variant": "none"})
     for name in names:
         system = registry.build(configs[name], seed=1)
         rows = tiny.binary_rows(np.random.default_rng(0), 16, system.event_shape).astype(np.float32)
         if hasattr(system, "adapt"):
             system.adapt(rows)
         bundles[name] = tfstruct.export(system, folder / name / "1", rows, num_samples=5)
+        if name == "calibrated":
+            model = tfstruct.load(bundles[name])
+            bundles[name] = calibrate(model, folder / name / "2", Rows(rows))
     return bundles
 
 

@@ -159,9 +159,9 @@ def calibrated(model, rows, tmp_path_factory):
         calibrate(
             model,
             tmp_path_factory.mktemp("calibrated") / "tiny/2",
-            Rows(rows[0], ABOUT),
+            Rows(rows[0], **ABOUT),
             background=model,
-            test=Rows(rows[1], ABOUT | {"split": "test"}),
+            test=Rows(rows[1], **ABOUT | {"split": "test"}),
             foreign=foreign,
             baselines={"sum": lambda values: -values.sum(axis=1)},
         )
@@ -208,7 +208,7 @@ def test_the_card_and_its_page_say_how_well_the_scores_do(calibrated, rows):
 
 
 def test_a_calibrated_bundle_is_calibrated_anew_and_keeps_its_background(calibrated, rows, tmp_path):
-    again = tfstruct.load(calibrate(calibrated, tmp_path / "3", Rows(rows[1], ABOUT)))
+    again = tfstruct.load(calibrate(calibrated, tmp_path / "3", Rows(rows[1], **ABOUT)))
     assert again.card["calibration"]["background"] == calibrated.card["calibration"]["background"]
     assert again.card["calibration"]["test"] is None
     x = rows[1][:10]
@@ -234,12 +234,12 @@ def test_rows_that_the_model_cannot_score_and_folders_that_exist_are_refused_bef
     model, rows, tmp_path
 ):
     with pytest.raises(ValueError, match="must be 0 or 1"):
-        calibrate(model, tmp_path / "1", Rows(rows[0] * 0.5, ABOUT))
+        calibrate(model, tmp_path / "1", Rows(rows[0] * 0.5, **ABOUT))
     with pytest.raises(ValueError, match=r"shape \[N, 4\]"):
-        calibrate(model, tmp_path / "1", Rows(rows[0], ABOUT), foreign={"other": np.zeros([2, 5])})
+        calibrate(model, tmp_path / "1", Rows(rows[0], **ABOUT), foreign={"other": np.zeros([2, 5])})
     (tmp_path / "2").mkdir()
     with pytest.raises(FileExistsError, match="nothing was written"):
-        calibrate(model, tmp_path / "2", Rows(rows[0], ABOUT))
+        calibrate(model, tmp_path / "2", Rows(rows[0], **ABOUT))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]
 
 
@@ -247,7 +247,7 @@ def test_a_background_of_other_observations_is_refused(model, rows, tmp_path):
     other = tfstruct.load(model.path)
     other.card = other.card | {"support": "real"}
     with pytest.raises(ValueError, match="other observations than the model: support real, expected binary"):
-        calibrate(model, tmp_path / "1", Rows(rows[0], ABOUT), background=other)
+        calibrate(model, tmp_path / "1", Rows(rows[0], **ABOUT), background=other)
 
 
 def test_the_schema_of_a_card_knows_calibrations(calibrated, tmp_path):

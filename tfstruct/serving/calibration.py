@@ -32,11 +32,22 @@ class Rows(NamedTuple):
 
     Attributes:
         values: [n, *event_shape], final values.
-        about: data, variant, split and checksum, for the card.
+        name: of the data set.
+        variant: of it.
+        split: of it.
+        checksum: of the data set.
     """
 
     values: np.ndarray
-    about: dict[str, Any]
+    name: str = "file"
+    variant: str = "none"
+    split: str = "validation"
+    checksum: str | None = None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a card says of them."""
+        return {field: getattr(self, field) for field in self._fields if field != "values"}
 
 
 def calibrate(
