@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tfstruct import markdown, plotting
+from tfstruct.evaluation import bundle_tables
 from tfstruct.evaluation.results import Results, read
-from tfstruct.files import PathLike, read_json, write_text
+from tfstruct.files import PathLike, write_text
 from tfstruct.models import tables as tables_lib
 from tfstruct.models.tables import METRICS, Row, Table
 
@@ -329,37 +330,7 @@ def write_all(results_folder: PathLike, folder: PathLike) -> list[Path]:
 
 
 def readme_part(name: str, results: Mapping[str, Results], folder: PathLike) -> str:
-    """Returns what README holds between the markers of a name: a table, or the bundles under `saved_models`."""
-    if name == "saved_models":
-        return bundles_to_markdown(Path(folder) / "saved_models")
+    """Returns what README holds between the markers of a name: a table, or one of the bundles under `saved_models`."""
+    if name in bundle_tables.TABLES:
+        return bundle_tables.TABLES[name](Path(folder) / "saved_models")
     return table_to_markdown(tables_lib.TABLES[name], results[name], is_brief=True)
-
-
-def bundles_to_markdown(folder: Path) -> str:
-    """Returns a table of the newest bundles `<system>/<name>/<version>` under a folder, by their cards."""
-    newest: dict[Path, Path] = {}
-    cards = [card for card in folder.glob("*/*/*/card.json") if card.parent.name.isdecimal()]
-    for card in sorted(cards, key=lambda path: int(path.parent.name)):
-        newest[card.parents[1]] = card
-    lines = []
-    for place, path in sorted(newest.items()):
-        card = read_json(path)
-        metrics, data = card["metrics"], card["data"]
-        size = sum(part.stat().st_size for part in path.parent.rglob("*") if part.is_file())
-        scored, num_samples = "not evaluated", "-"
-        if metrics is not None:
-            flagged = " (flagged)" if metrics["flags"] else ""
-            scored = f"{card['target']} {metrics['log_likelihood']:.2f} ({metrics['std_err']:.2f}){flagged}"
-            temperatures = metrics.get("settings", {}).get("posterior_temperatures")
-            num_samples = str(metrics["num_samples"]) + (f", {temperatures} temperatures" if temperatures else "")
-        lines.append(
-            (
-                f"`{place.relative_to(folder)}`",
-                f"`{card['preset']}`",
-                f"{data['name']}/{data['variant']}",
-                scored,
-                num_samples,
-                f"{size / 2**20:.1f}",
-            )
-        )
-    return _block("", ["name", "preset", "test images", "nats an image", "K", "MB"], lines)
