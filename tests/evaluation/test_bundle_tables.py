@@ -29,11 +29,10 @@ def test_the_newest_version_of_each_calibrated_bundle_has_a_row(tmp_path):
     write(tmp_path, "b/never/1")
     write(tmp_path, "b/two/draft", calibration(other=(0.0, 0.0)))
     assert bundle_tables.anomalies(tmp_path).splitlines() == [
-        "",
         "| name | false alarms at 0.05 | letters | noise |",
         "| --- | --- | --- | --- |",
         "| `a/one` | 0.051 [0.040, 0.062] | - | 0.500 / 0.988 |",
         "| `b/two` | 0.051 [0.040, 0.062] | 0.250 / 1.000 | - |",
     ]
-    names = [line.split("|")[1].strip() for line in bundle_tables.scores(tmp_path).splitlines()[3:]]
+    names = [line.split("|")[1].strip() for line in bundle_tables.scores(tmp_path).splitlines()[2:]]
     assert names == ["`a/one`", "`b/never`", "`b/two`"]

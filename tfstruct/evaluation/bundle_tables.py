@@ -40,7 +40,7 @@ def scores(folder: Path) -> str:
                 f"{size / 2**20:.1f}",
             )
         )
-    return "\n".join(["", *table(["name", "preset", "test images", "nats an image", "K", "MB"], lines)])
+    return "\n".join(table(["name", "preset", "test images", "nats an image", "K", "MB"], lines))
 
 
 def anomalies(folder: Path) -> str:
@@ -57,7 +57,7 @@ def anomalies(folder: Path) -> str:
             shown = [found[score]["auroc"][0] for score in ("likelihood", "p_value") if score in found]
             areas.append(" / ".join(f"{area:.3f}" for area in shown) or "-")
         lines.append((f"`{name}`", "{:.3f} [{:.3f}, {:.3f}]".format(*alarms), *areas))
-    return "\n".join(["", *table(["name", "false alarms at 0.05", *others], lines)])
+    return "\n".join(table(["name", "false alarms at 0.05", *others], lines))
 
 
 #: by the name that README's markers have
