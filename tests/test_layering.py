@@ -30,7 +30,7 @@ LAYERS = {
     ),
     **{name: BASE for name in BASE},
     # The package itself: `tfstruct.load`.
-    "": ("serving.client", "serving.remote", "serving.bundle", "evaluation.report"),
+    "": ("serving.client", "serving.remote", "serving.bundle", "evaluation.report", "evaluation.detector"),
 }  # fmt: skip
 # Single modules that may import less than their group.
 MODULES = {

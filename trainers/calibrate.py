@@ -41,16 +41,17 @@ def main() -> None:
     if _DATA.value and _FILE.value:
         raise ValueError("--data and --data_file are two places for normal rows; give one")
     require_new(_OUTPUT.value)
-    if _MODEL.value is not None:
-        _calibrate(tfstruct.load(_MODEL.value))
-        return
-    from tfstruct.evaluation.report import TrainedRun
-    from tfstruct.serving import bundle
+    model, workdir = _MODEL.value, _WORKDIR.value
+    if model is not None:
+        _calibrate(tfstruct.load(model))
+    elif workdir is not None:
+        from tfstruct.evaluation.report import TrainedRun
+        from tfstruct.serving import bundle
 
-    with tempfile.TemporaryDirectory() as folder:
-        run = TrainedRun(_WORKDIR.value, data_dir=_DATA_DIR.value)
-        exported = bundle.export(run, Path(folder) / "1", weights_dtype=_DTYPE.value)
-        _calibrate(tfstruct.load(exported))
+        with tempfile.TemporaryDirectory() as folder:
+            run = TrainedRun(workdir, data_dir=_DATA_DIR.value)
+            exported = bundle.export(run, Path(folder) / "1", weights_dtype=_DTYPE.value)
+            _calibrate(tfstruct.load(exported))
 
 
 def _calibrate(model) -> None:  # noqa: ANN001 - a LoadedModel, whose module imports TensorFlow

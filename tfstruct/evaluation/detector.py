@@ -76,7 +76,7 @@ class DensityDetector(OutlierMixin, BaseEstimator):
         for name in ("false_alarm_rate", "held_out"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be above 0 and below 1, found {getattr(self, name)!r}")
-        rows = validate_data(self, X, dtype=np.float32, ensure_min_samples=_LEAST_ROWS)
+        rows = np.asarray(validate_data(self, X, dtype=np.float32, ensure_min_samples=_LEAST_ROWS))
         generator = check_random_state(self.random_state)
         seed = int(generator.randint(2**31 - 1))
         self._is_binary = summarize(rows).support == "binary"
@@ -98,7 +98,8 @@ class DensityDetector(OutlierMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled and copied: all but the traced function, which is made anew."""
-        return {**super().__getstate__(), **({"_estimate": None} if hasattr(self, "_estimate") else {})}
+        state: Any = super().__getstate__()
+        return state | ({"_estimate": None} if "_estimate" in state else {})
 
     def _train(self, rows: np.ndarray, seed: int) -> System:
         changes = [
@@ -131,7 +132,7 @@ class DensityDetector(OutlierMixin, BaseEstimator):
             ValueError: other columns than in `fit`, values that are not finite, or no zeros and ones where it had them.
         """
         check_is_fitted(self)
-        rows = validate_data(self, X, dtype=np.float32, reset=False)
+        rows = np.asarray(validate_data(self, X, dtype=np.float32, reset=False))
         if self._is_binary and summarize(rows).support != "binary":
             raise ValueError("the detector was fitted to zeros and ones, found other values")
         if self._estimate is None:
