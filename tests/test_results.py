@@ -62,7 +62,7 @@ def test_documents_are_written_from_the_results(tmp_path):
     assert documents.all_results(named, results) == (CHECKOUT / "docs/results.md").read_text(encoding="utf-8")
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     assert documents.filled(readme, lambda name: documents.readme_part(name, results, CHECKOUT)) == readme
-    assert readme.count("<!-- results:") == 6
+    assert readme.count("<!-- results:") == 7
 
 
 def test_every_bundle_of_the_checkout_stands_in_the_readme_with_its_score():

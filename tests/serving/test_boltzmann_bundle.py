@@ -112,7 +112,7 @@ def test_a_density_says_its_log_z_and_its_target_on_the_card(density):
     assert abs(prepared["prior_log_partition"] - exact) < 5.0 * prepared["prior_log_partition_std_err"] + 1e-3
     assert prepared["prior_temperatures"] == run.config.evaluation.prior_temperatures
     assert set(model.card["signatures"]) == {
-        "serving_default", "log_prob", "elbo", "encode", "reconstruct", "sample"
+        "serving_default", "log_prob", "elbo", "encode", "reconstruct", "sample", "image_log_prob"
     }  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def test_the_score_of_the_parts_is_that_of_the_whole(halves):
     np.testing.assert_array_equal(np.concatenate([given, query], axis=1), x)
     expected, found = model.log_prob(x, seed=seed), model.conditional_log_prob(given, query, seed=seed)
     assert set(found) == {"log_prob", "std_err"}
-    signature = model._signatures["conditional_log_prob"]
+    signature = model.signatures["conditional_log_prob"]
     served = signature(x_given=tf.constant(given), x_query=tf.constant(query), seed=tf.constant(seed, tf.int64))
     for name, value in found.items():
         np.testing.assert_array_equal(value, expected[name])

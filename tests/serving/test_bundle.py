@@ -152,7 +152,7 @@ def test_the_recipe_on_the_card_makes_the_config_again(trained, folder):
 
 def test_the_signatures_of_the_card_are_those_of_the_model(folder, model):
     card = model.card["signatures"]
-    signatures = model._signatures
+    signatures = model.signatures
     assert set(card) == set(signatures) == {
         "serving_default", "log_prob", "elbo", "encode", "reconstruct", "sample"
     }  # fmt: skip
@@ -290,7 +290,7 @@ def test_an_export_that_fails_on_the_way_leaves_nothing(trained, tmp_path, monke
     def fail(folder):
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(bundle, "write_checksums", fail)
+    monkeypatch.setattr(publication, "write_checksums", fail)
     with pytest.raises(RuntimeError, match="planted"):
         bundle.export(trained, tmp_path / "model/1", num_samples=1)
     assert not list((tmp_path / "model").iterdir())

@@ -14,7 +14,7 @@ WITH_X = ("serving_default", "log_prob", "elbo", "encode", "reconstruct")
 
 @pytest.fixture(scope="module")
 def signatures(model):
-    return model._signatures
+    return model.signatures
 
 
 def states():
