@@ -309,7 +309,7 @@ def test_models_that_take_no_missing_values_say_what_they_answer(rows):
     for call in (other.marginal_log_prob, other.inpaint):
         with pytest.raises(ValueError, match=f"{preset} takes no missing values; it answers .*elbo, .*log_prob"):
             call(x, observed)
-    with pytest.raises(ValueError, match=f"{preset} has no regions; it answers elbo"):
+    with pytest.raises(ValueError, match=f"{preset} has no regions; it answers .*elbo"):
         other.region_log_prob(x)
 
 
