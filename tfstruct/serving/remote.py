@@ -5,7 +5,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypedDict, Unpack
 
 import numpy as np
 
@@ -77,31 +77,38 @@ async def _attempt_async(patience: Patience, request: Callable[[float], Awaitabl
             await asyncio.sleep(attempts.pause(error))
 
 
-def connect(
-    address: str,
-    model_name: str,
-    *,
-    version: int | None = None,
-    label: str | None = None,
-    transport: Transport = "grpc",
-    card: Card | None = None,
-    timeout: float = 60.0,
-    retries: int = 4,
-) -> "RemoteModel":
+class Options(TypedDict, total=False):
+    """What `connect` and `connect_async` take by name; see `connect`."""
+
+    version: int | None
+    label: str | None
+    transport: Transport
+    card: Card | None
+    timeout: float
+    retries: int
+
+
+def connect(address: str, model_name: str, **options: Unpack[Options]) -> "RemoteModel":
     """Connects to a model on a server and asks what it is; the connection is neither encrypted nor authenticated.
 
     Args:
         address: `host:port`, of REST also `https://host/path`.
         model_name: of the model on the server.
-        version: the number of a version; default the server's choice, which may change from one request to the next.
-        label: of a version, in place of its number.
-        transport: `grpc` (port 8500 of TensorFlow Serving), faster, or `rest` (port 8501), which needs no TensorFlow.
-        card: that of the bundle, its folder or its name as in `tfstruct.load`. Without it the server is asked:
+        **options: `version`, the number of a version, default the server's choice, which may change from one request to
+            the next; or `label`, of a version.
+
+            `transport`: `grpc` (port 8500 of TensorFlow Serving), the default and faster, or `rest` (port 8501), which
+            needs no TensorFlow.
+
+            `card`: that of the bundle, its folder or its name as in `tfstruct.load`. Without it the server is asked:
             `tfstruct-serve` gives the card by REST, others the names, types and shapes of the signatures. Then the
             server finds values outside the support, and answers -inf.
-        timeout: seconds for each request of `batch_size` rows, with all that is tried again.
-        retries: how often a request is sent again, with growing pauses, if the server could not be reached or had too
-            much to do. Questions change nothing, so that asking twice does no harm. Nothing else is tried again.
+
+            `timeout`: seconds for each request of `batch_size` rows, with all that is tried again; default 60.
+
+            `retries`: how often a request is sent again, with growing pauses, if the server could not be reached or had
+            too much to do; default 4. Questions change nothing, so that asking twice does no harm. Nothing else is
+            tried again.
 
     Raises:
         ImportError: the packages of the extra `serving` are not installed.
@@ -111,53 +118,37 @@ def connect(
             the server said.
         ValueError: a transport, timeout or number of retries that is none, or a version and a label.
     """
-    patience, known = _checked(version, label, transport, timeout, retries, card)
-    target = Target(address, model_name, version, label)
-    connection = GrpcTransport(target) if transport == "grpc" else RestTransport(target)
+    plan = _planned(address, model_name, **options)
+    connection = GrpcTransport(plan.target) if plan.transport == "grpc" else RestTransport(plan.target)
     try:
-        found = known or _attempt(patience, connection.card)
+        found = plan.card or _attempt(plan.patience, connection.card)
     except BaseException:
         connection.close()
         raise
-    return RemoteModel(target, connection, _completed(found, target), patience)
+    return RemoteModel(plan.target, connection, _completed(found, plan.target), plan.patience)
 
 
 async def connect_async(
-    address: str,
-    model_name: str,
-    *,
-    version: int | None = None,
-    label: str | None = None,
-    transport: Transport = "grpc",
-    card: Card | None = None,
-    timeout: float = 60.0,
-    retries: int = 4,
-    concurrency: int = 4,
+    address: str, model_name: str, *, concurrency: int = 4, **options: Unpack[Options]
 ) -> "AsyncRemoteModel":
     """As `connect`; the methods' results are awaited.
 
     Args:
-        address: as the others, see `connect`.
+        address: see `connect`.
         model_name: see there.
-        version: see there.
-        label: see there.
-        transport: see there.
-        card: see there.
-        timeout: see there.
-        retries: see there.
         concurrency: requests on their way at once, of all questions together.
+        **options: see there.
     """
-    patience, known = _checked(version, label, transport, timeout, retries, card)
+    plan = _planned(address, model_name, **options)
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, found {concurrency}")
-    target = Target(address, model_name, version, label)
-    connection = AsyncGrpcTransport(target) if transport == "grpc" else AsyncRestTransport(target)
+    connection = AsyncGrpcTransport(plan.target) if plan.transport == "grpc" else AsyncRestTransport(plan.target)
     try:
-        found = known or await _attempt_async(patience, connection.card)
+        found = plan.card or await _attempt_async(plan.patience, connection.card)
     except BaseException:
         await connection.close()
         raise
-    return AsyncRemoteModel(target, connection, _completed(found, target), patience, concurrency)
+    return AsyncRemoteModel(plan.target, connection, _completed(found, plan.target), plan.patience, concurrency)
 
 
 class RemoteModel(ServedModel):
@@ -248,22 +239,39 @@ class AsyncRemoteModel(Questions[Awaitable[Arrays], Awaitable[np.ndarray]]):
         await self.close()
 
 
-def _checked(
-    version: int | None, label: str | None, transport: str, timeout: float, retries: int, card: Card | None
-) -> tuple[Patience, dict[str, Any] | None]:
-    """Checks what `connect` is given; returns how patient it is, and the card if one is given."""
+class _Plan(NamedTuple):
+    """Checked arguments of `connect`."""
+
+    target: Target
+    transport: Transport
+    patience: Patience
+    card: dict[str, Any] | None
+
+
+def _planned(
+    address: str,
+    model_name: str,
+    *,
+    version: int | None = None,
+    label: str | None = None,
+    transport: Transport = "grpc",
+    card: Card | None = None,
+    timeout: float = Patience().timeout,
+    retries: int = Patience().retries,
+) -> _Plan:
+    """Checks what `connect` is given, and reads the card if one is named."""
     if version is not None and label is not None:
         raise ValueError(f"a version or a label, not both: found {version} and {label!r}")
     if transport not in ("grpc", "rest"):
         raise ValueError(f"transport must be grpc or rest, found {transport!r}")
     if not timeout > 0 or retries < 0:
         raise ValueError(f"timeout must be positive and retries not negative, found {timeout} and {retries}")
-    if card is None or isinstance(card, dict):
-        return Patience(timeout, retries), card
-    from tfstruct.serving.client import find
-    from tfstruct.serving.contents import CARD_NAME
+    if card is not None and not isinstance(card, dict):
+        from tfstruct.serving.client import find
+        from tfstruct.serving.contents import CARD_NAME
 
-    return Patience(timeout, retries), read_json(find(card) / CARD_NAME)
+        card = read_json(find(card) / CARD_NAME)
+    return _Plan(Target(address, model_name, version, label), transport, Patience(timeout, retries), card)
 
 
 def _completed(card: dict[str, Any], target: Target) -> dict[str, Any]:
