@@ -42,7 +42,7 @@ MODULES = {
     "serving.extras": (),
     "serving.errors": (),
     "serving.tensors": (),
-    "serving.transports": ("serving.errors", "serving.extras", "serving.tensors"),
+    "serving.transports": ("serving.errors", "serving.extras", "serving.tensors", "serving.trust"),
     "serving.remote": (
         "files",
         "serving.client",

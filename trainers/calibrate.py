@@ -73,9 +73,8 @@ def _calibrate(model) -> None:  # noqa: ANN001 - a LoadedModel, whose module imp
     def rows(split: str, count: int) -> Rows:
         return Rows(foreign.spread(data.split(split), count), data.name, data.variant, split, data.checksum)
 
-    as_variant = "dynamic" if data.variant == "static" else data.variant
     unknown = {
-        other: foreign.rows(other, as_variant, model.event_shape, count=_TEST_ROWS.value, data_dir=_DATA_DIR.value)
+        other: foreign.rows(other, data.variant, model.event_shape, count=_TEST_ROWS.value, data_dir=_DATA_DIR.value)
         for other in _FOREIGN.value
     }
     others = None

@@ -58,6 +58,16 @@ def share(flags: np.ndarray) -> Interval:
     return Interval(float(np.mean(flags)), float(interval.low), float(interval.high))
 
 
+def p_values(normal: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Returns the part of normal rows that score as low, [m], with the row itself as one of them.
+
+    Args:
+        normal: scores of held-out normal rows, sorted [n].
+        scores: of other rows [m].
+    """
+    return (1.0 + np.searchsorted(normal, scores, side="right")) / (len(normal) + 1.0)
+
+
 def _placements(scores: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Of each of `among`, the part of scores that are below it; ties count half."""
     ordered = np.sort(scores)

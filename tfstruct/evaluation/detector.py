@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.data.support import summarize
+from tfstruct.evaluation.detection import p_values
 from tfstruct.models import presets, registry
 from tfstruct.models.system import System
 
@@ -154,5 +155,4 @@ class DensityDetector(OutlierMixin, BaseEstimator):
 
     def p_values(self, X: Any) -> np.ndarray:
         """Returns the part of the rows held out that score as low, [n]; uniform over normal rows."""
-        below = np.searchsorted(self.calibration_, self.score_samples(X), side="right")
-        return (1.0 + below) / (len(self.calibration_) + 1.0)
+        return p_values(self.calibration_, self.score_samples(X))

@@ -36,25 +36,21 @@ def rows(
 
     Args:
         name: one of `names()`.
-        variant: how the model's own data are rendered; `static` as `dynamic`, which has the same validation and test
-            rows.
+        variant: how the model's own data are rendered.
         event_shape: of the model, of images [height, width] or [height, width, 3].
         count: how many, evenly spread over the set; fewer where it has fewer.
         split: `validation` or `test`.
         data_dir: folder of prepared data sets.
 
     Raises:
-        ValueError: an unknown name (near names are listed), or rows that are no images.
+        ValueError: an unknown name (near names are listed), an unknown variant, or a model of no images.
         DatasetNotFoundError: a set that is not prepared, with the command that prepares it.
     """
     require_known(name, names(), "foreign data")
     if len(event_shape) not in (2, 3):
         raise ValueError(f"foreign data are images; the model's observations have shape {list(event_shape)}")
     images = _made(name, event_shape, count) if name in _MADE else _read(name, event_shape, count, split, data_dir)
-    if images.dtype == np.uint8 and name == "binarized_mnist":  # binary as published
-        return images.astype(np.float32)
-    splits = {part: images for part in variants.SPLITS}
-    return variants.render(variant, splits).splits[split].astype(np.float32)
+    return variants.render(variant, dict.fromkeys(variants.SPLITS, images)).splits[split].astype(np.float32)
 
 
 def spread(values: np.ndarray, count: int) -> np.ndarray:
@@ -77,10 +73,9 @@ def _made(name: str, event_shape: Sequence[int], count: int) -> np.ndarray:
 def _read(
     name: str, event_shape: Sequence[int], count: int, split: str, data_dir: str | os.PathLike | None
 ) -> np.ndarray:
-    if name == "binarized_mnist":
-        return spread(datasets.load(name, "static", data_dir=data_dir).split(split), count)
-    images = spread(datasets.SOURCES[name].read(data_dir)[split], count)
-    if images.dtype != np.uint8:
+    """Intensities 0..255 of a data set, as large and as grey or coloured as the model's images."""
+    images = spread(np.asarray(datasets.SOURCES[name].read(data_dir)[split]), count)
+    if images.dtype != np.uint8 or name == "binarized_mnist":  # of zeros and ones
         images = np.rint(images * 255.0).astype(np.uint8)
     if variants.is_colour(images) and len(event_shape) == 2:
         images = variants.to_grey(images)

@@ -30,6 +30,7 @@ MEANING = {
     COMPLEXITY: "log p(x) plus the length of an adaptive lossless code of x that knows nothing of the data",
     BACKGROUND: "log p(x) less log p(x) of a model of corrupted data",
 }
+_BATCH = 100  # rows computed at once
 REGION_ROWS = 2_000  # of the calibration, at most, for the p-values of regions
 
 Function = Callable[..., dict[str, tf.Tensor]]
@@ -161,15 +162,22 @@ class AnomalyScores(tf.Module):
             regions = tf.transpose(tf.constant(statistics["regions"][:REGION_ROWS]))
             self._regions.assign(tf.sort(regions, axis=1))
 
-    def statistics(self, x: np.ndarray, seeds: np.ndarray, batch_size: int = 100) -> dict[str, np.ndarray]:
+    def statistics(self, x: np.ndarray, seeds: np.ndarray) -> dict[str, np.ndarray]:
         """Returns what scores are made of, for rows [n, *event_shape] and a seed of each; arrays [n, ...]."""
-        parts = [
-            self._traced.value(
-                tf.constant(x[start : start + batch_size], tf.float32), tf.constant(seeds[start : start + batch_size])
-            )
-            for start in range(0, len(x), batch_size)
-        ]
-        return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+        return _in_batches(self._traced.value, x, seeds)
+
+    def answers(self, x: np.ndarray, seeds: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns what the signature answers, at a false-alarm rate of 0; arguments as of `statistics`."""
+        return _in_batches(self.anomaly, x, seeds, np.zeros(len(x), np.float32))
+
+
+def _in_batches(function: Function, x: np.ndarray, *others: np.ndarray) -> dict[str, np.ndarray]:
+    """Joined answers of a function of float32 rows and of other arrays, `_BATCH` rows at once."""
+    parts = []
+    for start in range(0, len(x), _BATCH):
+        rows, *rest = (tf.constant(values[start : start + _BATCH]) for values in (x, *others))
+        parts.append(function(tf.cast(rows, tf.float32), *rest))
+    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
 
 
 def _p_values(tables: tf.Tensor | tf.Variable, scores: tf.Tensor) -> tf.Tensor:

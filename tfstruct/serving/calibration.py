@@ -111,11 +111,14 @@ def calibrate(
         "scores": list(scores.names),
         "seed": seed,
         "background": _about_background(model, background),
-        "test": None if test is None else _test(scores, test, baselines or {}, normal, seed),
-        "foreign": {} if test is None else _foreign(scores, test, foreign or {}, baselines or {}, normal, seed),
+        "test": None,
+        "foreign": {},
         "environment": environment(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+    if test is not None:
+        judge = _Judge(scores, baselines or {}, normal.values)
+        card["calibration"] |= _judged(judge, test, foreign or {}, seed)
     with np.load(model.path / GOLDEN_NAME, allow_pickle=False) as archive:
         before = dict(archive)
 
@@ -162,63 +165,34 @@ def _seeds(seed: int, purpose: int, rows: np.ndarray) -> np.ndarray:
     return row_seeds(row_seeds(seed, purpose + 1)[purpose].item(), len(rows))
 
 
-def _answers(
-    scores: AnomalyScores, rows: np.ndarray, seeds: np.ndarray, batch_size: int = 100
-) -> dict[str, np.ndarray]:
-    parts = []
-    for start in range(0, len(rows), batch_size):
-        x = tf.constant(rows[start : start + batch_size], tf.float32)
-        parts.append(scores.anomaly(x, tf.constant(seeds[start : start + batch_size]), tf.zeros([len(x)])))
-    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+class _Judge:
+    """Scores and p-values of rows by all that is compared: the single scores, their least p-value, the baselines."""
+
+    def __init__(self, scores: AnomalyScores, baselines: Mapping[str, Score], normal: np.ndarray) -> None:
+        self._scores, self._baselines = scores, baselines
+        self._tables = {name: np.sort(score(normal)) for name, score in baselines.items()}
+
+    def __call__(self, rows: np.ndarray, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Returns scores by name, low where unusual, and p-values by name, each [n]."""
+        answers = self._scores.answers(rows, seeds)
+        scores, p_values = {}, {}
+        for name in self._scores.names:
+            scores[name] = answers["log_prob" if name == LIKELIHOOD else f"{name}_score"]
+            p_values[name] = answers[f"{name}_p_value"]
+        scores[JOINT] = p_values[JOINT] = answers["p_value"]
+        for name, score in self._baselines.items():
+            scores[name] = score(rows)
+            p_values[name] = detection.p_values(self._tables[name], scores[name])
+        return scores, p_values
 
 
-def _ranked(answers: Mapping[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Scores by name, high for normal rows, the least p-value among them."""
-    raw = {name: answers["log_prob" if name == LIKELIHOOD else f"{name}_score"] for name in names}
-    return raw | {JOINT: answers["p_value"]}
-
-
-def _p_values(answers: Mapping[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    return {name: answers[f"{name}_p_value"] for name in names} | {JOINT: answers["p_value"]}
-
-
-def _of_baselines(baselines: Mapping[str, Score], normal: Rows, rows: np.ndarray) -> tuple[dict, dict]:
-    """Scores and p-values of rows by baselines, calibrated on the same normal rows."""
-    scores = {name: score(rows) for name, score in baselines.items()}
-    p_values = {}
-    for name, score in baselines.items():
-        table = np.sort(score(normal.values))
-        p_values[name] = (1.0 + np.searchsorted(table, scores[name], side="right")) / (len(table) + 1.0)
-    return scores, p_values
-
-
-def _test(scores: AnomalyScores, test: Rows, baselines: Mapping[str, Score], normal: Rows, seed: int) -> dict[str, Any]:
-    """Shares of normal test rows that each score takes for anomalies."""
-    answers = _answers(scores, test.values, _seeds(seed, _TEST, test.values))
-    p_values = _p_values(answers, scores.names) | _of_baselines(baselines, normal, test.values)[1]
-    return {
-        "data": test.about,
-        "rows": len(test.values),
-        "false_alarms": {name: _shares(values) for name, values in p_values.items()},
-    }
-
-
-def _foreign(
-    scores: AnomalyScores,
-    test: Rows,
-    foreign: Mapping[str, np.ndarray],
-    baselines: Mapping[str, Score],
-    normal: Rows,
-    seed: int,
-) -> dict[str, Any]:
-    """How well each score tells foreign rows from normal test rows."""
-    answers = _answers(scores, test.values, _seeds(seed, _TEST, test.values))
-    usual = _ranked(answers, scores.names) | _of_baselines(baselines, normal, test.values)[0]
+def _judged(judge: _Judge, test: Rows, foreign: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
+    """Shares of normal test rows that are taken for anomalies, and how well foreign rows are told from them."""
+    usual, p_values = judge(test.values, _seeds(seed, _TEST, test.values))
+    alarms = {name: _shares(values) for name, values in p_values.items()}
     found = {}
     for name, rows in foreign.items():
-        answers = _answers(scores, rows, _seeds(seed, _FOREIGN, rows))
-        other, p_values = _of_baselines(baselines, normal, rows)
-        unusual, p_values = _ranked(answers, scores.names) | other, _p_values(answers, scores.names) | p_values
+        unusual, p_values = judge(rows, _seeds(seed, _FOREIGN, rows))
         found[name] = {
             "rows": len(rows),
             "scores": {
@@ -230,7 +204,7 @@ def _foreign(
                 for score in usual
             },
         }
-    return found
+    return {"test": {"data": test.about, "rows": len(test.values), "false_alarms": alarms}, "foreign": found}
 
 
 def _shares(p_values: np.ndarray) -> dict[str, list[float]]:

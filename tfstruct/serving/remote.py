@@ -266,12 +266,15 @@ def _planned(
         raise ValueError(f"transport must be grpc or rest, found {transport!r}")
     if not timeout > 0 or retries < 0:
         raise ValueError(f"timeout must be positive and retries not negative, found {timeout} and {retries}")
-    if card is not None and not isinstance(card, dict):
-        from tfstruct.serving.client import find
-        from tfstruct.serving.contents import CARD_NAME
+    known = card if isinstance(card, dict) else None if card is None else _read_card(card)
+    return _Plan(Target(address, model_name, version, label), transport, Patience(timeout, retries), known)
 
-        card = read_json(find(card) / CARD_NAME)
-    return _Plan(Target(address, model_name, version, label), transport, Patience(timeout, retries), card)
+
+def _read_card(bundle: str | os.PathLike[str]) -> dict[str, Any]:
+    from tfstruct.serving.client import find
+    from tfstruct.serving.contents import CARD_NAME
+
+    return read_json(find(bundle) / CARD_NAME)
 
 
 def _completed(card: dict[str, Any], target: Target) -> dict[str, Any]:

@@ -90,24 +90,11 @@ class Grpc:
 
     def signatures(self, response: Any) -> Signatures:
         """Returns the signatures that a reply tells of."""
-        import tensorflow as tf
+        from tfstruct.serving.trust import signature_specs
 
         definitions = self._metadata.SignatureDefMap()
         response.metadata["signature_def"].Unpack(definitions)
-        return {
-            name: {
-                side: {
-                    key: {
-                        "dtype": tf.as_dtype(info.dtype).name,
-                        "shape": [axis.size for axis in info.tensor_shape.dim],
-                    }
-                    for key, info in getattr(definition, side).items()
-                }
-                for side in ("inputs", "outputs")
-            }
-            for name, definition in definitions.signature_def.items()
-            if not name.startswith("__")  # TensorFlow's own
-        }
+        return signature_specs(definitions.signature_def)
 
     def failed(self, error: Any, signature: str = "") -> RemoteError:
         """Returns what an error of gRPC means."""

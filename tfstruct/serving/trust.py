@@ -4,7 +4,7 @@ A SavedModel is a program: loading one restores variables and runs its initialis
 it has, `WriteFile` among them. The operations that bundles of this library need are few and pure.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,16 +175,21 @@ def _uses_of_savers(meta: Any) -> Iterator[str]:
 
 def _check_signatures(path: Path, meta: Any, signatures: dict[str, Any]) -> None:
     """Raises DamagedBundleError unless a graph has the signatures of a card: names, types and shapes."""
-    found = {
-        name: {
-            side: {key: _spec(info) for key, info in getattr(signature, side).items()} for side in ("inputs", "outputs")
-        }
-        for name, signature in meta.signature_def.items()
-        if name != "__saved_model_init_op"  # TensorFlow's own
-    }
+    found = signature_specs(meta.signature_def)
     if found != signatures:
         different = sorted(name for name in {*found, *signatures} if found.get(name) != signatures.get(name))
         raise DamagedBundleError(f"{path} has other signatures than the card: {', '.join(different)}")
+
+
+def signature_specs(definitions: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns inputs and outputs of SignatureDefs by name, as a card has them, but of TensorFlow's own."""
+    return {
+        name: {
+            side: {key: _spec(info) for key, info in getattr(signature, side).items()} for side in ("inputs", "outputs")
+        }
+        for name, signature in definitions.items()
+        if name != "__saved_model_init_op"
+    }
 
 
 def _spec(info: Any) -> dict[str, Any]:
