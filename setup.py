@@ -22,6 +22,7 @@ SERVING = [
     "uvicorn>=0.30",
     "prometheus_client>=0.20",
 ]
+BEAM = ["apache-beam>=2.77"]
 
 setup(
     name="tfstruct",
@@ -51,11 +52,13 @@ setup(
         "tensorboard>=2.20",
         "matplotlib>=3.8",
         "tqdm>=4.66",
+        "pyarrow>=17",
     ],
     extras_require={
         "and-cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "serving": SERVING,
         "sklearn": ["scikit-learn>=1.6"],
+        "beam": BEAM,
         "tests": [
             "scikit-learn>=1.6",
             "pytest>=8",
@@ -67,6 +70,7 @@ setup(
             "wheel>=0.43",
             "pyyaml>=6",
             *SERVING,
+            *BEAM,
         ],
     },
     entry_points={

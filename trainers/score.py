@@ -1,72 +1,85 @@
-"""Scores rows with an exported model: tfstruct-score --model=DIR --input=x.npz --output=scores.npz.
+"""Scores the rows of files with an exported model: tfstruct-score --model=DIR --input=x.npz --output=scores.npz.
 
-Needs TensorFlow alone: not Keras, not TensorFlow Probability, not the model's code.
+Files may be larger than memory. A run that was ended goes on when the same command is given again. Needs TensorFlow
+alone: not Keras, not TensorFlow Probability, not the model's code; --runner needs Apache Beam: the extra `beam`.
 """
 
-import os
-import zipfile
-from pathlib import Path
-
-import numpy as np
+import tqdm
 from absl import flags
 
 from tfstruct.trainers import entry
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of an exported model, or <system>/<preset>.", required=True)
-_INPUT = flags.DEFINE_string("input", None, "A .npy file, or a .npz file (see --key): rows [N, ...].", required=True)
-_KEY = flags.DEFINE_string("key", None, "Array of a .npz file; needed when it holds several.")
-_OUTPUT = flags.DEFINE_string("output", None, "A .npz file to write: log_prob, std_err, bits_per_dim.", required=True)
+_INPUT = flags.DEFINE_multi_string(
+    "input",
+    None,
+    "A .npy, .npz, TFRecord (of tf.train.Example) or parquet file of rows, a folder of PNG and JPEG images, or a "
+    "pattern such as 'data/*.parquet'; given several times, their rows one after the other.",
+    required=True,
+)
+_KEY = flags.DEFINE_string("key", None, "Array, feature or column of a file; needed when it holds several.")
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "A .npz or .parquet file to write: for each row its path, row, valid, and the scores.",
+    required=True,
+)
+_SIGNATURE = flags.DEFINE_string("signature", "log_prob", "What is asked of each row: log_prob, elbo, anomaly, ...")
+_ALPHA = flags.DEFINE_float("alpha", 0.05, "False-alarm rate of --signature=anomaly.", 0.0, 1.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the importance samples.", lower_bound=0)
 _BATCH = flags.DEFINE_integer("batch_size", 100, "Rows computed at once.", lower_bound=1)
-
-
-def read_rows(path: Path, key: str | None) -> np.ndarray:
-    """Reads an array from a .npy or .npz file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not such a file, no such key, or several arrays without a key.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        data = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no readable .npy or .npz file: {error}") from None
-    if isinstance(data, np.ndarray):
-        return data
-    with data:
-        if key is None and len(data.files) != 1:
-            raise ValueError(f"{path} holds the arrays {', '.join(data.files)}; choose one with --key")
-        if key is not None and key not in data.files:
-            raise ValueError(f"{path} holds no array {key!r}; it holds {', '.join(data.files)}")
-        return data[key or data.files[0]]
+_SHARD = flags.DEFINE_integer(
+    "shard_rows", 5000, "Rows in memory at once, whose scores are kept when a run is ended.", lower_bound=1
+)
+_INVALID = flags.DEFINE_enum(
+    "invalid", "raise", ["raise", "mark"], "What becomes of rows that the model refuses: an error, or `valid` False."
+)
+_RUNNER = flags.DEFINE_string("runner", None, "Runner of Apache Beam: DirectRunner, DataflowRunner, ...")
+_RUNNER_OPTIONS = flags.DEFINE_multi_string(
+    "runner_option", [], "Of the runner, without its dashes: direct_num_workers=2, say."
+)
 
 
 def main() -> None:
-    """Scores, writes the scores, prints their mean and standard error."""
-    output = Path(_OUTPUT.value)
-    if output.suffix != ".npz":
-        raise ValueError(f"--output must end in .npz, found {output.name!r}")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"the folder of --output does not exist: {output.parent}")
-    rows = read_rows(Path(_INPUT.value), _KEY.value)
+    """Scores, writes the scores, prints their means and standard errors."""
+    from tfstruct.serving import client
+    from tfstruct.serving.batch import results, sources
+    from tfstruct.serving.batch.job import Job, Question
 
-    import tfstruct
-    from tfstruct.serving.client import row_seeds
-
-    model = tfstruct.load(_MODEL.value)
-    # A seed for each row: with one for all, the error of the mean would not shrink with the number of rows.
-    scores = model.log_prob(rows, seed=row_seeds(_SEED.value, len(rows)), batch_size=_BATCH.value)
-    aside = output.with_name(f".{output.name}.{os.getpid()}.npz")
-    np.savez(aside, **scores)
-    aside.replace(output)
-    mean = float(scores["log_prob"].mean(dtype=np.float64))
-    error = float(scores["log_prob"].std(ddof=1) / np.sqrt(len(rows))) if len(rows) > 1 else float("nan")
-    print(
-        f"{model.path}: log-likelihood {mean:.2f} +- {error:.2f} (standard error over {len(rows)} rows) nats, "
-        f"K={model.card['num_samples']}; scores in {output}"
+    output = _OUTPUT.value
+    results.check_output(output)
+    model = client.load(_MODEL.value)
+    found = sources.find(_INPUT.value, _KEY.value, model.event_shape)
+    question = Question(
+        _SIGNATURE.value, _SEED.value, _ALPHA.value, _BATCH.value, keep_invalid=_INVALID.value == "mark"
     )
+    for source in found:
+        question.check(model, source)
+    job = Job(str(model.path), question, found, _SHARD.value, f"{output}.shards")
+    if _RUNNER.value:
+        try:
+            from tfstruct.serving.batch import pipeline
+        except ImportError as error:
+            raise RuntimeError(f"--runner needs the extra `beam`: pip install 'tfstruct[beam]' ({error})") from error
+        pipeline.run(job, _RUNNER.value, [f"--{option}" for option in _RUNNER_OPTIONS.value])
+    else:
+        total = sum(shard.num_rows for shard in job.shards())
+        done = total - sum(shard.num_rows for shard in job.begin())
+        with tqdm.tqdm(total=total, initial=done, unit="row", dynamic_ncols=True, disable=None) as bar:
+            job.run(model, bar.update)
+    summary = results.join(job, output)
+    over = f"(standard error over {summary.valid} rows)"
+    for name, (mean, error) in summary.means.items():
+        if name == "log_prob":
+            samples = model.card["num_samples"]
+            print(f"{model.path}: log-likelihood {mean:.2f} +- {error:.2f} {over} nats, K={samples}")
+        elif name == "is_anomaly":
+            print(f"{model.path}: {mean:.2%} of {summary.valid} rows are anomalies at alpha={_ALPHA.value}")
+        elif name == _SIGNATURE.value:
+            print(f"{model.path}: {name} {mean:.2f} +- {error:.2f} {over}")
+    if summary.valid < summary.rows:
+        print(f"{summary.rows - summary.valid} of {summary.rows} rows are not valid: the model does not take them")
+    print(f"scores in {_OUTPUT.value}")
 
 
 def run() -> None:

@@ -91,8 +91,8 @@ results = []
 for arguments in json.load(open(sys.argv[1])):
     sys.argv = ["tfstruct-score", *arguments]
     out, err, code = io.StringIO(), io.StringIO(), 0
-    for flag in ("model", "input", "key", "output"):
-        flags.FLAGS[flag].unparse()
+    for flag in flags.FLAGS.get_flags_for_module(score):
+        flag.unparse()
     flags.FLAGS.unparse_flags()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -142,7 +142,9 @@ def test_score_reads_npy_and_npz_with_keys_and_refuses_what_it_cannot_score(jour
     results, modules = score_all(tmp_path, cases + [arguments for arguments, _ in bad])
 
     expected = dict(np.load(tmp_path / "rows.npy.scores.npz"))
-    assert set(expected) == {"log_prob", "std_err", "bits_per_dim"}
+    names = expected.pop("path")
+    assert set(names) == {str(tmp_path / "rows.npy")}
+    assert set(expected) == {"row", "valid", "log_prob", "std_err", "bits_per_dim"}
     for (name, _), (code, printed, _) in zip(good, results[:3], strict=True):
         assert code == 0
         found = dict(np.load(tmp_path / f"{name}.scores.npz"))

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 
-def row_seeds(seed: int, num: int) -> np.ndarray:
-    """Returns `num` int64 seeds that share none with those of another seed, for all practical purposes.
+def row_seeds(seed: int, num: int, first: int = 0) -> np.ndarray:
+    """Returns `num` int64 seeds, from number `first` on, that those of another seed share none of, in practice.
 
     They are the outputs of SplitMix64 (Steele, Lea & Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA
     2014), started at a mixed `seed`. Seeds counted up from `seed` would make the streams of 0 and 1 shifted copies.
@@ -19,7 +19,7 @@ def row_seeds(seed: int, num: int) -> np.ndarray:
         return word ^ (word >> np.uint64(31))
 
     start = mix(np.array([int(seed) & 0xFFFFFFFFFFFFFFFF], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    counter = np.arange(1, num + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    counter = np.arange(first + 1, first + num + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return mix(start + counter).view(np.int64)
 
 
