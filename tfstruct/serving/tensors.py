@@ -25,7 +25,7 @@ def numpy_dtype(name: str) -> np.dtype:
 def check_shape(name: str, shape: tuple[int, ...], expected: list[int]) -> None:
     """Raises ValueError, which names the input, unless a shape is the expected one, where -1 is any size but 0."""
     fits = len(shape) == len(expected) and all(
-        size == wanted or (wanted < 0 and size > 0) for size, wanted in zip(shape, expected, strict=True)
+        size > 0 if wanted < 0 else size == wanted for size, wanted in zip(shape, expected, strict=True)
     )
     if not fits:
         sizes = ", ".join("N" if size < 0 else str(size) for size in expected)

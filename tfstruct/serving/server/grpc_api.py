@@ -95,7 +95,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
     async def _metadata(self, request: Any) -> Any:
         if list(request.metadata_field) != ["signature_def"]:
             raise RequestError("INVALID_ARGUMENT", "metadata_field must be signature_def")
-        version = self._service.find(*_chosen(request.model_spec))
+        version = self._service.models.find(*_chosen(request.model_spec))
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         _specify(response.model_spec, version, "")
         definitions = get_model_metadata_pb2.SignatureDefMap(signature_def=version.definitions)

@@ -71,9 +71,9 @@ class _Api:
             if found["part"] is None:
                 return _json({"model_version_status": _states(self._service.status(*chosen))})
             if found["part"] == "metadata":
-                return _json(_metadata(self._service.find(*chosen)))
+                return _json(_metadata(self._service.models.find(*chosen)))
             if found["part"] == "card":
-                return _json(self._service.find(*chosen).card)
+                return _json(self._service.models.find(*chosen).card)
         raise RequestError("NOT_FOUND", f"Malformed request: {request.method} {request.url.path}")
 
     async def _predict(self, request: Request, chosen: Chosen) -> Response:

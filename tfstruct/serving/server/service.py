@@ -28,10 +28,6 @@ class Service:
         self.batcher = Batcher(settings, self.metrics)
         self.is_ready = True
 
-    def find(self, name: str, number: int | None = None, label: str | None = None) -> Version:
-        """Returns a version of a model; raises RequestError."""
-        return self.models.find(name, number, label)
-
     def status(self, name: str, number: int | None = None, label: str | None = None) -> list[tuple[int, str, str]]:
         """See `Models.status`; while the server is going down it raises RequestError, so that nobody sends more."""
         if not self.is_ready:
@@ -60,7 +56,7 @@ class Service:
         """
         code, labels = "INTERNAL", ["", ""]  # unknown names would make as many counters as a client can think of
         try:
-            version = self.find(*chosen)
+            version = self.models.find(*chosen)
             labels[0] = version.name
             version.signature(signature)
             labels[1] = signature
