@@ -113,6 +113,9 @@ class Training(Settings):
     max_skipped_fraction: Fraction = Field(
         default=0.02, description="of a call's steps may have a loss or gradient that is not finite and be skipped"
     )
+    max_rollbacks: Index = Field(
+        default=3, description="times that a replica that diverges goes on from a checkpoint, at half the learning rate"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Training":

@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 import pydantic
 from pydantic import Field
 
+_LARGEST = 1e38  # that float32 has
+
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0, le=_LARGEST)]
+Positive = Annotated[float, Field(gt=0.0, le=_LARGEST)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 #: a fraction that is not the whole
 ProperFraction = Annotated[float, Field(ge=0.0, lt=1.0)]

@@ -88,6 +88,22 @@ def test_a_full_batch_does_not_wait_for_more():
     assert len(batches) == 1
 
 
+@pytest.mark.parametrize(("size", "lengths"), [(8, [1, 4]), (1, [1, 1, 1, 1, 1]), (2, [1, 2, 2])])
+def test_what_comes_while_a_batch_is_computed_is_joined_although_a_thread_is_free(size, lengths):
+    async def ask(batcher, version):
+        version.may_go.clear()
+        first = asyncio.create_task(batcher.answer(version, "double", inputs(1), 20.0))
+        await asyncio.sleep(0.05)  # it is computed, alone
+        others = [asyncio.create_task(batcher.answer(version, "double", inputs(v), 20.0)) for v in (2, 3, 4, 5)]
+        await asyncio.sleep(0.05)
+        version.may_go.set()
+        return await asyncio.gather(first, *others)
+
+    answers, batches = run(ask, threads=2, batch_timeout_ms=0.0, max_batch_size=size)
+    assert sorted(len(batch) for batch in batches) == sorted(lengths)
+    assert [answer["y"][0, 0] for answer in answers] == [2, 4, 6, 8, 10]
+
+
 def test_a_request_that_makes_a_batch_fail_fails_alone_and_without_a_secret():
     found, batches = run(lambda batcher, version: gather(batcher, version, [inputs(1), inputs(13), inputs(3)]))
     assert [len(batch) for batch in batches] == [3, 1, 1, 1]

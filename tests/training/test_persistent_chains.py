@@ -9,8 +9,8 @@ from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.data.pipeline import Pipeline, batch_indices
 from tfstruct.models import registry
+from tfstruct.training import recovery, trainer
 from tfstruct.training import run as training
-from tfstruct.training import trainer
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.distribute import MirroredLoop, make_strategy
 from tfstruct.training.loop import TrainLoop, device_state, host_state
@@ -276,18 +276,18 @@ def test_a_run_that_was_stopped_and_given_again_is_the_same_bit_for_bit(tmp_path
         f"training.steps_per_call={STEPS}", "training.compiler=graph", "training.checkpoint_minutes=0.0",
     )  # fmt: skip
     # What validation does to the weights of the model is no part of the state; like tracing, it would take the time.
-    monkeypatch.setattr(trainer.Trainer, "validate", lambda run: None)
+    monkeypatch.setattr(trainer.Trainer, "validate", lambda run: (None, np.zeros([1], bool)))
     monkeypatch.setattr(trainer, "TrainLoop", lambda step, compiler: loop)
     training.train(config, tmp_path / "straight")
-    seen, check = [], trainer.Trainer.check
+    seen, diverged = [], recovery.Recovery.diverged
 
-    def stopping(run, *arguments):
-        seen.append(run.state.step)
+    def stopping(self, state, *arguments):
+        seen.append(state.step)
         if len(seen) == 2:
             raise StoppedError
-        check(run, *arguments)
+        return diverged(self, state, *arguments)
 
-    monkeypatch.setattr(trainer.Trainer, "check", stopping)
+    monkeypatch.setattr(recovery.Recovery, "diverged", stopping)
     with pytest.raises(StoppedError):
         training.train(config, tmp_path / "stopped")
     training.train(config, tmp_path / "stopped")

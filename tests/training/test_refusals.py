@@ -4,8 +4,8 @@ import pytest
 from tests.trainers import tiny
 from tfstruct.evaluation import report
 from tfstruct.models import registry
+from tfstruct.training import recovery, trainer
 from tfstruct.training import run as training
-from tfstruct.training import trainer
 from tfstruct.training.checkpoint import Checkpoints
 
 # Bad settings and data leave no folder ------------------------------------------------------------------------------
@@ -16,6 +16,7 @@ BAD_SETTINGS = {
     "an empty batch": (("training.batch_size=0",), "none", "batch_size"),
     "no replica": (("training.replicas=0",), "none", "replicas"),
     "no steps": (("training.steps=0",), "none", "steps"),
+    "a learning rate that float32 does not have": (("optimizer.learning_rate=1e39",), "none", "learning_rate"),
     "no steps a call": (("training.steps_per_call=0",), "none", "steps_per_call"),
     "negative steps a call": (("training.steps_per_call=-1",), "none", "steps_per_call"),
     "no steps between validations": (("training.validate_every=0",), "none", "validate_every"),
@@ -159,7 +160,7 @@ def test_losses_that_are_not_finite_end_the_run_with_advice_and_keep_the_last_ch
         "training.steps_per_call=1",
         "training.steps=10",
     )
-    with pytest.raises(trainer.NonFiniteTrainingError, match="lower optimizer.learning_rate"):
+    with pytest.raises(recovery.NonFiniteTrainingError, match="lower optimizer.learning_rate"):
         training.train(fast, tmp_path / "run")
     saved = Checkpoints(tmp_path / "run/checkpoints").latest()
     assert saved is not None

@@ -170,12 +170,6 @@ def test_a_resumed_run_keeps_the_best_weights_and_the_patience_of_before(monkeyp
     assert result.step == 8  # one validation without a new best before, two after
 
 
-def test_a_validation_bound_that_is_not_a_number_is_never_the_best(monkeypatch, file, tmp_path):
-    table = [[np.nan], [-5], [np.nan], [-6], [np.nan], [-7]]
-    result, _ = train_with_bounds(monkeypatch, file, tmp_path / "run", table)
-    np.testing.assert_array_equal(result.best.bounds, [-5])
-
-
 def test_no_call_crosses_a_validation_or_the_end():
     run = object.__new__(trainer.Trainer)
     run.options = types.SimpleNamespace(steps_per_call=4, validate_every=10, steps=23)

@@ -1,7 +1,7 @@
 """The way of training rows to the device: all of them once, or block by block where they do not fit."""
 
 import concurrent.futures
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,7 +84,7 @@ class Pipeline:
     def _indices(self, first_step: int, num_steps: int) -> np.ndarray:
         return batch_indices(self.seeds, first_step, num_steps, self.batch_size, len(self.rows))
 
-    def calls(self, spans: Sequence[tuple[int, int]]) -> Iterator[Call]:
+    def calls(self, spans: Sequence[tuple[int, int]]) -> Generator[Call]:
         """Yields a Call for each (first_step, num_steps)."""
         if self.is_resident:
             # The order of the next call is drawn while the device is busy with this one.
@@ -96,12 +96,14 @@ class Pipeline:
                     yield Call(first_step, self._resident, indices, indices)
             return
 
+        largest = max((num_steps for _, num_steps in spans), default=0) * len(self.seeds) * self.batch_size
+
         def blocks() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             for first_step, num_steps in spans:
                 indices = self._indices(first_step, num_steps)
                 # Sorted reads of distinct rows: a mapped file is read forwards, and no row twice.
                 visited, places = np.unique(indices, return_inverse=True)
-                block = np.zeros([indices.size, *self.rows.shape[1:]], self.rows.dtype)  # one shape, one program
+                block = np.zeros([largest, *self.rows.shape[1:]], self.rows.dtype)  # one shape, one program
                 block[: len(visited)] = self.rows[visited]
                 yield first_step, block, places.reshape(indices.shape).astype(np.int32), indices
 

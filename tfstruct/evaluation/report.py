@@ -47,6 +47,7 @@ class TrainedRun:
         # Not the state itself, whose moments are twice as large again as the weights.
         self.weights, self.trained_steps, self._data_checksum = state.weights, state.step, state.data_checksum
         self._fixed_uncertainties = state.fixed_uncertainties
+        self._learning_rate_scale = np.asarray(state.train.learning_rate_scale)
         self._data_dir = data_dir
         self.model: System = registry.build(self.config)
         self._functional = Functional(self.model)
@@ -80,6 +81,9 @@ class TrainedRun:
         flags = sorted({*self.config.training_flags, *self._started_from.get("flags", [])})
         if split == "validation" and self.trained_on_validation:
             flags.append("not held out: the validation rows were trained on")
+        if (self._learning_rate_scale < 1.0).any():
+            scales = ", ".join(f"{scale:g}" for scale in self._learning_rate_scale)
+            flags.append(f"diverged: the learning rate of the replicas was multiplied by {scales} (0: given up)")
         return flags
 
     def use(self, replica: int = 0) -> System:

@@ -159,6 +159,12 @@ class Checkpoints:
                 warnings.warn(f"passed over a damaged checkpoint: {error}", RuntimeWarning, stacklevel=2)
         return None
 
+    def discard_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps."""
+        for later in self.steps():
+            if later > step:
+                self._path(later).unlink(missing_ok=True)
+
     def _path(self, step: int) -> pathlib.Path:
         return self.folder / f"step_{step:09d}.npz"
 

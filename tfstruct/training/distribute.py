@@ -1,6 +1,7 @@
 """Training on several devices of one machine: same global batch, same numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -9,6 +10,7 @@ from tfstruct.training.state import TrainState, replica
 from tfstruct.training.step import Metrics, TrainStep
 
 STRATEGIES = ("auto", "none", "mirrored")
+_LOOK = 10  # steps between two looks whether to stop
 
 
 def make_strategy(name: str, devices: Sequence[str] | None = None) -> tf.distribute.Strategy | None:
@@ -89,15 +91,17 @@ class MirroredLoop:
         reduced = context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.nest.flatten(results))
         return self._step.apply(state, step, *tf.nest.pack_sequence_as(results, reduced))
 
-    def __call__(
+    def run(
         self,
         state: TrainState,
         first_step: int,
         data: tf.Tensor,
         indices: np.ndarray,
         row_ids: np.ndarray | None = None,
-    ) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """As TrainLoop: one replica [1, ...] in and out, means of the metrics over the steps."""
+        *,
+        should_stop: Callable[[], object] = lambda: False,
+    ) -> tuple[TrainState, dict[str, np.ndarray], int]:
+        """As `TrainLoop.run`, with one replica [1, ...] in and out."""
         del row_ids  # of samplers that persist for every row, which one device alone can hold
         if state.chains:
             raise ValueError("samplers that persist for every training row are trained with --strategy=none")
@@ -113,12 +117,18 @@ class MirroredLoop:
             history.append(
                 {name: self._strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
             )
+            if place % _LOOK == _LOOK - 1 and should_stop():
+                break
         sums = {name: sum(metrics[name].numpy() for metrics in history) for name in history[0]}
         skipped = sums.pop("skipped")
-        finished = max(len(indices) - skipped, 1.0)
+        finished = max(len(history) - skipped, 1.0)
         result = {name: np.asarray(value / finished)[np.newaxis] for name, value in sums.items()}
         result["skipped"] = np.asarray([skipped])
         local = tf.nest.map_structure(
             lambda leaf: self._strategy.experimental_local_results(leaf)[0][tf.newaxis], current
         )
-        return local, result
+        return local, result, len(history)
+
+    def __call__(self, *call: Any) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """Runs all steps of a call; as `run`."""
+        return self.run(*call)[:2]

@@ -5,6 +5,7 @@ this folder on the path.
 """
 
 import json
+import os
 import pathlib
 import sys
 import time
@@ -111,7 +112,7 @@ class RunLog:
         self._total_steps = total_steps
         self._headline = tuple(headline)
         self._clock = clock
-        path = pathlib.Path(workdir) / METRICS_NAME
+        self._path = path = pathlib.Path(workdir) / METRICS_NAME
         kept = _drop_rows_after(path, resume_step)
         # The clock goes on where the kept rows end, so `seconds` is the training time over all restarts.
         self._start = clock() - (kept[-1].get("seconds", 0.0) if kept else 0.0)
@@ -157,10 +158,22 @@ class RunLog:
 
     def message(self, text: str) -> None:
         """Prints a line without disturbing the bar."""
-        if self._bar is None:
-            print(text, flush=True)
-        else:
+        if self._bar is not None:
             self._bar.write(text)
+            return
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # whoever read it has gone; the training has not
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def rewind(self, step: int) -> None:
+        """Forgets the rows after a step, from which the run goes on."""
+        self._file.close()
+        _drop_rows_after(self._path, step)
+        self._file = open(self._path, "a", encoding="utf-8", buffering=1)
+        self._shown_step = min(self._shown_step, step)
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
         """Shows the last step if it was not shown yet and closes the files; a second call does nothing."""

@@ -1,5 +1,6 @@
 """Many training steps in one compiled program, on data that stay on the device."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +21,37 @@ def resolve_compiler(config: Config) -> str:
     return "graph" if config.is_slow_under_xla_on_cpu and not tf.config.list_physical_devices("GPU") else "xla"
 
 
+class Pace:
+    """How many steps to do before looking whether to stop: as many as take some seconds.
+
+    Args:
+        seconds: between looks.
+    """
+
+    def __init__(self, seconds: float = 3.0) -> None:
+        self._seconds, self._size, self._step_seconds, self._is_first = seconds, 1.0, 0.0, True
+
+    @property
+    def size(self) -> int:
+        """Number of steps to do next."""
+        return max(1, int(self._size))
+
+    def is_worth_stopping(self, num_steps: int) -> bool:
+        """Whether so many steps would take longer than it is between two looks."""
+        return num_steps * self._step_seconds > self._seconds
+
+    def took(self, num_steps: int, seconds: float) -> None:
+        """Learns from how long some steps took; not from the first, which compile."""
+        if self._is_first:
+            self._is_first = False
+            return
+        self._step_seconds = max(seconds, 1e-9) / num_steps
+        # At most four times as many as were measured: the first few are no measure of many.
+        self._size = min(4.0 * num_steps, self._seconds / self._step_seconds)
+
+
 class TrainLoop:
-    """Runs calls of many steps: one program launch, one row of metrics and no other traffic per call.
+    """Runs calls of many steps: few program launches, one row of metrics and no other traffic per call.
 
     Args:
         step: (state [R, ...], step number, rows [R, B, ...], row ids [R, B]) to (state, metrics [R, ...]).
@@ -34,54 +64,53 @@ class TrainLoop:
             raise ValueError(f"compiler must be one of {', '.join(COMPILERS)}, found {compiler!r}")
         self._step = step
         self._run = tf.function(self._loop, jit_compile=compiler == "xla", autograph=False)
+        self._zero_sums = tf.function(self._zeros, autograph=False)
+        self._pace, self._longest = Pace(), 0
 
     def _loop(
-        self, state: TrainState, first_step: tf.Tensor, data: tf.Tensor, indices: tf.Tensor, row_ids: tf.Tensor
+        self,
+        state: TrainState,
+        sums: Metrics,
+        place: tf.Tensor,
+        end: tf.Tensor,
+        first_step: tf.Tensor,
+        data: tf.Tensor,
+        indices: tf.Tensor,
+        row_ids: tf.Tensor,
     ) -> tuple[TrainState, Metrics]:
-        num_steps = indices.shape[0]
-
-        def one(place: tf.Tensor, state: TrainState) -> tuple[TrainState, Metrics]:
-            rows = tf.gather(data, tf.gather(indices, place))
-            return self._step(state, first_step + place, rows, tf.gather(row_ids, place))
-
-        shapes = tf.nest.map_structure(
-            lambda spec: tf.zeros(spec.shape, spec.dtype), self._metric_specs(state, data, indices)
-        )
+        """Does the steps of a call from a place in it to another; the sums go on as well."""
 
         def body(place: tf.Tensor, state: TrainState, sums: Metrics) -> tuple:
-            state, metrics = one(place, state)
+            rows = tf.gather(data, tf.gather(indices, place))
+            state, metrics = self._step(state, first_step + place, rows, tf.gather(row_ids, place))
             return place + 1, state, {name: sums[name] + metrics[name] for name in sums}
 
-        _, state, sums = tf.while_loop(
-            lambda place, *_: place < num_steps, body, (0, state, shapes), maximum_iterations=num_steps
-        )
-        finished = float(num_steps) - sums["skipped"]
-        scale = 1.0 / tf.maximum(finished, 1.0)
-        means = {
-            name: value * tf.reshape(scale, [-1] + [1] * (value.shape.rank - 1))
-            for name, value in sums.items()
-            if name != "skipped"
-        }
-        return state, {**means, "skipped": sums["skipped"]}
+        _, state, sums = tf.while_loop(lambda place, *_: place < end, body, (place, state, sums))
+        return state, sums
 
-    def _metric_specs(self, state: TrainState, data: tf.Tensor, indices: tf.Tensor) -> Metrics:
-        """Shapes of a step's metrics, from a trace that is thrown away."""
+    def _zeros(self, state: TrainState, data: tf.Tensor, indices: tf.Tensor) -> Metrics:
+        """Sums of no metrics, by the shapes of a step's, from a trace that is thrown away."""
         specs = tf.nest.map_structure(lambda leaf: tf.TensorSpec(leaf.shape, leaf.dtype), (state, data, indices))
         traced = tf.function(
             lambda state, data, indices: self._step(state, tf.constant(0), tf.gather(data, indices[0]), indices[0])[1],
             autograph=False,
         )
-        return traced.get_concrete_function(*specs).structured_outputs
+        outputs = traced.get_concrete_function(*specs).structured_outputs
+        return tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), outputs)
 
-    def __call__(
+    def run(
         self,
         state: TrainState,
         first_step: int,
         data: tf.Tensor,
         indices: np.ndarray,
         row_ids: np.ndarray | None = None,
-    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        *,
+        should_stop: Callable[[], object] = lambda: False,
+    ) -> tuple[TrainState, dict[str, np.ndarray], int]:
         """Runs the steps first_step, first_step + 1, ...
+
+        Neither the pieces in which they are done, nor where a call ends, changes a bit of the state.
 
         Args:
             state: with leading replica axis.
@@ -89,14 +118,42 @@ class TrainLoop:
             data: stored rows [n, *event_shape], on the device.
             indices: rows that each step visits, int32 [steps, R, B].
             row_ids: their places in the whole training set, where `data` is a part of it; default `indices`.
+            should_stop: asked every few seconds, whether to do no more steps; not if they are done as soon.
 
         Returns:
-            The new state, and the means over the steps of the metrics, each [R, ...] (`skipped` is a count).
+            The new state, the means over the steps of the metrics, each [R, ...] (`skipped` is a count), and how many
+            steps were done.
         """
-        indices = tf.constant(indices)
-        row_ids = indices if row_ids is None else tf.constant(row_ids)
-        state, metrics = self._run(state, tf.constant(first_step, tf.int32), data, indices, row_ids)
-        return state, {name: value.numpy() for name, value in metrics.items()}
+        num_steps = len(indices)
+        self._longest = max(self._longest, num_steps)
+        fill = [(0, self._longest - num_steps), (0, 0), (0, 0)]  # one shape, one program
+        indices = tf.constant(np.pad(indices, fill))
+        row_ids = indices if row_ids is None else tf.constant(np.pad(row_ids, fill))
+        state = tf.nest.map_structure(tf.convert_to_tensor, state)
+        sums, place, first = self._zero_sums(state, data, indices), 0, tf.constant(first_step, tf.int32)
+        while place < num_steps:
+            start, end = time.monotonic(), min(place + self._pace.size, num_steps)
+            state, sums = self._run(state, sums, tf.constant(place), tf.constant(end), first, data, indices, row_ids)
+            values = {name: value.numpy() for name, value in sums.items()}
+            self._pace.took(end - place, time.monotonic() - start)
+            place = end
+            if self._pace.is_worth_stopping(num_steps - place) and should_stop():
+                break
+        return state, _means(values, place), place
+
+    def __call__(self, *call: Any) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """Runs all steps of a call; as `run`."""
+        return self.run(*call)[:2]
+
+
+def _means(sums: dict[str, np.ndarray], num_steps: int) -> dict[str, np.ndarray]:
+    """Means over the steps that were not skipped."""
+    skipped = sums["skipped"]
+    scale = np.float32(1.0) / np.maximum(np.float32(num_steps) - skipped, np.float32(1.0))
+    return {
+        name: value if name == "skipped" else value * scale.reshape([-1] + [1] * (value.ndim - 1))
+        for name, value in sums.items()
+    }
 
 
 def device_state(state: Any) -> Any:

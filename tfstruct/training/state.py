@@ -22,6 +22,8 @@ class TrainState(NamedTuple):
         key: key of the run, uint32 [2]; a step's key is derived from it and the step's number.
         chains: states of samplers that persist for every training row, by name, each [num_rows, K, ...].
         averages: exponential moving averages of `parameters` [P] and `statistics` [S], by those names; empty without.
+        learning_rate_scale: what the learning rate is multiplied by, []: less than 1 after the run has diverged, 0 for
+            a replica that was given up, whose parameters stay.
     """
 
     parameters: Any
@@ -31,6 +33,7 @@ class TrainState(NamedTuple):
     key: Any
     chains: dict[str, Any]
     averages: dict[str, Any] = {}
+    learning_rate_scale: Any = np.float32(1.0)
 
     @property
     def evaluated(self) -> tuple[Any, Any]:
@@ -171,6 +174,8 @@ class RunState(NamedTuple):
             group: {name.removeprefix(f"{group}/"): arrays[name] for name in arrays if name.startswith(f"{group}/")}
             for group in _GROUPS
         }
+        # Before there were scales they were 1.
+        arrays = {"state/learning_rate_scale": np.ones([len(arrays["state/key"])], np.float32)} | arrays
         fields = {name: arrays[f"state/{name}"] for name in TrainState._fields if name not in _GROUPS}
         return cls(
             checkpoint.step,

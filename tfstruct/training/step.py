@@ -133,13 +133,13 @@ class TrainStep:
         chains: Mapping[str, tf.Tensor] | None = None,
         row_ids: tf.Tensor | None = None,
     ) -> tuple[TrainState, Metrics]:
-        """Returns the state after an update; a step whose loss or gradient is not finite changes nothing.
+        """Returns the state after an update; one in which anything is not finite changes nothing.
 
         The metric `skipped` counts those steps; their other metrics enter the means as zero.
         """
         if self.weight_decay:
             gradient += self._decay * state.parameters
-        learning_rate = self.learning_rate * self.schedules["learning_rate_factor"](step)
+        learning_rate = self.learning_rate * self.schedules["learning_rate_factor"](step) * state.learning_rate_scale
         parameters, first, second, norm = self.adam.update(
             self.phases.local_step(step),
             learning_rate,
@@ -149,6 +149,8 @@ class TrainStep:
             state.second_moment,
         )
         is_finite = tf.math.is_finite(metrics["loss"]) & tf.math.is_finite(norm)
+        for values in (parameters, second, statistics):  # the first moment is finite where the gradient is
+            is_finite &= tf.reduce_all(tf.math.is_finite(values))
         choose = lambda new, old: tf.where(is_finite, new, old)  # noqa: E731
         kept_chains = dict(state.chains)
         for name, states in (chains or {}).items():

@@ -6,14 +6,18 @@ from typing import Any
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a request to stop after the current call; a second one interrupts at once."""
+    """Turns SIGTERM, SIGHUP and SIGINT into a request to stop within seconds; a second SIGINT interrupts at once.
+
+    Attributes:
+        requested: number of the first signal; 0 before.
+    """
 
     def __init__(self) -> None:
         self.requested = 0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
             try:
                 self._previous[number] = signal.signal(number, self._handle)
             except ValueError:  # not the main thread: signals are somebody else's business
@@ -21,9 +25,9 @@ class StopSignal:
         return self
 
     def _handle(self, number: int, frame: types.FrameType | None) -> None:
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = number
+        self.requested = self.requested or number
 
     def __exit__(self, *exception: object) -> None:
         for number, previous in self._previous.items():

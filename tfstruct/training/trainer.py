@@ -1,8 +1,7 @@
 """The course of a training run: calls of many steps, validations, checkpoints, and the end."""
 
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,15 +16,12 @@ from tfstruct.training.initial import make_initial_state, start_from
 from tfstruct.training.logging import RunLog
 from tfstruct.training.loop import TrainLoop, device_state, host_state
 from tfstruct.training.phases import fixed_structure
+from tfstruct.training.recovery import Recovery
 from tfstruct.training.state import Best, RunState
 from tfstruct.training.step import TrainStep, over_replicas
 from tfstruct.training.stop_signal import StopSignal
 from tfstruct.training.validation import Validator
 from tfstruct.training.workdir import Workdir
-
-
-class NonFiniteTrainingError(FloatingPointError):
-    """Too many steps in a row had a loss or gradient that was not finite."""
 
 
 class RunResult(NamedTuple):
@@ -35,7 +31,7 @@ class RunResult(NamedTuple):
         step: steps done.
         best: the best weights.
         seconds: of this process, compilation included.
-        steps_per_second: without the first call of each length, which compiles; NaN when there was no other.
+        steps_per_second: without the first call, which compiles; NaN when there was no other.
     """
 
     step: int
@@ -81,7 +77,7 @@ class Trainer:
             batch_size=options.batch_size,
             resident_megabytes=options.resident_megabytes,
         )
-        self.loop: Callable[..., Any]
+        self.loop: TrainLoop | MirroredLoop
         if strategy is None:
             self.loop = TrainLoop(over_replicas(self.step_function, len(seeds)), compiler)
         elif len(seeds) > 1:
@@ -92,11 +88,17 @@ class Trainer:
         self.initial = make_initial_state(config, models, seeds, data)
         if options.initial_weights and not folder.checkpoints.steps():
             self.initial = start_from(self.initial, self.functional, options.initial_weights)
+        self.recovery = Recovery(models[0], folder.checkpoints, self.initial)
         best = Best.before_validation(self.initial)
         self.state = RunState(0, self.initial, best, seeds, self.functional.layout, data.checksum)
 
     def run(self) -> RunResult:
-        """Goes on to the last step, or until every replica's patience ends; raises NonFiniteTrainingError."""
+        """Goes on to the last step, or until every replica's patience ends.
+
+        Raises:
+            NonFiniteTrainingError: see `Recovery.roll_back`.
+            SystemExit: a signal asked to stop, and the state is saved.
+        """
         checkpoint = self.folder.checkpoints.latest()
         if checkpoint is not None:
             self.restore(checkpoint)
@@ -125,12 +127,22 @@ class Trainer:
                 call = next(calls, None)
                 if call is None:
                     break
-                num_steps = len(call.indices)
-                train, metrics = self.loop(self.state.train, call.first_step, call.rows, call.indices, call.row_ids)
+                train, metrics, num_steps = self.loop.run(self.state.train, *call, should_stop=lambda: stop.requested)
                 speed.add(num_steps, time.monotonic() - call_start)
                 self.state = self.state._replace(train=train, step=call.first_step + num_steps)
-                self.check(metrics, call.first_step, num_steps)
-                log.log(self.state.step, metrics, self.validate())
+                diverged = self.recovery.diverged(self.state, metrics, num_steps)
+                validated = None
+                if not diverged.any():
+                    validated, diverged = self.validate()
+                if diverged.any():
+                    calls.close()
+                    self.state, message = self.recovery.roll_back(self.state, diverged, call)
+                    self.state = self.state._replace(train=device_state(self.state.train))
+                    log.message(message)
+                    log.rewind(self.state.step)
+                    calls = self.pipeline.calls(self.spans())
+                    continue
+                log.log(self.state.step, metrics, validated)
                 if self.state.step == self.phases.boundary:
                     self.begin_second_phase(log)
                 signal_number = stop.requested  # read once: it may come between the two uses
@@ -152,37 +164,38 @@ class Trainer:
         per_call = min(options.steps_per_call, self.pipeline.max_steps_per_call or options.steps_per_call)
         spans = []
         while step < options.steps:
-            next_validation = (step // options.validate_every + 1) * options.validate_every
-            end = self.phases.boundary if step < self.phases.boundary else options.steps
-            size = min(per_call, next_validation - step, end - step)
+            validation = step // options.validate_every * options.validate_every
+            start, end = self.phases.boundary, options.steps
+            if step < start:
+                start, end = 0, start
+            # From the middle of a call, where a signal stopped it, to its end.
+            size = per_call - (step - max(validation, start)) % per_call
+            size = min(size, validation + options.validate_every - step, end - step)
             spans.append((step, size))
             step += size
         return spans
 
-    def check(self, metrics: dict[str, np.ndarray], first_step: int, num_steps: int) -> None:
-        """Raises NonFiniteTrainingError when too many steps of a call were skipped."""
-        worst = float(metrics["skipped"].max())
-        if worst > self.options.max_skipped_fraction * num_steps:
-            raise NonFiniteTrainingError(
-                f"{worst:.0f} of the steps {first_step}..{first_step + num_steps - 1} had a loss or gradient that is "
-                "not finite; lower optimizer.learning_rate or set optimizer.clip_norm. Checkpoints, if there "
-                f"are any in {self.folder.checkpoints.folder}, are from before these steps."
-            )
+    def validate(self) -> tuple[dict[str, np.ndarray] | None, np.ndarray]:
+        """Scores the validation images when it is time to, at a phase's end too, and keeps the best weights.
 
-    def validate(self) -> dict[str, np.ndarray] | None:
-        """Scores the validation images when it is time to, at a phase's end too, and keeps the best weights."""
+        Returns:
+            The metrics, None when it is not time, and which replicas have scores that cannot be, [R]; if any has,
+            nothing is kept.
+        """
         step, options = self.state.step, self.options
         if step % options.validate_every and step not in (self.phases.boundary, options.steps):
-            return None
+            return None, np.zeros([len(self.state.seeds)], bool)
         found, metrics = self.validator(self.state.train, step)
-        best = self.state.best.updated(
-            found,
-            patience=options.patience if step > self.phases.boundary else 0,  # the first of two phases runs to its end
-            # Validation rows that are trained on choose nothing.
-            always=self.config.data.use_validation,
-        )
-        self.state = self.state._replace(best=best)
-        return metrics
+        invalid = self.recovery.invalid(self.state, found.bounds)
+        if not invalid.any():
+            best = self.state.best.updated(
+                found,
+                patience=options.patience if step > self.phases.boundary else 0,  # the first of two runs to its end
+                # Validation rows that are trained on choose nothing.
+                always=self.config.data.use_validation,
+            )
+            self.state = self.state._replace(best=best)
+        return metrics, invalid
 
     def begin_second_phase(self, log: RunLog) -> None:
         """Fixes the structure that was learned, and starts all other weights and the search for the best ones anew."""
@@ -232,16 +245,15 @@ class Trainer:
 
 
 class _Speed:
-    """Steps per second without the first call of each length, which compiles."""
+    """Steps per second without the first call, which compiles."""
 
     def __init__(self) -> None:
-        self._steps, self._seconds = 0, 0.0
-        self._compiled: set[int] = set()
+        self._steps, self._seconds, self._is_compiled = 0, 0.0, False
 
     def add(self, steps: int, seconds: float) -> None:
-        if steps in self._compiled:
+        if self._is_compiled:
             self._steps, self._seconds = self._steps + steps, self._seconds + seconds
-        self._compiled.add(steps)
+        self._is_compiled = True
 
     @property
     def steps_per_second(self) -> float:

@@ -126,13 +126,18 @@ class Batcher:
         if sum(other.rows for other in queue) >= self._settings.max_batch_size:
             self._is_full[key].set()
 
-    def _start(self, coroutine: collections.abc.Coroutine) -> None:
+    def _start(self, coroutine: collections.abc.Coroutine) -> asyncio.Task:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)  # the loop itself would forget it
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _empty(self, key: _Key, queue: collections.deque[_Waiting]) -> None:
-        """Computes all of a queue, batch after batch, and removes it."""
+        """Computes all of a queue, batch after batch, and removes it.
+
+        One batch at a time, unless the next one is full: else a second thread would compute rows one by one that could
+        have been joined while the first is busy, and take half of the cores for it.
+        """
         while queue:
             if self._settings.batch_timeout_ms > 0:
                 try:
@@ -143,10 +148,12 @@ class Batcher:
             batch = self._take(queue)
             if sum(other.rows for other in queue) < self._settings.max_batch_size:
                 self._is_full[key].clear()
-            if batch:
-                self._start(self._compute(key, batch))
-            else:
+            if not batch:
                 self._room.release()
+                continue
+            computed, full = self._start(self._compute(key, batch)), self._start(self._is_full[key].wait())
+            await asyncio.wait([computed, full], return_when=asyncio.FIRST_COMPLETED)
+            full.cancel()
         del self._queues[key], self._is_full[key]
 
     def _take(self, queue: collections.deque[_Waiting]) -> list[_Waiting]:
