@@ -4,10 +4,18 @@ Files may be larger than memory. A run that was ended goes on when the same comm
 alone: not Keras, not TensorFlow Probability, not the model's code; --runner needs Apache Beam: the extra `beam`.
 """
 
+import os
+from typing import TYPE_CHECKING
+
 import tqdm
 from absl import flags
 
 from tfstruct.trainers import entry
+
+if TYPE_CHECKING:  # what imports TensorFlow
+    from tfstruct.serving.batch.job import Job
+    from tfstruct.serving.batch.results import Summary
+    from tfstruct.serving.client import LoadedModel
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of an exported model, or <system>/<preset>.", required=True)
 _INPUT = flags.DEFINE_multi_string(
@@ -48,14 +56,25 @@ def main() -> None:
 
     output = _OUTPUT.value
     results.check_output(output)
+    if _RUNNER_OPTIONS.value and not _RUNNER.value:
+        raise ValueError(f"--runner_option={_RUNNER_OPTIONS.value[0]} is of a --runner, which is not given")
     model = client.load(_MODEL.value)
     found = sources.find(_INPUT.value, _KEY.value, model.event_shape)
     question = Question(
         _SIGNATURE.value, _SEED.value, _ALPHA.value, _BATCH.value, keep_invalid=_INVALID.value == "mark"
     )
     for source in found:
+        if os.path.realpath(output) in map(os.path.realpath, source.paths()):
+            raise ValueError(f"--output={output} would take the place of rows that are to be scored")
         question.check(model, source)
     job = Job(str(model.path), question, found, _SHARD.value, f"{output}.shards")
+    with job.alone():
+        _score(job, model)
+        _report(results.join(job, output), model)
+
+
+def _score(job: "Job", model: "LoadedModel") -> None:
+    """Scores what is still to be scored, in this process or by a runner."""
     if _RUNNER.value:
         try:
             from tfstruct.serving.batch import pipeline
@@ -67,7 +86,9 @@ def main() -> None:
         done = total - sum(shard.num_rows for shard in job.begin())
         with tqdm.tqdm(total=total, initial=done, unit="row", dynamic_ncols=True, disable=None) as bar:
             job.run(model, bar.update)
-    summary = results.join(job, output)
+
+
+def _report(summary: "Summary", model: "LoadedModel") -> None:
     over = f"(standard error over {summary.valid} rows)"
     for name, (mean, error) in summary.means.items():
         if name == "log_prob":

@@ -1,7 +1,9 @@
 """Scoring jobs: the scores of the model itself, whoever computes them, in whatever pieces, however often they end."""
 
+import contextlib
 import itertools
 import os
+import pathlib
 import signal
 import subprocess
 import time
@@ -87,6 +89,36 @@ def test_outputs_of_several_numbers_are_lists(model, rows, file, tmp_path):
             np.testing.assert_allclose(found[output], expected[output], rtol=1e-5)
 
 
+def test_a_damaged_shard_is_scored_again_and_shards_of_nobody_are_not_taken(model, file, tmp_path):
+    _, expected = scored(model, [file], tmp_path / "expected.npz")
+    job = make(model, [file], tmp_path / "scores.npz")
+    job.run(model, lambda num: None)
+    for shard, damage in zip(
+        job.shards(), (lambda old: old[:-30], lambda old: old[:80] + b"!!" + old[82:]), strict=False
+    ):
+        path = pathlib.Path(job.path(shard))
+        path.write_bytes(damage(path.read_bytes()))
+    assert [shard.index for shard in job.begin()] == [0, 1]
+    job.run(model, lambda num: None)
+    results.join(job, str(tmp_path / "scores.npz"))
+    np.testing.assert_array_equal(load(tmp_path / "scores.npz")["log_prob"], expected["log_prob"])
+    job.run(model, lambda num: None)
+    os.remove(f"{job.folder}/job.json")
+    with pytest.raises(ValueError, match=r"scores of another job .*remove it"):
+        job.begin()
+
+
+def test_two_processes_do_not_score_to_one_file_and_a_failure_leaves_no_empty_folder(model, file, tmp_path):
+    job = make(model, [file], tmp_path / "scores.npz")
+    with job.alone():
+        with pytest.raises(RuntimeError, match=r"another process scores to .*scores.npz"), job.alone():
+            pass
+    with contextlib.suppress(Ended), job.alone():
+        assert job.begin()
+        raise Ended
+    assert os.listdir(tmp_path) == ["rows.npy"]
+
+
 class Ended(Exception):
     """A run is ended."""
 
@@ -147,8 +179,8 @@ def test_rows_that_the_model_refuses_are_told_or_marked(model, rows, file, tmp_p
     valid[[17, 20, 21, 22, 23, 30]] = False
     assert (summary.rows, summary.valid) == (NUM, NUM - 6)
     np.testing.assert_array_equal(found["valid"], valid)
-    assert np.isnan(found["log_prob"][~valid]).all()
-    np.testing.assert_allclose(found["log_prob"][valid], expected["log_prob"][valid], rtol=1e-5)
+    np.testing.assert_array_equal(found["log_prob"][~valid], -np.inf)  # as served
+    np.testing.assert_array_equal(found["log_prob"][valid], expected["log_prob"][valid])
     np.testing.assert_allclose(summary.means["log_prob"][0], found["log_prob"][valid].mean(dtype=np.float64))
 
 
@@ -170,6 +202,9 @@ def test_encoded_images_are_scored_and_a_broken_one_is_named(tmp_path, rng):
     options = {"signature": "anomaly", "alpha": 0.1, "keep_invalid": True}
     _, found = scored(model, [str(tmp_path / "*.png")], tmp_path / "scores.npz", **options)
     np.testing.assert_array_equal(found["valid"], [True, True, False, True, True])
+    assert found["is_anomaly"][2]
+    assert found["p_value"][2] == 0.0
+    assert np.isnan(found["log_prob"][2])
     assert [os.path.basename(path) for path in found["path"]] == [f"{index}.png" for index in range(5)]
     expected = model.image_anomaly(files, alpha=0.1, seed=row_seeds(8, 5)[[0, 1, 3, 4]])
     for output in ("log_prob", "p_value", "is_anomaly", "region_p_value"):

@@ -135,5 +135,7 @@ def test_what_is_no_list_of_files_is_refused(model, images, message):
 
 
 def test_bytes_that_are_no_image_are_an_error_of_the_request(model):
-    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="[Uu]nknown image file format"):
-        model.image_log_prob([b"no image at all"])
+    with pytest.raises(ValueError, match="PNG or JPEG files, found one at place 1 that begins b'no image'"):
+        model.image_log_prob([png(np.zeros([5, 4], np.uint8)), b"no image at all"])
+    with pytest.raises(tf.errors.InvalidArgumentError):  # one that is cut off
+        model.image_log_prob([png(np.zeros([5, 4], np.uint8))[:40]])

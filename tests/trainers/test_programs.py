@@ -124,6 +124,15 @@ def test_score_reads_npy_and_npz_with_keys_and_refuses_what_it_cannot_score(jour
     good = [("rows.npy", []), ("one.npz", []), ("two.npz", ["--key=second"])]
     bad = [
         ([model, f"--input={tmp_path / 'two.npz'}", output], "first, second"),
+        (
+            [model, f"--input={tmp_path / 'one.npz'}", f"--output={tmp_path}/../{tmp_path.name}/one.npz"],
+            "take the place of",
+        ),
+        (
+            [model, f"--input={tmp_path / 'rows.npy'}", output, "--runner_option=direct_num_workers=2"],
+            "is of a --runner",
+        ),
+        ([model, f"--input={tmp_path / 'rows.npy'}", output, "--key=x"], "is one array"),
         ([model, f"--input={tmp_path / 'two.npz'}", output, "--key=thrid"], "no array 'thrid'"),
         ([model, f"--input={tmp_path / 'wide.npy'}", output], "[3, 13]"),
         ([model, f"--input={tmp_path / 'grey.npy'}", output], "must be 0 or 1"),

@@ -143,7 +143,8 @@ class DensityDetector(OutlierMixin, BaseEstimator):
         scores = [self._estimate(tf.constant(part)).numpy() for part in np.split(padded, len(padded) // _CHUNK)]
         # A density of scaled values, in the units of those that were given.
         units = 0.0 if self._is_binary else np.sum(np.log(self._span))
-        return np.concatenate(scores)[: len(x)].astype(np.float64) - units
+        found = np.concatenate(scores)[: len(x)].astype(np.float64) - units
+        return np.where(np.isnan(found), -np.inf, found)  # so far out that float32 has no density for it
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Returns `score_samples` less the threshold [n]; negative for anomalies."""

@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+#: how PNG and JPEG files begin
+MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
+
 
 def row_seeds(seed: int, num: int, first: int = 0) -> np.ndarray:
     """Returns `num` int64 seeds, from number `first` on, that those of another seed share none of, in practice.
@@ -47,6 +50,9 @@ def checked_images(images: Any) -> np.ndarray:
     if isinstance(images, (bytes, str)) or wrong or not len(images):
         found = f"{type(images).__name__} of {wrong[0]}" if wrong else type(images).__name__
         raise ValueError(f"images must be a list of the bytes of PNG or JPEG files, found {found}")
+    for place, image in enumerate(images):
+        if not image.startswith(MAGIC):
+            raise ValueError(f"images must be PNG or JPEG files, found one at place {place} that begins {image[:8]!r}")
     result = np.empty([len(images)], object)
     result[:] = list(images)
     return result

@@ -75,7 +75,7 @@ def from_lists(name: str, lists: Any, dtype: str, *, texts: bool = False) -> np.
     if texts and target.kind == "f" and found.dtype.kind == "U":
         return np.array(lists, target)
     if found.dtype.kind not in _KINDS[target.kind] and found.size:
-        raise ValueError(f"{name} must be {dtype}, found {_example(lists)!r}")
+        raise ValueError(f"{name} must be {dtype}, found {_odd_one(lists, found.dtype.kind)!r}")
     if target.kind in "iu" and found.size:
         bounds = np.iinfo(target)
         if found.min() < bounds.min or found.max() > bounds.max:
@@ -120,10 +120,18 @@ def _nested(flat: list, shape: tuple[int, ...]) -> Any:
     return flat
 
 
-def _example(lists: Any) -> Any:
-    while isinstance(lists, list) and lists:
-        lists = lists[0]
-    return str(lists)[:40] if isinstance(lists, (str, dict)) else lists
+def _odd_one(lists: Any, kind: str) -> Any:
+    """Returns the first value that is why nested lists became an array of texts or objects; else the first value."""
+    values, first = [lists], None
+    while values:
+        value = values.pop()
+        if isinstance(value, list):
+            values += reversed(value)
+            continue
+        first = value if first is None else first
+        if kind not in "UO" or not isinstance(value, (bool, int, float)):
+            return str(value)[:40] if isinstance(value, (str, dict)) else value
+    return first
 
 
 def request_body(signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:

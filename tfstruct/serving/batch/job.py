@@ -4,12 +4,17 @@ A shard is some thousand rows of one file. Its scores depend on nothing but the 
 does not matter who computes them, or how often: a job that was ended goes on with the shards that have no file yet.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import filelock
 import numpy as np
 import tensorflow as tf
 
@@ -38,7 +43,7 @@ class Question:
         seed: of which each row gets one of its own, by its number in the job.
         alpha: the false-alarm rate of `anomaly`.
         batch_size: rows computed at once.
-        keep_invalid: whether rows that the model refuses get `valid` False and no scores, instead of an error.
+        keep_invalid: whether rows that the model refuses get `valid` False instead of being an error.
     """
 
     signature: str = "log_prob"
@@ -75,7 +80,8 @@ class Question:
             place: where the row of an index stands, for errors.
 
         Returns:
-            The outputs of the signature and `valid`, each [n, ...]; NaN, 0 or False where a row is not valid.
+            The outputs of the signature and `valid`, each [n, ...]. Of rows outside the support that is what the graph
+            gives; an image that cannot be decoded has scores that are NaN, and is an anomaly.
 
         Raises:
             InvalidRowError: a row that the model refuses.
@@ -99,14 +105,20 @@ class Question:
             raise InvalidRowError(f"{place(refused[0])}: {reason}; --invalid=mark scores the others") from None
         valid = np.ones([len(rows)], bool)
         valid[refused] = False
+        if isinstance(rows, np.ndarray):  # the graph knows what to say of them, and they disturb no other
+            with np.errstate(over="ignore"):
+                inputs["x"] = rows.astype(np.float32)
+            return model._run(name, inputs) | {"valid": valid}
+        outputs = {output: about for output, about in signature["outputs"].items() if output != "valid"}
         scores = {"valid": valid} | {
-            output: _nothing(len(rows), about) for output, about in signature["outputs"].items() if output != "valid"
+            output: _of_no_image(output, len(rows), about) for output, about in outputs.items()
         }
         if valid.any():
-            kept = {key: [v for v, ok in zip(values, valid, strict=True) if ok] for key, values in inputs.items()}
-            kept = {key: values if key == "image_bytes" else np.stack(values) for key, values in kept.items()}
+            kept: dict[str, Any] = {key: values[valid] for key, values in inputs.items() if key != "image_bytes"}
+            kept["image_bytes"] = [image for image, is_valid in zip(rows, valid, strict=True) if is_valid]
             for output, values in model.query(name, batch_size=self.batch_size, **kept).items():
-                scores[output][valid] = values
+                if output != "valid":
+                    scores[output][valid] = values
         return scores
 
     @staticmethod
@@ -124,10 +136,20 @@ class Question:
         return ""
 
 
-def _nothing(num: int, about: dict[str, Any]) -> np.ndarray:
-    """Returns the output of rows that are not scored."""
+def _of_no_image(name: str, num: int, about: dict[str, Any]) -> np.ndarray:
+    """Returns an output of rows that cannot be decoded: such are anomalies, as those outside the support."""
     dtype = np.dtype(about["dtype"])
-    return np.full([num, *about["shape"][1:]], np.nan if dtype.kind == "f" else 0, dtype)
+    value = name == "is_anomaly" if dtype.kind == "b" else 0.0 if name.endswith("p_value") else np.nan
+    return np.full([num, *about["shape"][1:]], value, dtype)
+
+
+def _is_whole(path: str) -> bool:
+    """Whether a file of scores is what was written."""
+    try:
+        with storage.reading(path) as file, zipfile.ZipFile(file) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False
 
 
 class Shard(NamedTuple):
@@ -189,6 +211,27 @@ class Job:
         """Returns the file of a shard's scores."""
         return f"{self.folder}/{shard.index:06d}.npz"
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other processes of this machine from the same output; a folder without scores goes when it fails.
+
+        Raises:
+            RuntimeError: another process is at it.
+        """
+        lock = contextlib.nullcontext()
+        if not storage.is_remote(self.folder):
+            name = hashlib.sha256(os.path.abspath(self.folder).encode()).hexdigest()[:16]
+            lock = filelock.FileLock(f"{tempfile.gettempdir()}/tfstruct-{name}.lock", 0)
+        try:
+            with lock:
+                try:
+                    yield
+                finally:
+                    if gfile.exists(self.folder) and not gfile.glob(f"{self.folder}/*.npz"):
+                        gfile.rmtree(self.folder)
+        except filelock.Timeout:
+            raise RuntimeError(f"another process scores to {self.folder.removesuffix('.shards')}") from None
+
     def begin(self) -> list[Shard]:
         """Makes the folder, or takes it up again, and returns the shards that are still to be scored.
 
@@ -203,10 +246,12 @@ class Job:
         }
         identity, path = json.loads(to_json(identity)), f"{self.folder}/job.json"
         gfile.makedirs(self.folder)
-        done = {os.path.basename(path) for path in gfile.glob(f"{self.folder}/*.npz")}
+        done = {os.path.basename(path) for path in gfile.glob(f"{self.folder}/*.npz") if _is_whole(path)}
         if done:
-            with storage.reading(path) as file:
-                begun = json.loads(file.read())
+            begun = {}
+            if gfile.exists(path):
+                with storage.reading(path) as file:
+                    begun = json.loads(file.read())
             differing = ", ".join(sorted(name for name in identity if identity[name] != begun.get(name)))
             if differing:
                 found = f"{self.folder} has the scores of another job ({differing} differ)"

@@ -19,12 +19,12 @@ import tensorflow as tf
 from tfstruct.registry import did_you_mean
 from tfstruct.serving.batch import storage
 from tfstruct.serving.batch.storage import gfile
+from tfstruct.serving.inputs import MAGIC
 
 Rows = np.ndarray | list[bytes]  # [n, *event_shape], or encoded images
 
 _IMAGES = (".png", ".jpg", ".jpeg")
 _EXPECTED = ".npy, .npz, .tfrecord, .parquet, .png, .jpg or .jpeg, or a folder of images"
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff")  # how PNG and JPEG files begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Source(abc.ABC):
     def names(self, start: int, stop: int) -> list[str]:
         """Returns the file of each row."""
         return [self.path] * (stop - start)
+
+    def paths(self) -> Sequence[str]:
+        """Returns the files."""
+        return [self.path]
 
     def place(self, row: int) -> str:
         """Returns where a row stands, for a message."""
@@ -99,6 +103,8 @@ class ArrayFile(Source):
     def _opened(self) -> Iterator[tuple[Any, tuple[int, ...], np.dtype]]:
         """Opens the array behind its header."""
         member = self._member
+        if self.key and not member:
+            raise ValueError(f"{self.path} is one array, which has no --key={self.key}")
         with storage.reading(self.path) as file:
             stream: Any = file
             try:
@@ -169,7 +175,7 @@ class RecordFile(Source):
         return self._decoded(values, start)
 
     def _decoded(self, values: list[Any], start: int) -> Rows:
-        if all(isinstance(value, bytes) and value.startswith(_MAGIC) for value in values):
+        if all(isinstance(value, bytes) and value.startswith(MAGIC) for value in values):
             return values
         rows = [np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value for value in values]
         size = math.prod(self.event_shape)
@@ -237,9 +243,9 @@ class ParquetFile(Source):
                 raise ValueError(f"{self.place(row)} has no value in the column {name!r}")
         if len(columns) > 1:
             return self._shaped(np.stack([table[name].to_numpy() for name in columns], axis=1), self.path)
-        return self._rows(table[columns[0]].combine_chunks(), start)
+        return self._rows(table[columns[0]].combine_chunks(), columns[0], start)
 
-    def _rows(self, values: Any, start: int) -> Rows:
+    def _rows(self, values: Any, column: str, start: int) -> Rows:
         if pa.types.is_struct(values.type) and values.type.get_field_index("bytes") >= 0:
             values = values.field("bytes")
         if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
@@ -249,7 +255,7 @@ class ParquetFile(Source):
             lengths = np.diff(values.offsets) if hasattr(values, "offsets") else np.array([values.type.list_size])
             if len(set(lengths)) > 1:
                 found = ", ".join(map(str, sorted(set(lengths))[:3]))
-                raise ValueError(f"{self.path}, from row {start}: {self.key!r} has lists of {found} values")
+                raise ValueError(f"{self.path}, rows from {start} on: {column!r} has lists of {found} values")
             values = values.flatten()
         if values.null_count or not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
             raise ValueError(f"{self.path}: a column of numbers, lists or images is expected, found {values.type}")
@@ -279,6 +285,9 @@ class ImageFiles(Source):
 
     def names(self, start: int, stop: int) -> list[str]:
         return list(self.files[start:stop])
+
+    def paths(self) -> Sequence[str]:
+        return self.files
 
     def place(self, row: int) -> str:
         return self.files[row]

@@ -35,7 +35,7 @@ def serve(settings: Settings, announce: Callable[[str], None] = print) -> None:
         states = models.status(name)
         if not any(state == "AVAILABLE" for _, state, _ in states):
             reasons = "; ".join(f"version {number}: {text}" for number, _, text in states)
-            raise ValueError(f"{name} has no version to serve. {reasons or 'Its folder has none.'}")
+            raise ValueError(f"{name} has no version to serve. {reasons or f'There is none in {models.folder(name)}.'}")
     if settings.host not in _LOCAL:
         _LOG.warning("listening at %s: whoever reaches it may use it, there is no authentication", settings.host)
     asyncio.run(_serve(settings, models, announce))

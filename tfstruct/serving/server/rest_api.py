@@ -181,7 +181,7 @@ def _object(body: bytes) -> dict[str, Any]:
 def _inputs(content: dict[str, Any], expected: dict[str, dict[str, Any]], signature: str) -> dict[str, np.ndarray]:
     """Returns the inputs of a request in row or column form; raises RequestError."""
     columns = _columns(content["instances"], expected) if "instances" in content else content["inputs"]
-    if len(expected) == 1 and not (isinstance(columns, dict) and columns.keys() == expected.keys()):
+    if len(expected) == 1 and not isinstance(columns, dict):
         columns = dict.fromkeys(expected, columns)
     if not isinstance(columns, dict) or columns.keys() != expected.keys():
         found = ", ".join(columns) if isinstance(columns, dict) else "values without a name"

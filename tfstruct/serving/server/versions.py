@@ -113,6 +113,10 @@ class Models:
         """Returns the names of all models."""
         return sorted(self._wanted)
 
+    def folder(self, name: str) -> Path:
+        """Returns where the versions of a model are looked for."""
+        return self._wanted[name].folder
+
     def find(self, name: str, number: int | None = None, label: str | None = None) -> Version:
         """Returns a version of a model, by default the largest; raises RequestError for one that is not there."""
         versions = self._versions.get(name, {})
