@@ -34,6 +34,13 @@ def test_the_middle_of_a_ring_is_an_anomaly_and_its_points_are_not(fitted, rng):
     assert fitted.p_values(other).max() < p_values.mean()
 
 
+def test_what_no_density_can_be_computed_of_is_an_anomaly(fitted):
+    far = np.array([[1e15, 0.0], [1e25, 1e25], [-1e38, 1e38]])
+    assert (fitted.predict(far) == -1).all()
+    assert (fitted.score_samples(far) < fitted.calibration_.min()).all()
+    np.testing.assert_allclose(fitted.p_values(far), 1 / (len(fitted.calibration_) + 1))
+
+
 def test_scores_are_densities_in_the_units_of_the_rows(fitted):
     grid = np.linspace(-6.0, 6.0, 121)
     points = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)

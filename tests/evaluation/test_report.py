@@ -14,6 +14,7 @@ from tfstruct.inference.objectives import Draws
 from tfstruct.training import data as data_lib
 from tfstruct.training import run as training
 from tfstruct.training import trainer
+from tfstruct.training.state import RunState
 from tfstruct.training.workdir import Workdir
 
 REPLICA_KEYS = {
@@ -204,7 +205,7 @@ def test_a_run_stopped_before_its_first_validation_is_not_evaluated_with_its_ini
     def stop(run):
         if run.state.step == 20:
             raise KeyboardInterrupt
-        return None
+        return None, np.zeros([1], bool)
 
     monkeypatch.setattr(trainer.Trainer, "validate", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -231,13 +232,19 @@ def test_a_structure_is_told_without_touching_the_model(tmp_path):
         np.testing.assert_array_equal(vector.values(), expected)
 
 
-def test_weights_that_do_not_fit_the_config_are_named_with_the_folder(tmp_path):
+def test_a_config_that_was_changed_and_weights_that_do_not_fit_it_are_named_with_the_folder(tmp_path, monkeypatch):
     file = tiny.write_rows(tmp_path / "rows.npz")
     training.train(tiny.file_config(file), tmp_path / "run")
     path = tmp_path / "run/config.json"
     config = json.loads(path.read_text())
     config["model"]["decoder_units"] = [9]
     path.write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=r"run/config.json was changed since step_.*\n  model.decoder_units: .* / \(9,\)"
+    ):
+        report.TrainedRun(str(tmp_path / "run"))
+    # Checkpoints of earlier versions do not know it.
+    monkeypatch.setattr(RunState, "config", "")
     message = r"run has other weights than this model .*decoder/dense_0/kernel \[\d+, 9\] / \[\d+, \d+\]"
     with pytest.raises(ValueError, match=message):
         report.TrainedRun(str(tmp_path / "run"))

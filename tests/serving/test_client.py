@@ -113,6 +113,29 @@ def test_a_name_is_the_largest_finished_version_of_it(shelf):
     assert client.find(pathlib.Path(shelf / "tiny/small/2")) == shelf / "tiny/small/2"
 
 
+def test_a_folder_of_the_same_name_in_the_current_one_does_not_take_a_models_place(
+    shelf, folder, tmp_path, monkeypatch
+):
+    work = tmp_path / "work"
+    for planted in (
+        "tiny/small/99",
+        "saved_models/tiny/small/99",
+        "saved_models/graph_vae/mnist/99",
+        "graph_vae/mnist/99",
+    ):
+        (work / planted).mkdir(parents=True)
+        shutil.copy(folder / "card.json", work / planted)
+    monkeypatch.chdir(work)
+    assert client.find("tiny/small") == shelf / "tiny/small/10"
+    assert client.find("./tiny/small").resolve() == work / "tiny/small/99"
+    assert client.find(pathlib.Path("tiny/small")).resolve() == work / "tiny/small/99"
+    assert "99" not in str(client.find("graph_vae/mnist"))
+    monkeypatch.delenv(client.ROOT_VARIABLE)
+    assert (
+        client.find("tiny/small").resolve() == work / "saved_models/tiny/small/99"
+    )  # a model that is known nowhere else
+
+
 def test_a_version_that_is_not_there_is_refused_with_those_that_are(shelf):
     with pytest.raises(FileNotFoundError, match=r"versions \[2, 10\], not 3"):
         client.find("tiny/small", version=3)

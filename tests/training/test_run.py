@@ -186,6 +186,21 @@ def test_no_call_crosses_a_validation_or_the_end():
 # Whose folder it is ---------------------------------------------------------------------------------------------------
 
 
+def test_without_its_config_a_run_still_knows_its_settings(file, tmp_path):
+    short = ("training.steps=4", "training.steps_per_call=2")
+    training.train(tiny.vae_config(file, *short), tmp_path / "run")
+    kept = (tmp_path / "run/config.json").read_bytes()
+    (tmp_path / "run/config.json").unlink()
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"run of another config.*\n  optimizer.learning_rate: 0.02 / 0.5"):
+        training.train(tiny.vae_config(file, *short, "optimizer.learning_rate=0.5"), tmp_path / "run")
+    assert {name: value for name, value in snapshot(tmp_path / "run").items() if "lock" not in name} == {
+        name: value for name, value in before.items() if "lock" not in name
+    }
+    training.train(tiny.vae_config(file, *short), tmp_path / "run")
+    assert (tmp_path / "run/config.json").read_bytes() == kept
+
+
 def test_another_config_is_refused_with_the_difference_and_changes_nothing(file, finished):
     workdir, _ = finished
     before = snapshot(workdir)

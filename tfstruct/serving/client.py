@@ -30,9 +30,9 @@ def load(
     """Opens an exported model, whose graph is checked first: it may compute, and do nothing else (`serving.trust`).
 
     Args:
-        name: a folder that holds `card.json`, a folder of numbered versions, or `<system>/<preset>`, which is looked
-            for under $TFSTRUCT_SAVED_MODELS, `saved_models` in the current folder, and the models that come with the
-            package.
+        name: `<system>/<preset>`, which is looked for under $TFSTRUCT_SAVED_MODELS, the models that come with the
+            package, and `saved_models` in the current folder; or a folder that holds `card.json`, or folders of
+            numbered versions that do. A text that begins with `.` or `/` is a folder only.
         version: of several numbered versions; default the largest.
         sha256: of the bundle's SHA256SUMS, as `tfstruct-verify` prints it, to accept that bundle and no other.
         allow_untrusted: skips the check of the graph. A SavedModel is a program: it may then read and write files, or
@@ -51,7 +51,7 @@ def roots() -> list[Path]:
     """Returns the folders in which named models are looked for."""
     package = Path(__file__).resolve().parents[1]
     is_checkout = (package.parent / "setup.py").exists()
-    candidates = [Path("saved_models"), (package.parent if is_checkout else package) / "saved_models"]
+    candidates = [(package.parent if is_checkout else package) / "saved_models", Path("saved_models")]
     if os.environ.get(ROOT_VARIABLE):
         candidates.insert(0, Path(os.environ[ROOT_VARIABLE]))
     return candidates
@@ -59,9 +59,9 @@ def roots() -> list[Path]:
 
 def find(name: str | os.PathLike[str], *, version: int | None = None) -> Path:
     """Returns the folder of an exported model; see `load`."""
-    places = [Path(name)]
-    if not Path(name).is_absolute():
-        places += [root / name for root in roots()]
+    # A name is that of a model that is known: a folder of that name in the current one does not take its place.
+    is_path = isinstance(name, os.PathLike) or Path(name).is_absolute() or name.startswith(".")
+    places = [Path(name)] if is_path else [*(root / name for root in roots()), Path(name)]
     for place in places:
         if (place / CARD_NAME).exists():
             return place

@@ -1,5 +1,7 @@
 """What lies in a bundle's folder, and whether it is what was written."""
 
+import os
+import re
 from pathlib import Path
 
 from tfstruct.files import sha256, write_text
@@ -10,6 +12,7 @@ CHECKSUMS_NAME = "SHA256SUMS"
 GOLDEN_NAME = "golden.npz"
 GRAPH_NAME = "saved_model.pb"
 WARMUP_NAME = Path("assets.extra") / "tf_serving_warmup_requests"
+_ENTRY = re.compile(rb"([0-9a-f]{64})  ([^\x00-\x1f]+)")
 _NAMES = {CARD_NAME, PAGE_NAME, CHECKSUMS_NAME, GOLDEN_NAME, GRAPH_NAME, str(WARMUP_NAME)}
 
 
@@ -48,10 +51,11 @@ def verify_files(folder: Path, pinned: str | None = None) -> None:
         raise DamagedBundleError(f"{folder} has no {CHECKSUMS_NAME}")
     if pinned is not None and sha256(listing) != pinned.lower():
         raise DamagedBundleError(f"{listing} has the SHA-256 {sha256(listing)}, expected {pinned}")
-    expected = {}
-    for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        expected[name] = digest
+    lines = listing.read_bytes().split(b"\n")
+    entries = [_ENTRY.fullmatch(line) for line in lines[:-1]]
+    if lines[-1] or None in entries:  # not lines of a text, which may end in more ways than one
+        raise DamagedBundleError(f"{listing} is no list of SHA-256 sums")
+    expected = {os.fsdecode(entry[2]): entry[1].decode() for entry in entries if entry}
     found = {str(path.relative_to(folder)): path for path in bundle_files(folder)}
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:

@@ -1,8 +1,11 @@
 """Checking a bundle with TensorFlow alone: files, graph, warm-up records, golden values."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from tfstruct.files import read_json
 from tfstruct.serving import card as card_lib
@@ -32,12 +35,23 @@ def verify(folder: str | Path, *, sha256: str | None = None) -> None:
     card_lib.check(card, folder / CARD_NAME)
     trust.check(folder, card)
     warmup.check(folder, card)
-    with np.load(folder / GOLDEN_NAME, allow_pickle=False) as archive:
-        golden = dict(archive)
-    model = LoadedModel(folder, verify=False)
+    try:
+        with np.load(folder / GOLDEN_NAME, allow_pickle=False) as archive:
+            golden = dict(archive)
+        missing = {"x", "seed"} - golden.keys()
+        if missing:
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedBundleError(f"{folder / GOLDEN_NAME} is not what an export writes: {error}") from None
+    try:
+        model = LoadedModel(folder, verify=False)
+    except tf.errors.OpError as error:
+        raise DamagedBundleError(f"{folder} cannot be loaded: {error.message}") from None
     for signature, outputs in golden_outputs(model, golden["x"], golden["seed"]).items():
         for name, output in outputs.items():
-            expected = golden[f"{signature}/{name}"]
+            expected = golden.get(f"{signature}/{name}")
+            if expected is None:
+                raise DamagedBundleError(f"{folder / GOLDEN_NAME} has no {name} of the signature {signature}")
             if output.shape != expected.shape or not np.allclose(
                 output, expected, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True
             ):

@@ -136,6 +136,7 @@ class RunState(NamedTuple):
         data_checksum: of the data set that is trained on.
         fixed_uncertainties: how far each replica's least decided gate was from 0 or 1 when the structure was fixed,
             [R]; None where it has not been.
+        config: of the run, as JSON; empty in checkpoints of earlier versions.
     """
 
     step: int
@@ -145,6 +146,7 @@ class RunState(NamedTuple):
     layout: dict[str, list]
     data_checksum: str
     fixed_uncertainties: np.ndarray | None = None
+    config: str = ""
 
     @property
     def weights(self) -> Best:
@@ -164,7 +166,7 @@ class RunState(NamedTuple):
 
     def metadata(self) -> dict[str, Any]:
         """Returns what stands beside the arrays of a checkpoint."""
-        return {"seeds": self.seeds, "layout": self.layout, "data_checksum": self.data_checksum}
+        return {name: getattr(self, name) for name in ("seeds", "layout", "data_checksum", "config")}
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> "RunState":
@@ -183,4 +185,5 @@ class RunState(NamedTuple):
             Best(**{name: arrays[f"best/{name}"] for name in Best._fields}),
             *(checkpoint.metadata[name] for name in ("seeds", "layout", "data_checksum")),
             fixed_uncertainties=arrays.get("fixed_uncertainties"),
+            config=checkpoint.metadata.get("config", ""),
         )

@@ -90,7 +90,8 @@ class Trainer:
             self.initial = start_from(self.initial, self.functional, options.initial_weights)
         self.recovery = Recovery(models[0], folder.checkpoints, self.initial)
         best = Best.before_validation(self.initial)
-        self.state = RunState(0, self.initial, best, seeds, self.functional.layout, data.checksum)
+        layout = self.functional.layout
+        self.state = RunState(0, self.initial, best, seeds, layout, data.checksum, config=config.to_json())
 
     def run(self) -> RunResult:
         """Goes on to the last step, or until every replica's patience ends.
@@ -231,7 +232,7 @@ class Trainer:
                 f"{checkpoint.path} was trained on data of checksum {found.data_checksum[:12]}..., "
                 f"found {self.state.data_checksum[:12]}...; choose another --workdir for other data"
             )
-        self.state = found
+        self.state = found._replace(config=self.state.config)
 
     def write_best(self) -> None:
         """Writes each replica's best weights as a Keras weights file, `best/replica_<r>.weights.h5`."""

@@ -68,15 +68,16 @@ class Workdir:
         """
         self.check_resume(resume)
         path = self.path / CONFIG_NAME
-        if path.exists():
-            lines = differences(self.config(), config)
-            # Resuming does not need the weights that the run began with, which may have moved.
-            lines = [line for line in lines if not line.startswith("training.initial_weights:")]
-            if lines and self.checkpoints.steps():
-                listing = "\n  ".join(lines)
-                raise ValueError(
+        if self.checkpoints.steps():
+            # A checkpoint knows its config too, for where the file is gone.
+            checkpoint = None if path.exists() else self.checkpoints.latest()
+            kept = "" if checkpoint is None else RunState.from_checkpoint(checkpoint).config
+            if kept or path.exists():
+                _require_same(
+                    parse_config(kept) if kept else self.config(),
+                    config,
                     f"{self.path} holds a run of another config; choose another --workdir, or the same settings. "
-                    f"There / asked for:\n  {listing}"
+                    "There / asked for",
                 )
         write_text(path, config.to_json() + "\n")
 
@@ -100,11 +101,31 @@ class Workdir:
         return read_json(path) if path.exists() else {}
 
     def run_state(self) -> RunState:
-        """Reads where the run is from its latest checkpoint; raises FileNotFoundError if there is none yet."""
+        """Reads where the run is from its latest checkpoint.
+
+        Raises:
+            FileNotFoundError: there is none yet.
+            ValueError: config.json is not what it was when that was written.
+        """
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
             raise FileNotFoundError(f"{self.checkpoints.folder} holds no checkpoint; train first")
-        return RunState.from_checkpoint(checkpoint)
+        state = RunState.from_checkpoint(checkpoint)
+        if state.config and (self.path / CONFIG_NAME).exists():
+            _require_same(
+                parse_config(state.config),
+                self.config(),
+                f"{self.path / CONFIG_NAME} was changed since {checkpoint.path.name} was written. Then / now",
+            )
+        return state
+
+
+def _require_same(config: Config, other: Config, message: str) -> None:
+    """Raises ValueError, with a line for each setting that differs."""
+    # Going on does not need the weights that the run began with, which may have moved.
+    lines = [line for line in differences(config, other) if not line.startswith("training.initial_weights:")]
+    if lines:
+        raise ValueError("\n  ".join([f"{message}:", *lines]))
 
 
 def _commit() -> str | None:
