@@ -310,6 +310,35 @@ def test_bad_warm_up_records_are_found(copy, change, message):
         verification.verify(copy)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda golden: golden.pop("x"), "golden.npz is not what an export writes: it has no x"),
+        (lambda golden: golden.pop("log_prob/log_prob"), "golden.npz has no log_prob of the signature log_prob"),
+        (None, "golden.npz is not what an export writes"),
+    ],
+)
+def test_golden_values_that_are_missing_are_damage(change, message, copy):
+    path = copy / "golden.npz"
+    golden = dict(np.load(path))
+    if change is None:
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        change(golden)
+        np.savez(path, **golden)
+    contents.write_checksums(copy)
+    with pytest.raises(DamagedBundleError, match=message):
+        verification.verify(copy)
+
+
+def test_variables_that_cannot_be_read_are_damage(copy):
+    (path,) = (copy / "variables").glob("*.index")
+    path.write_bytes(path.read_bytes()[:-20])
+    contents.write_checksums(copy)
+    with pytest.raises(DamagedBundleError, match="cannot be loaded"):
+        verification.verify(copy)
+
+
 def test_the_largest_bundle_of_the_checkout_is_checked_in_a_second():
     paths = (tiny.CHECKOUT / "saved_models").glob("*/*/*/saved_model.pb")
     folder = max(paths, key=lambda path: path.stat().st_size).parent

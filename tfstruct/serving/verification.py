@@ -36,7 +36,7 @@ def verify(folder: str | Path, *, sha256: str | None = None) -> None:
     trust.check(folder, card)
     warmup.check(folder, card)
     try:
-        with np.load(folder / GOLDEN_NAME, allow_pickle=False) as archive:
+        with open(folder / GOLDEN_NAME, "rb") as file, np.load(file, allow_pickle=False) as archive:
             golden = dict(archive)
         missing = {"x", "seed"} - golden.keys()
         if missing:
