@@ -52,7 +52,7 @@ MODULES = {
         "serving.transports",
     ),
     "serving.batch.storage": ("files",),
-    "serving.batch.sources": ("registry", "serving.batch.storage", "serving.inputs"),
+    "serving.batch.sources": ("files", "registry", "serving.batch.storage", "serving.inputs"),
     "serving.batch.job": (
         "files",
         "registry",

@@ -8,8 +8,11 @@ import os
 import pathlib
 import re
 import secrets
+import zipfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 try:
     import fcntl
@@ -170,6 +173,55 @@ def _strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
+
+
+class ArrayHeader(NamedTuple):
+    """What stands before the values of an array in NumPy's format.
+
+    Attributes:
+        shape: of the array.
+        is_fortran: whether its first axis changes fastest.
+        dtype: of its values.
+    """
+
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_array_header(stream: Any) -> ArrayHeader:
+    """Reads the header of a .npy file, or of a member of a .npz file; raises ValueError for what is none."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in readers:
+        raise ValueError(f"version {version} of NumPy's format, expected 1.0 or 2.0")
+    return ArrayHeader(*readers[version](stream))
+
+
+def require_size(archive: zipfile.ZipFile, name: str, largest: int) -> None:
+    """Checks what an array of a .npz archive says of its size before memory is taken for it.
+
+    Args:
+        archive: open.
+        name: of the array.
+        largest: most bytes.
+
+    Raises:
+        ValueError: an array of another size than its header says, or of too many bytes.
+    """
+    member = archive.getinfo(f"{name}.npy")
+    with archive.open(member) as stream:
+        header = read_array_header(stream)
+        held = member.file_size - stream.tell()
+    if held != header.num_bytes and not header.dtype.hasobject:  # which is refused when it is read
+        raise ValueError(f"{name!r} says that it has {header.num_bytes:,} bytes, found {held:,}")
+    if held > largest:
+        raise ValueError(f"{name!r} has {held:,} bytes, expected at most {largest:,}")
 
 
 def sha256(path: PathLike) -> str:

@@ -1,5 +1,7 @@
 """User files: what is taken, how it is split, and what is refused with which words."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -187,3 +189,38 @@ def test_missing_files_and_other_suffixes_are_named(tmp_path):
         _load(tmp_path / "rows.npy")
     with pytest.raises(ValueError, match="ends with .npy or .npz, found .*rows.csv"):
         _load(tmp_path / "rows.csv")
+
+
+# What is larger than it seems -----------------------------------------------------------------------------------------
+
+
+def _declare(path, shape):
+    """Writes a .npz file of one array, of which the header says another shape than it has."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("rows.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        member.write(bytes(240))
+
+
+@pytest.mark.parametrize("shape", [(10**12, 6), (39, 6), (41, 6)])
+def test_an_array_of_another_size_than_it_says_is_refused_before_memory_is_taken(tmp_path, shape):
+    _declare(tmp_path / "rows.npz", shape)
+    with pytest.raises(ValueError, match=rf"rows.npz.*'rows' says that it has {np.prod(shape):,} bytes, found 240"):
+        _load(tmp_path / "rows.npz")
+    _declare(tmp_path / "rows.npz", (40, 6))
+    assert len(_load(tmp_path / "rows.npz").train) == 32
+
+
+def test_an_array_that_would_not_fit_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "rows.npz", np.zeros([1000, 1000]))
+    assert (tmp_path / "rows.npz").stat().st_size < 20_000
+    monkeypatch.setattr(files, "LARGEST_BYTES", 7_999_999)
+    with pytest.raises(ValueError, match="has 8,000,000 bytes, expected at most 7,999,999"):
+        _load(tmp_path / "rows.npz")
+
+
+@pytest.mark.parametrize("value", [1e39, -1e300])
+def test_numbers_that_float32_does_not_have_are_refused(tmp_path, value):
+    rows = ROWS + 0.5
+    rows[20, 1, 1] = value
+    with pytest.raises(ValueError, match="values beyond those of float32"):
+        _load(_saved(tmp_path, rows))

@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -143,6 +145,21 @@ def test_every_changed_byte_is_detected(tmp_path):
             with pytest.raises(DamagedCheckpointError):
                 checkpoints.load(20)
     assert_falls_back(checkpoints, path)
+
+
+def test_a_file_that_unpacks_to_more_than_it_has_is_damaged_before_memory_is_taken(tmp_path):
+    """Its digest is right: whoever wrote it knows the format."""
+    path = Checkpoints(tmp_path).save(7, {"weights": np.zeros([2_000_000], np.float32)}, {})
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = b"0" * 64
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    content = path.read_bytes()[:-64]
+    path.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+    with pytest.raises(DamagedCheckpointError, match="'weights' has 8,000,000 bytes, expected at most"):
+        Checkpoints(tmp_path).load(7)
 
 
 def test_renamed_checkpoint_is_not_taken_for_another_step(tmp_path):

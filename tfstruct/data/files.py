@@ -19,8 +19,10 @@ import numpy as np
 from tfstruct import random
 from tfstruct.data import support, variants
 from tfstruct.data.prepared import DatasetNotFoundError
+from tfstruct.files import require_size
 
 STREAMED_BYTES = 2**30
+LARGEST_BYTES = 2**34  # of an array of a .npz file, which is read whole; .npy files are mapped
 _SPLIT_SEED = 801010
 _LEAST_ROWS = 3  # one for each split
 
@@ -69,7 +71,10 @@ def read(path: str | os.PathLike) -> UserData:
         splits, origin = arrays, "split as in the file"
     if not any(isinstance(rows, np.memmap) for rows in splits.values()):
         dtype = np.uint8 if found in (support.BINARY, support.INTEGERS) else np.float32
-        splits = {name: rows.astype(dtype, copy=False) for name, rows in splits.items()}
+        with np.errstate(over="ignore"):
+            splits = {name: rows.astype(dtype, copy=False) for name, rows in splits.items()}
+        if not all(np.isfinite(rows).all() for rows in splits.values()):
+            raise ValueError(f"{str(path)!r} has values beyond those of float32, 3.4e38; scale them")
     return UserData(splits, found, origin)
 
 
@@ -117,6 +122,8 @@ def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     with _open(path, np.lib.npyio.NpzFile) as archive:
         wanted = _wanted_keys(list(archive.files), path)
         try:
+            for key in wanted.values():
+                require_size(archive.zip, key, LARGEST_BYTES)
             return {name: archive[key] for name, key in wanted.items()}
         except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{str(path)!r} cannot be read as arrays of numbers: {error}") from error

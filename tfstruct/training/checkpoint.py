@@ -25,7 +25,7 @@ import filelock
 import ml_dtypes
 import numpy as np
 
-from tfstruct.files import PathLike, replacing
+from tfstruct.files import PathLike, replacing, require_size
 
 _FORMAT = 1
 _DOCUMENT = "checkpoint.json"  # arrays end in .npy, so no array can take this name
@@ -243,10 +243,14 @@ def _read_archive(path: pathlib.Path, step: int) -> Checkpoint:
                     raise DamagedCheckpointError(f"{path}: holds step {document['step']}; was it renamed?")
                 arrays = {}
                 for name, dtype_name in document["dtypes"].items():
+                    try:
+                        require_size(archive, name, length)  # nothing is compressed
+                    except ValueError as error:
+                        raise DamagedCheckpointError(f"{path}: {error}") from None
                     with archive.open(f"{name}.npy") as entry:
                         array = np.lib.format.read_array(entry, allow_pickle=False)
                     arrays[name] = _from_storable(array, dtype_name)
-        except (zipfile.BadZipFile, KeyError) as error:
+        except (zipfile.BadZipFile, KeyError, TypeError, UnicodeDecodeError) as error:
             raise DamagedCheckpointError(f"{path}: {error}") from error
     return Checkpoint(step, arrays, document["metadata"], path)
 

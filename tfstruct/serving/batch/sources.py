@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
+from tfstruct.files import read_array_header
 from tfstruct.registry import did_you_mean
 from tfstruct.serving.batch import storage
 from tfstruct.serving.batch.storage import gfile
@@ -110,8 +111,7 @@ class ArrayFile(Source):
             try:
                 if member:
                     stream = zipfile.ZipFile(file).open(f"{member}.npy")
-                header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                shape, is_fortran, dtype = header[np.lib.format.read_magic(stream)](stream)
+                shape, is_fortran, dtype = read_array_header(stream)
             except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
                 raise ValueError(f"{self.path} is no readable .npy or .npz file of numbers: {error}") from None
             if dtype.kind not in "biuf":
