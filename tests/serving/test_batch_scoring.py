@@ -1,6 +1,7 @@
 """Scoring jobs: the scores of the model itself, whoever computes them, in whatever pieces, however often they end."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -143,19 +144,33 @@ def test_an_ended_job_goes_on_and_gives_the_same_bits(model, file, tmp_path):
         np.testing.assert_array_equal(found[name], values)
 
 
-@pytest.mark.parametrize("change", ["seed", "signature", "batch_size", "shard_rows", "rows", "model"])
+@pytest.mark.parametrize(
+    "change", ["seed", "signature", "alpha", "batch_size", "shard_rows", "rows", "time", "key", "model"]
+)
 def test_scores_of_two_jobs_are_not_mixed(change, model, rows, file, tmp_path, monkeypatch):
     job = make(model, [file], tmp_path / "scores.npz")
     shard = job.begin()[0]
     job.write(shard, job.score(model, shard, shard.read()))
-    options = {"seed": {"seed": 9}, "signature": {"signature": "elbo"}, "batch_size": {"batch_size": 5}}
+    options = {
+        "seed": {"seed": 9},
+        "signature": {"signature": "elbo"},
+        "batch_size": {"batch_size": 5},
+        "alpha": {"alpha": 0.1},
+    }
+    if change == "time":
+        os.utime(file, (1e9, 1e9))
     if change == "rows":
         np.save(tmp_path / "rows.npy", rows[:40])
     if change == "model":
         monkeypatch.setattr(job_lib, "sha256", lambda path: "of another model")
     shard_rows = 11 if change == "shard_rows" else 10
     other = make(model, [file], tmp_path / "scores.npz", shard_rows=shard_rows, **options.get(change, {}))
-    with pytest.raises(ValueError, match=rf"scores of another job \({change} differ\); remove it"):
+    if change == "key":
+        (source,) = other.sources
+        other = dataclasses.replace(other, sources=[dataclasses.replace(source, key="another")])
+        monkeypatch.setattr(sources.ArrayFile, "num_rows", NUM)
+    differing = "rows" if change in ("time", "key") else change
+    with pytest.raises(ValueError, match=rf"scores of another job \({differing} differ\); remove it"):
         other.begin()
     os.remove(job.path(shard))
     assert other.begin() == other.shards()  # nothing is lost: there was nothing yet
@@ -182,6 +197,15 @@ def test_rows_that_the_model_refuses_are_told_or_marked(model, rows, file, tmp_p
     np.testing.assert_array_equal(found["log_prob"][~valid], -np.inf)  # as served
     np.testing.assert_array_equal(found["log_prob"][valid], expected["log_prob"][valid])
     np.testing.assert_allclose(summary.means["log_prob"][0], found["log_prob"][valid].mean(dtype=np.float64))
+
+
+def test_a_wrong_row_is_named_by_its_place_in_its_file(model, rows, tmp_path):
+    wrong = rows[:9].astype(np.float32)
+    wrong[7] = 2.0
+    np.save(tmp_path / "part0.npy", rows)
+    np.save(tmp_path / "part1.npy", wrong)
+    with pytest.raises(job_lib.InvalidRowError, match=r"part1.npy, row 7: "):
+        scored(model, [str(tmp_path / "part*.npy")], tmp_path / "scores.npz")
 
 
 def test_questions_that_the_model_does_not_answer_are_refused_before_anything_is_scored(model, file):

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfstruct.serving.errors import RequestError
 from tfstruct.serving.server.batching import Batcher
@@ -102,6 +103,86 @@ def test_what_comes_while_a_batch_is_computed_is_joined_although_a_thread_is_fre
     answers, batches = run(ask, threads=2, batch_timeout_ms=0.0, max_batch_size=size)
     assert sorted(len(batch) for batch in batches) == sorted(lengths)
     assert [answer["y"][0, 0] for answer in answers] == [2, 4, 6, 8, 10]
+
+
+def test_what_comes_after_a_full_batch_is_joined_again():
+    async def ask(batcher, version):
+        await gather(batcher, version, [inputs(1), inputs(2)])  # a full batch
+        version.may_go.clear()
+        tasks = []
+        for value in (3, 4, 5):
+            tasks.append(asyncio.create_task(batcher.answer(version, "double", inputs(value), 20.0)))
+            await asyncio.sleep(0.05)
+        version.may_go.set()
+        return await asyncio.gather(*tasks)
+
+    _, batches = run(ask, threads=2, batch_timeout_ms=0.0, max_batch_size=2)
+    assert sorted(len(batch) for batch in batches) == [1, 2, 2]
+
+
+def test_rows_of_other_shapes_are_computed_apart():
+    class AnyWidth(Counting):
+        def signature(self, name):
+            return {"inputs": {"x": {"dtype": "float32", "shape": [-1, -1]}}, "outputs": {}}
+
+        def run(self, signature, inputs):
+            self.batches.append(inputs["x"].shape)
+            return {"y": 2 * inputs["x"]}
+
+    async def ask(batcher, _):
+        requests = [{"x": np.ones([1, width], np.float32)} for width in (2, 3, 2)]
+        answers = await gather(batcher, version, requests)
+        return [answer["y"].shape for answer in answers]
+
+    version = AnyWidth()
+    shapes, _ = run(ask, threads=1)
+    assert shapes == [(1, 2), (1, 3), (1, 2)]
+    assert sorted(version.batches) == [(1, 3), (2, 2)]
+
+
+def test_room_is_given_back_when_nobody_waits_any_more_and_a_deadline_that_is_over_computes_nothing():
+    async def ask(batcher, version):
+        late = await gather(batcher, version, [inputs(1)], timeout=0.01)
+        await asyncio.sleep(0.1)
+        over = await gather(batcher, version, [inputs(2)], timeout=0.0)
+        return late, over, await gather(batcher, version, [inputs(3)], timeout=5.0)
+
+    (late, over, answers), batches = run(ask)
+    assert late[0].code == over[0].code == "DEADLINE_EXCEEDED"
+    assert "before the request was read" in over[0].message
+    assert answers[0]["y"].tolist() == [[6, 6]]
+    assert batches == [[[3, 3]]]
+
+
+def test_a_server_that_goes_down_answers_what_waits():
+    async def ask(batcher, version):
+        version.may_go.clear()
+        asked = gather(batcher, version, [inputs(1), inputs(2), inputs(3)])
+        await asyncio.sleep(0.05)
+        batcher.close()
+        version.may_go.set()
+        return await asyncio.wait_for(asked, 5.0)
+
+    answers, _ = run(ask, max_batch_size=1, batch_timeout_ms=0.0)
+    assert [getattr(answer, "code", "OK") for answer in answers] == ["OK", "UNAVAILABLE", "UNAVAILABLE"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (tf.errors.InvalidArgumentError(None, None, "a bad image"), "INVALID_ARGUMENT"),
+        (tf.errors.ResourceExhaustedError(None, None, "no memory"), "RESOURCE_EXHAUSTED"),
+        (MemoryError(), "RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_errors_of_the_graph_have_the_codes_of_their_kinds(error, code):
+    class Failing(Counting):
+        def run(self, signature, inputs):
+            raise error
+
+    answers, _ = run(lambda batcher, _: gather(batcher, Failing(), [inputs(1)]))
+    assert answers[0].code == code
+    assert code != "INVALID_ARGUMENT" or "a bad image" in answers[0].message
 
 
 def test_a_request_that_makes_a_batch_fail_fails_alone_and_without_a_secret():

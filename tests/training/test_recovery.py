@@ -13,12 +13,13 @@ from tests.training.fake_scorer import FakeScorer
 from tests.training.test_loop import start, toy_state, toy_step
 from tfstruct.data.pipeline import batch_indices
 from tfstruct.evaluation import report
+from tfstruct.models import registry
 from tfstruct.training import loop as loop_lib
 from tfstruct.training import recovery, validation
 from tfstruct.training import run as training
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import read_rows
-from tfstruct.training.state import replica
+from tfstruct.training.state import Best, RunState, replica
 from tfstruct.training.workdir import Workdir
 
 COURSE = (
@@ -165,6 +166,99 @@ def test_a_resumed_run_keeps_the_lower_learning_rate(monkeypatch, file, tmp_path
     np.testing.assert_array_equal(scales(tmp_path / "run"), [0.5])
     train_with_bounds(monkeypatch, file, tmp_path / "run", [[-5], [-4]])
     np.testing.assert_array_equal(scales(tmp_path / "run"), [0.5])
+
+
+def test_a_replica_that_is_done_is_not_brought_back(monkeypatch, file, tmp_path):
+    table = [[-1, -9], [-2, -8], [-3, -7], [np.nan, -6], [np.nan, -5], [np.nan, -4]]
+    result = train_with_bounds(monkeypatch, file, tmp_path / "run", table, "training.patience=2")
+    np.testing.assert_array_equal(result.best.bounds, [-1, -4])
+    np.testing.assert_array_equal(scales(tmp_path / "run"), [1.0, 1.0])
+
+
+def test_the_last_weights_of_a_replica_that_is_given_up_are_not_kept_where_the_last_ones_count(
+    monkeypatch, file, tmp_path
+):
+    table = [[-9, -9], *[[-8, np.nan]] * 4, *[[-8, -1]] * 6]
+    result = train_with_bounds(monkeypatch, file, tmp_path / "run", table, "data.use_validation=True")
+    np.testing.assert_array_equal(result.best.bounds, [-8, -9])
+    np.testing.assert_array_equal(result.best.steps, [12, 2])
+
+
+def test_without_a_checkpoint_the_run_begins_anew(monkeypatch, file, tmp_path):
+    seen, loop = [], loop_lib.TrainLoop.run
+    monkeypatch.setattr(
+        loop_lib.TrainLoop, "run", lambda self, state, first, *call, **options: (
+            seen.append((first, np.array(state.parameters), np.array(state.learning_rate_scale))),
+            loop(self, state, first, *call, **options),
+        )[1],
+    )  # fmt: skip
+    table = [[np.nan], *[[-9]] * 6]
+    train_with_bounds(monkeypatch, file, tmp_path / "run", table, "training.checkpoint_minutes=1000.0")
+    assert [first for first, _, _ in seen] == [0, 0, 2, 4, 6, 8, 10]
+    np.testing.assert_array_equal(seen[1][1], seen[0][1])
+    assert [scale[0] for _, _, scale in seen[:2]] == [1.0, 0.5]
+
+
+def test_a_damaged_checkpoint_is_passed_over_on_the_way_back(monkeypatch, file, tmp_path, capsys):
+    table, roll_back = [[-9], [-8], [np.nan], [np.nan], *[[-7]] * 4], recovery.Recovery.roll_back
+
+    def damaging(self, *arguments):
+        path = tmp_path / "run/checkpoints/step_000000002.npz"
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        return roll_back(self, *arguments)
+
+    monkeypatch.setattr(recovery.Recovery, "roll_back", damaging)
+    with pytest.warns(RuntimeWarning, match="passed over a damaged checkpoint"):
+        train_with_bounds(monkeypatch, file, tmp_path / "run", table)
+    assert "goes on from step 2" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("minutes", ["0.0", "1000.0"])
+def test_a_second_phase_that_always_diverges_ends(minutes, monkeypatch, file, tmp_path):
+    scorer = FakeScorer([-9, -8, -7, *[np.nan] * 40])
+    monkeypatch.setattr(validation, "HeldOutScorer", lambda model, **options: scorer)
+    options = (*COURSE, "training.structure_fraction=0.5", f"training.checkpoint_minutes={minutes}")
+    with pytest.raises(recovery.NonFiniteTrainingError):
+        training.train(tiny.file_config(file, *options, preset="graph_vae/tiny"), tmp_path / "run")
+    assert len(scorer.seen) < 20
+
+
+def test_a_replica_that_is_given_up_stays_so_in_the_second_phase(monkeypatch, file, tmp_path):
+    scores = [[-9, -9], *[[-8, np.nan]] * 4, *[[-8, -1]] * 9]
+    scorer = FakeScorer(np.ravel(scores))
+    monkeypatch.setattr(validation, "HeldOutScorer", lambda model, **options: scorer)
+    options = (*COURSE, "training.structure_fraction=0.5", "training.replicas=2")
+    result = training.train(tiny.file_config(file, *options, preset="graph_vae/tiny"), tmp_path / "run")
+    np.testing.assert_array_equal(result.best.stopped, [False, True])
+    np.testing.assert_array_equal(scales(tmp_path / "run"), [1.0, 0.0])
+
+
+def judge(scale=(1.0, 1.0), **data):
+    """A Recovery of two replicas of twelve values, which allows 10 skipped steps of 500, and their state."""
+    config = tiny.config("training.steps_per_call=500", "training.max_skipped_fraction=0.02", preset="vae/tiny")
+    model = registry.build(config.replace(data), seed=0)
+    _, states = start(seeds=(0, 1))
+    state = RunState(
+        500, states._replace(learning_rate_scale=np.array(scale)), Best.before_validation(states), [0, 1], {}, ""
+    )
+    return recovery.Recovery(model, None, states, 500), state
+
+
+def test_as_many_skipped_steps_as_are_allowed_are_no_divergence():
+    metrics = {"skipped": np.array([10.0, 11.0]), "bound": np.array([-5.0, -5.0])}
+    judged, state = judge()
+    np.testing.assert_array_equal(judged.diverged(state, metrics), [False, True])
+    judged, state = judge(scale=(1.0, 0.0))
+    np.testing.assert_array_equal(judged.diverged(state, metrics), [False, False])
+
+
+@pytest.mark.parametrize(("likelihood", "limit"), [("bernoulli", 12.0), ("binomial", 12.0), ("gaussian", np.inf)])
+def test_only_densities_have_bounds_above_nothing(likelihood, limit):
+    support = {"gaussian": "none", "binomial": "none", "bernoulli": "none"}[likelihood]
+    judged, state = judge(**{"model.likelihood": likelihood, "data.variant": support})
+    bounds = np.array([limit if np.isfinite(limit) else 1e6, 12.1])
+    metrics = {"skipped": np.zeros([2]), "bound": bounds}
+    np.testing.assert_array_equal(judged.diverged(state, metrics), [False, np.isfinite(limit)])
 
 
 # Stopping ------------------------------------------------------------------------------------------------------------

@@ -134,6 +134,10 @@ class Checkpoints:
         """
         return _read_archive(self._path(step), step)
 
+    def oldest(self) -> Checkpoint | None:
+        """Reads the oldest valid checkpoint; otherwise as `latest`."""
+        return self._first_valid(newest=False)
+
     def latest(self) -> Checkpoint | None:
         """Reads the newest valid checkpoint, or returns None if there is none.
 
@@ -144,10 +148,13 @@ class Checkpoints:
             PermissionError: a file may not be read; falling back would lose work that is not lost.
             ValueError: a file was written by another version of the format.
         """
+        return self._first_valid(newest=True)
+
+    def _first_valid(self, *, newest: bool) -> Checkpoint | None:
         tried = set()
         # Listed afresh each time, because a trainer may save and prune while this process reads.
         while untried := [step for step in self.steps() if step not in tried]:
-            step = untried[-1]
+            step = untried[-1 if newest else 0]
             tried.add(step)
             try:
                 return self.load(step)
@@ -156,7 +163,7 @@ class Checkpoints:
             except PermissionError:
                 raise
             except (DamagedCheckpointError, OSError) as error:
-                warnings.warn(f"passed over a damaged checkpoint: {error}", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"passed over a damaged checkpoint: {error}", RuntimeWarning, stacklevel=3)
         return None
 
     def discard_after(self, step: int) -> None:

@@ -52,7 +52,7 @@ def fixed_structure(state: TrainState, initial: TrainState, functional: Function
     """Returns the state in which the second phase starts: `initial`, but with the structure learned in `state`.
 
     The structure's parameters are hardened, after which their gradient is exactly 0 and they stay. The moments are
-    those of `initial`, zeros, so that Adam does not move them either.
+    those of `initial`, zeros, so that Adam does not move them either. Learning rates stay as low as they had to be.
 
     Args:
         state: at the end of the first phase, NumPy arrays [R, ...].
@@ -64,4 +64,5 @@ def fixed_structure(state: TrainState, initial: TrainState, functional: Function
         place = functional.parameters.place(variable)
         parameters[:, place] = harden(np.asarray(state.parameters[:, place]))
     averages = initial.averages | ({"parameters": parameters} if initial.averages else {})
-    return initial._replace(parameters=parameters, key=state.key, averages=averages)
+    scale = state.learning_rate_scale
+    return initial._replace(parameters=parameters, key=state.key, averages=averages, learning_rate_scale=scale)

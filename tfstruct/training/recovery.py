@@ -26,19 +26,22 @@ class Recovery:
         model: of the run.
         checkpoints: of the run.
         initial: state [R, ...] in which the run began.
+        call_steps: of a whole call.
     """
 
-    def __init__(self, model: System, checkpoints: Checkpoints, initial: TrainState) -> None:
+    def __init__(self, model: System, checkpoints: Checkpoints, initial: TrainState, call_steps: int) -> None:
         options = model.config.training
         self._checkpoints, self._initial = checkpoints, initial
-        self._max_skipped, self._attempts = options.max_skipped_fraction, options.max_rollbacks
+        # Of a whole call, so that it makes no difference where a signal ended one.
+        self._max_skipped = options.max_skipped_fraction * call_steps
+        self._attempts = options.max_rollbacks
         # The log probability of an integer is at most 0. One nat for each value is room for the noise of an estimate.
         is_discrete = model.likelihood.support in (BINARY, INTEGERS)
         self._largest_bound = math.prod(model.event_shape) if is_discrete else math.inf
 
-    def diverged(self, state: RunState, metrics: dict[str, np.ndarray], num_steps: int) -> np.ndarray:
+    def diverged(self, state: RunState, metrics: dict[str, np.ndarray]) -> np.ndarray:
         """Returns which replicas skipped too many steps of a call, or have a bound that cannot be; Boolean [R]."""
-        skipped = metrics["skipped"] > self._max_skipped * num_steps
+        skipped = metrics["skipped"] > self._max_skipped
         return (skipped | ~self._is_possible(metrics["bound"])) & self._is_alive(state)
 
     def invalid(self, state: RunState, bounds: np.ndarray) -> np.ndarray:
@@ -49,7 +52,8 @@ class Recovery:
         return bound <= self._largest_bound
 
     def _is_alive(self, state: RunState) -> np.ndarray:
-        return np.asarray(state.train.learning_rate_scale) > 0
+        """Which replicas are neither given up nor done."""
+        return (np.asarray(state.train.learning_rate_scale) > 0.0) & ~state.best.stopped
 
     def roll_back(self, state: RunState, diverged: np.ndarray, call: Call) -> tuple[RunState, str]:
         """Returns a state from before the divergence with lower learning rates, and what to tell of it.
@@ -71,7 +75,7 @@ class Recovery:
         scale = np.where(diverged, scale * np.float32(FACTOR), scale)
         is_given_up = scale < FACTOR ** (self._attempts + 0.5)
         scale = np.where(is_given_up, np.float32(0.0), scale)
-        last = call.first_step + len(call.indices) - 1
+        last = state.step - 1
         seeds = ", ".join(str(seed) for seed, bad in zip(state.seeds, diverged, strict=True) if bad)
         what = f"seed {seeds} diverged in the steps {call.first_step}..{last} (their rows: {rows})"
         if not scale.any():
@@ -90,12 +94,10 @@ class Recovery:
         return found, f"{what}; {then}, and the run goes on from step {found.step}"
 
     def _earlier(self, state: RunState, *, is_first: bool) -> RunState:
-        checkpoint = None
-        steps = self._checkpoints.steps()
-        if steps:
-            checkpoint = self._checkpoints.latest() if is_first else self._checkpoints.load(steps[0])
+        checkpoint = self._checkpoints.latest() if is_first else self._checkpoints.oldest()
         if checkpoint is None:
-            return state._replace(step=0, train=self._initial, best=Best.before_validation(self._initial))
+            best = Best.before_validation(self._initial)
+            return state._replace(step=0, train=self._initial, best=best, fixed_uncertainties=None)
         self._checkpoints.discard_after(checkpoint.step)
         return RunState.from_checkpoint(checkpoint)
 
@@ -103,5 +105,6 @@ class Recovery:
         """Writes which rows the steps visited, so that they can be looked at."""
         path = self._checkpoints.folder.parent / "diverged" / f"step_{call.first_step:09d}.npz"
         with replacing(path) as file:
-            np.savez(file, first_step=call.first_step, row_ids=call.row_ids, seeds=np.array(state.seeds))
+            rows = call.row_ids[: state.step - call.first_step]
+            np.savez(file, first_step=call.first_step, row_ids=rows, seeds=np.array(state.seeds))
         return path

@@ -113,9 +113,9 @@ class Best(NamedTuple):
         Args:
             found: the weights that were validated, with their step and bounds.
             patience: validations without a new best after which a replica stops; 0 for no end.
-            always: whether the last weights count, whatever they score.
+            always: whether the last weights before a replica stopped count, whatever they score.
         """
-        improved = ((found.bounds > self.bounds) & ~self.stopped) | always
+        improved = ((found.bounds > self.bounds) | always) & ~self.stopped
         waits = np.where(improved, 0, self.waits + 1)
         stopped = self.stopped | (waits >= patience) if patience else self.stopped
         return found.where(improved, self)._replace(waits=waits, stopped=stopped)

@@ -88,7 +88,7 @@ class Trainer:
         self.initial = make_initial_state(config, models, seeds, data)
         if options.initial_weights and not folder.checkpoints.steps():
             self.initial = start_from(self.initial, self.functional, options.initial_weights)
-        self.recovery = Recovery(models[0], folder.checkpoints, self.initial)
+        self.recovery = Recovery(models[0], folder.checkpoints, self.initial, self.call_steps)
         best = Best.before_validation(self.initial)
         layout = self.functional.layout
         self.state = RunState(0, self.initial, best, seeds, layout, data.checksum, config=config.to_json())
@@ -131,7 +131,7 @@ class Trainer:
                 train, metrics, num_steps = self.loop.run(self.state.train, *call, should_stop=lambda: stop.requested)
                 speed.add(num_steps, time.monotonic() - call_start)
                 self.state = self.state._replace(train=train, step=call.first_step + num_steps)
-                diverged = self.recovery.diverged(self.state, metrics, num_steps)
+                diverged = self.recovery.diverged(self.state, metrics)
                 validated = None
                 if not diverged.any():
                     validated, diverged = self.validate()
@@ -141,6 +141,8 @@ class Trainer:
                     self.state = self.state._replace(train=device_state(self.state.train))
                     log.message(message)
                     log.rewind(self.state.step)
+                    if stop.requested:
+                        raise SystemExit(128 + stop.requested)  # what was well is saved
                     calls = self.pipeline.calls(self.spans())
                     continue
                 log.log(self.state.step, metrics, validated)
@@ -159,10 +161,16 @@ class Trainer:
                 log.message(f"stopped early at step {self.state.step}: no new best validation bound")
         return RunResult(self.state.step, self.state.best, time.monotonic() - start, speed.steps_per_second)
 
+    @property
+    def call_steps(self) -> int:
+        """Steps of a call that nothing cuts short."""
+        options = self.options
+        lengths = (options.steps_per_call, self.pipeline.max_steps_per_call, options.validate_every, options.steps)
+        return min(length for length in lengths if length)
+
     def spans(self) -> list[tuple[int, int]]:
         """The calls that are left, as (first step, number of steps); none crosses a validation or a phase."""
-        options, step = self.options, self.state.step
-        per_call = min(options.steps_per_call, self.pipeline.max_steps_per_call or options.steps_per_call)
+        options, step, per_call = self.options, self.state.step, self.call_steps
         spans = []
         while step < options.steps:
             validation = step // options.validate_every * options.validate_every
@@ -212,8 +220,9 @@ class Trainer:
                 f"{report['possible_edges']} edges open (the least decided gate was "
                 f"{uncertainties[-1]:.2f} from 0 or 1); all other weights start anew"
             )
+        best = Best.before_validation(state)._replace(stopped=np.asarray(state.learning_rate_scale) == 0.0)
         self.state = self.state._replace(
-            train=device_state(state), best=Best.before_validation(state), fixed_uncertainties=np.array(uncertainties)
+            train=device_state(state), best=best, fixed_uncertainties=np.array(uncertainties)
         )
 
     def save(self) -> None:

@@ -175,7 +175,7 @@ class RecordFile(Source):
         return self._decoded(values, start)
 
     def _decoded(self, values: list[Any], start: int) -> Rows:
-        if all(isinstance(value, bytes) and value.startswith(MAGIC) for value in values):
+        if any(isinstance(value, bytes) and value.startswith(MAGIC) for value in values):  # others are broken
             return values
         rows = [np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value for value in values]
         size = math.prod(self.event_shape)
@@ -234,6 +234,8 @@ class ParquetFile(Source):
                     if first < stop and last > start:
                         pieces.append(batch[max(start - first, 0) : min(stop, last) - first])
                     first = last
+                    if first >= stop:
+                        break
             except (pa.ArrowInvalid, OSError) as error:
                 raise ValueError(f"{self.path} is damaged: {error}") from None
         table = pa.Table.from_batches(pieces)
