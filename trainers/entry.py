@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
+import types
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
@@ -59,8 +61,15 @@ def _print_help(main: Callable[[], None]) -> None:
     )
 
 
+def _end(number: int, frame: types.FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
 def run(main: Callable[[], None]) -> None:
-    """Runs a program: an expected error becomes one message on standard error and exit status 1."""
+    """Runs a program: an expected error becomes one message on standard error and exit status 1.
+
+    SIGTERM ends it with 143 and Ctrl-C with 130 and a line; what was half written is removed on the way out.
+    """
     is_script = main.__module__ == "__main__"  # then absl's own help is right
     if not is_script and any(argument in ("-h", "-help", "--help", "--helpshort") for argument in sys.argv[1:]):
         _print_help(main)
@@ -71,10 +80,14 @@ def run(main: Callable[[], None]) -> None:
             if len(arguments) > 1:
                 raise ValueError(f"unexpected argument {arguments[1]!r}; settings have the form --name=value")
             logging.set_verbosity(logging.WARNING)
+            signal.signal(signal.SIGTERM, _end)
             _import_tensorflow()
             for name in _IMPORT.value:
                 import_module(name)
             main()
+        except KeyboardInterrupt:
+            print(f"\n{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr, flush=True)
+            raise SystemExit(128 + signal.SIGINT) from None
         except _EXPECTED as error:
             if _DEBUG.value:
                 raise

@@ -83,7 +83,7 @@ def test_an_unknown_compiler_is_refused_by_name():
         TrainLoop(toy_step, "xia")
 
 
-def test_calls_of_one_shape_are_traced_once():
+def test_calls_are_traced_once_also_shorter_ones():
     traces = []
 
     def step(state, number, rows, row_ids):
@@ -96,6 +96,8 @@ def test_calls_of_one_shape_are_traced_once():
     first = len(traces)
     for number in (2, 4):
         state, _ = loop(state, number, tf.ones([1, 1]), indices)
+    _, metrics = loop(state, 6, tf.ones([1, 1]), indices[:1])
+    assert metrics["step"][0] == 6.0
     assert len(traces) == first
 
 
