@@ -67,6 +67,9 @@ def parse_config(text: str) -> Config:
         system, version = values["system"], values.pop("schema_version", 0)
     except (json.JSONDecodeError, TypeError, KeyError) as error:
         raise ValueError(f"a config is a JSON object with a system: {error!r}") from None
+    if not isinstance(system, str) or type(version) is not int:
+        found = f"{type(system).__name__} and {type(version).__name__}"
+        raise ValueError(f"system must be a text and schema_version an integer, found {found}")
     if version > SCHEMA_VERSION:
         raise ValueError(f"schema_version must be at most {SCHEMA_VERSION} for this version, found {version}")
     return SYSTEMS[system].config.parse(values)

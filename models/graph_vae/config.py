@@ -12,7 +12,7 @@ from tfstruct.settings import Count, Index, NonNegative, Settings
 class Flow(Settings):
     """An inverse autoregressive flow after each node's posterior."""
 
-    steps: Index = Field(default=0, description="0: no flow")
+    steps: Index = Field(default=0, le=1000, description="0: no flow")
     hidden_units: tuple[Count, ...] = (32, 32)
     context_dim: Index = Field(
         default=16, description="numbers that the bottom-up network gives to a node's flow; 0: none"
