@@ -128,20 +128,20 @@ def _sentence(group: type[Settings], error: pydantic.ValidationError) -> str:
     kind, found, context = first["type"], first["input"], first.get("ctx", {})
     name = _name(group, first["loc"])
     if kind == "value_error":
-        text = str(context["error"])
+        text = _short(str(context["error"]), 500)
         return text if name in text else f"{name}: {text}"
     if kind == "extra_forbidden":
         return unknown_setting(name, list(group.model_construct().names()))
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
-        return f"{name} must be {words} {context[key]:g}, found {_short(found)}"
+        return f"{name} must be {words} {context[key]:g}, found {_shown(found)}"
     if kind == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ")
-        return f"{name} must be {'one of ' if ',' in choices else ''}{choices}, found {_short(found)}"
+        return f"{name} must be {'one of ' if ',' in choices else ''}{choices}, found {_shown(found)}"
     if kind == "finite_number":
-        return f"{name} must be a finite number, found {_short(found)}"
+        return f"{name} must be a finite number, found {_shown(found)}"
     default = dict(group.model_construct().items()).get(name)
-    return f"{name} takes a {type(default).__name__} such as {default!r}, found {_short(found)}"
+    return f"{name} takes a {type(default).__name__} such as {default!r}, found {_shown(found)}"
 
 
 def _name(group: type[Settings], location: tuple[int | str, ...]) -> str:
@@ -161,7 +161,7 @@ def unknown_setting(name: str, known: list[str]) -> str:
     """Returns the message for a setting that there is not: those of the same last part and the near ones."""
     ends = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
     near = difflib.get_close_matches(name, known, n=4, cutoff=0.3)
-    return f"unknown setting {_short(name)}; near it: {', '.join(dict.fromkeys(ends + near)) or known}"
+    return f"unknown setting {_shown(name)}; near it: {', '.join(dict.fromkeys(ends + near)) or known}"
 
 
 def read_overrides(settings: Settings, overrides: Iterable[str]) -> dict[str, Any]:
@@ -171,12 +171,12 @@ def read_overrides(settings: Settings, overrides: Iterable[str]) -> dict[str, An
         ValueError: no `=`, or an unknown setting (the near ones are listed).
     """
     if isinstance(overrides, (str, Mapping)):
-        raise ValueError(f"overrides are a list of 'key=value' strings, found {_short(overrides)}")
+        raise ValueError(f"overrides are a list of 'key=value' strings, found {_shown(overrides)}")
     current, changes = dict(settings.items()), {}
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator:
-            raise ValueError(f"an override has the form key=value, found {_short(override)}")
+            raise ValueError(f"an override has the form key=value, found {_shown(override)}")
         if name not in current:
             raise ValueError(unknown_setting(name, list(current)))
         if name in changes:  # a later one counts, and what cannot be is refused all the same
@@ -225,13 +225,16 @@ def overrides(settings: Settings, base: Settings) -> list[str]:
     return [f"{name}={found[name]!r}" for name in sorted(found) if found[name] != expected[name]]
 
 
-def _short(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A value as a message shows it."""
     try:
-        text = repr(value)
+        return _short(repr(value), 100)
     except ValueError:  # an integer of more digits than Python prints
         return "a number of thousands of digits"
-    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def differences(first: Settings, second: Settings) -> list[str]:
