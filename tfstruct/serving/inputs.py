@@ -44,14 +44,19 @@ def checked_rates(alpha: Any, rows: Any) -> np.ndarray:
     return np.broadcast_to(alpha.astype(np.float32), [num])
 
 
-def checked_images(images: Any) -> np.ndarray:
-    """Returns encoded images as an object array [N] of bytes; raises ValueError for what is none."""
+def checked_images(images: Any, *, are_decoded: bool) -> np.ndarray:
+    """Returns encoded images as an object array [N] of bytes; raises ValueError for what is none.
+
+    Args:
+        images: a list of bytes.
+        are_decoded: whether the model takes them for PNG or JPEG files.
+    """
     wrong = [type(image).__name__ for image in images if not isinstance(image, bytes)]
     if isinstance(images, (bytes, str)) or wrong or not len(images):
         found = f"{type(images).__name__} of {wrong[0]}" if wrong else type(images).__name__
         raise ValueError(f"images must be a list of the bytes of PNG or JPEG files, found {found}")
     for place, image in enumerate(images):
-        if not image.startswith(MAGIC):
+        if are_decoded and not image.startswith(MAGIC):
             raise ValueError(f"images must be PNG or JPEG files, found one at place {place} that begins {image[:8]!r}")
     result = np.empty([len(images)], object)
     result[:] = list(images)

@@ -133,7 +133,7 @@ class Questions(abc.ABC, Generic[Answers, Values]):
         elif "x" in inputs:
             inputs["x"] = self._observations(inputs["x"])
         elif "image_bytes" in inputs:
-            inputs["image_bytes"] = checked_images(inputs["image_bytes"])
+            inputs["image_bytes"] = checked_images(inputs["image_bytes"], are_decoded=bool(self.card.get("image")))
         elif "x_given" in inputs:
             parts = [np.asarray(inputs[part]) for part in ("x_given", "x_query")]
             if [list(part.shape[1:]) for part in parts] != self.card["part_shapes"] or len(parts[0]) != len(parts[1]):
