@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from tfstruct.data.pipeline import Call
 from tfstruct.data.support import BINARY, INTEGERS
@@ -40,9 +41,11 @@ class Recovery:
         self._largest_bound = math.prod(model.event_shape) if is_discrete else math.inf
 
     def diverged(self, state: RunState, metrics: dict[str, np.ndarray]) -> np.ndarray:
-        """Returns which replicas skipped too many steps of a call, or have a bound that cannot be; Boolean [R]."""
-        skipped = metrics["skipped"] > self._max_skipped
-        return (skipped | ~self._is_possible(metrics["bound"])) & self._is_alive(state)
+        """Returns which replicas skipped too many steps, have a bound that cannot be, or are not finite; [R]."""
+        diverged = (metrics["skipped"] > self._max_skipped) | ~self._is_possible(metrics["bound"])
+        for values in (state.train.parameters, state.train.second_moment, state.train.statistics):
+            diverged |= ~tf.reduce_all(tf.math.is_finite(values), axis=1).numpy()
+        return diverged & self._is_alive(state)
 
     def invalid(self, state: RunState, bounds: np.ndarray) -> np.ndarray:
         """Returns which replicas' validation bounds [R] cannot be, or are not finite; Boolean [R]."""
