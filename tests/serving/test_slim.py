@@ -54,3 +54,34 @@ def test_loops_that_are_the_same_are_kept_once_and_every_answer_stays(folder):
     x = tf.constant([1.0, -0.5])
     for name, expected in {"first": 8 * x, "second": 1 + 8 * x, "other_weight": 27 * x, "other_length": 16 * x}.items():
         np.testing.assert_array_equal(signatures[name](x=x)["y"], expected, err_msg=name)
+
+
+def test_a_function_has_each_constant_once_and_answers_as_before(tmp_path):
+    module = tf.Module()
+    module.weight = tf.Variable([1.0, 2.0])
+
+    def constants(x):
+        with tf.control_dependencies([tf.constant(7.0), tf.constant(7.0)]):
+            y = (x + tf.constant([3.0, 4.0])) * tf.constant([3.0, 4.0]) + module.weight
+        # Of equal bytes, but another type or shape; and one that is returned as it is.
+        z = tf.cast(tf.constant([3, 4]), tf.float32) + tf.constant([[3.0, 4.0]])
+        return {"y": y, "z": z + tf.zeros_like(y), "same": tf.constant([3.0, 4.0])}
+
+    function = tf.function(constants, [tf.TensorSpec([2], tf.float32, name="x")])
+    tf.saved_model.save(module, str(tmp_path), signatures={"constants": function.get_concrete_function()})
+    x = tf.constant([0.5, -1.0])
+    expected = tf.saved_model.load(str(tmp_path)).signatures["constants"](x=x)
+
+    def repeated():
+        values = [
+            [(node.attr["value"].SerializeToString(), *node.input) for node in function.node_def if node.op == "Const"]
+            for function in functions(tmp_path)
+        ]
+        return sum(len(found) - len(set(found)) for found in values)
+
+    assert repeated() >= 2
+    slim(tmp_path)
+    assert repeated() == 0
+    found = tf.saved_model.load(str(tmp_path)).signatures["constants"](x=x)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)

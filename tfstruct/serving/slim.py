@@ -1,4 +1,4 @@
-"""Makes a SavedModel smaller: short names inside its functions, each function once, no shapes that are inferred anyway.
+"""Makes a SavedModel smaller: short names inside its functions, each function and constant once, no inferred shapes.
 
 Traces of unrolled networks have names of a hundred characters for every node and every use of it, and the loops of
 signatures that score alike are the same. What a client sees, the signatures, their functions and variables, keeps its
@@ -27,6 +27,8 @@ def slim(folder: Path) -> None:
     for meta in model.meta_graphs:
         public = set(meta.object_graph_def.concrete_functions)
         functions = meta.graph_def.library.function
+        for function in functions:
+            _merge_constants(function)
         new = {function.signature.name: _shorten(function, public) for function in functions}
         for node in meta.object_graph_def.nodes:
             if node.HasField("captured_tensor"):  # of one function, which an inner one reads
@@ -40,6 +42,30 @@ def slim(folder: Path) -> None:
             functions.extend(kept)
     path.write_bytes(model.SerializeToString(deterministic=True))
     (folder / _FINGERPRINT).unlink(missing_ok=True)
+
+
+def _merge_constants(function: "function_pb2.FunctionDef") -> None:  # pyright: ignore[reportAttributeAccessIssue]
+    """Keeps one node of those of a function that hold the same constant after the same nodes."""
+    first: dict[tuple[bytes, ...], str] = {}
+    same, kept = {}, []
+    for node in function.node_def:
+        if node.op == "Const":
+            key = node.attr["value"].SerializeToString(deterministic=True), *(name.encode() for name in node.input)
+            found = first.setdefault(key, node.name)
+            if found != node.name:
+                same[node.name] = found
+                continue
+        kept.append(node)
+    if not same:
+        return
+    for node in kept:
+        for place, reference in enumerate(node.input):
+            node.input[place] = _renamed(reference, same)
+    for names in (function.ret, function.control_ret):
+        for output, reference in list(names.items()):
+            names[output] = _renamed(reference, same)
+    del function.node_def[:]
+    function.node_def.extend(kept)
 
 
 def _shorten(
