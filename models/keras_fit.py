@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import warnings
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ import tensorflow as tf
 from tfstruct import random
 from tfstruct.data import variants
 from tfstruct.data.support import BINARY, INTEGERS, REAL, UNIT_INTERVAL, require_support
+from tfstruct.files import CHECKSUMS_NAME, PathLike, read_checksums, sha256
 from tfstruct.inference import objectives
 from tfstruct.models import registry
 from tfstruct.models.config import Config
@@ -233,6 +235,15 @@ class KerasFit(keras.Model):
         """Builds the model of `get_config`, with fresh weights."""
         del custom_objects
         return registry.build(registry.parse_config(config["config"]))
+
+    def load_weights(self, filepath: PathLike, *args, **kwargs) -> None:
+        """Keras' `load_weights`; raises ValueError if SHA256SUMS beside the file has another checksum of it."""
+        path = Path(filepath)
+        if (path.parent / CHECKSUMS_NAME).exists():
+            expected = read_checksums(path.parent).get(path.name)
+            if expected not in (None, sha256(path)):
+                raise ValueError(f"{path} does not have the checksum in {CHECKSUMS_NAME} beside it")
+        super().load_weights(filepath, *args, **kwargs)
 
     def export(self, filepath: str, *args, **kwargs) -> None:
         """Keras `export` of `call`, reconstructions at the posterior mean; `tfstruct-export` makes whole bundles."""

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, strict JSON, and checksums: the only place that writes files."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -19,9 +20,31 @@ try:
 except ImportError:  # not a Unix: what killed writers leave behind stays
     fcntl = None
 
+CHECKSUMS_NAME = "SHA256SUMS"
+_CHECKSUM = re.compile(rb"([0-9a-f]{64})  ([^\x00-\x1f]+)")
 _TEMPORARY_NAME = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 
 PathLike = str | os.PathLike[str]
+
+
+@contextlib.contextmanager
+def writing(path: PathLike, *errors: type[Exception]) -> Iterator[None]:
+    """Names a file or folder in what goes wrong while it is written: a full disk is often reported without.
+
+    Args:
+        path: what is written.
+        *errors: what a library raises where others raise an OSError.
+
+    Raises:
+        OSError: in place of an OSError or of `errors`.
+    """
+    path = pathlib.Path(path)
+    try:
+        yield
+    except (OSError, *errors) as error:
+        cause = getattr(error, "strerror", None) or getattr(error, "message", None) or error
+        reason = f"cannot write {path.name}: {cause}; what was there before is intact"
+        raise OSError(getattr(error, "errno", None) or errno.EIO, reason, str(path)) from error
 
 
 @contextlib.contextmanager
@@ -44,17 +67,15 @@ def replacing(path: PathLike) -> Iterator[BinaryIO]:
     path = pathlib.Path(path)
     file, temporary = None, None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned_temporaries(path.parent)  # first, because they may be what fills the disk
-        file, temporary = _create_temporary(path)
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        reason = f"cannot write {path.name}: {error.strerror or error}; what was there before is intact"
-        raise OSError(error.errno, reason, str(path)) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned_temporaries(path.parent)  # first, because they may be what fills the disk
+            file, temporary = _create_temporary(path)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
     finally:
         if file is not None and temporary is not None:
             with contextlib.suppress(OSError):  # closing flushes, which fails once more on a full disk
@@ -228,3 +249,25 @@ def sha256(path: PathLike) -> str:
     """Returns the SHA-256 of a file, in hexadecimal; raises OSError where it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listed_files(folder: PathLike) -> list[pathlib.Path]:
+    """Returns all files of a folder and the folders in it but the list of checksums."""
+    folder = pathlib.Path(folder)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_NAME)
+
+
+def write_checksums(folder: PathLike) -> None:
+    """Writes SHA256SUMS of all other files of a folder, in the format of `sha256sum --check`."""
+    lines = [f"{sha256(path)}  {path.relative_to(folder)}" for path in listed_files(folder)]
+    write_text(pathlib.Path(folder) / CHECKSUMS_NAME, "\n".join(lines) + "\n")
+
+
+def read_checksums(folder: PathLike) -> dict[str, str]:
+    """Returns the SHA-256 of each file of a folder by its path there; raises ValueError where the list is damaged."""
+    listing = pathlib.Path(folder) / CHECKSUMS_NAME
+    lines = listing.read_bytes().split(b"\n")
+    entries = [_CHECKSUM.fullmatch(line) for line in lines[:-1]]
+    if lines[-1] or None in entries:  # not lines of a text, which may end in more ways than one
+        raise ValueError(f"{listing} is no list of SHA-256 sums")
+    return {os.fsdecode(entry[2]): entry[1].decode() for entry in entries if entry}

@@ -1,6 +1,5 @@
 """Draws from an exported model: tfstruct-sample --model=DIR --num=100 --output=samples.png (or .npz)."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,13 @@ def main() -> None:
         raise FileNotFoundError(f"the folder of --output does not exist: {output.parent}")
 
     import tfstruct
+    from tfstruct.files import replacing
 
     model = tfstruct.load(_MODEL.value)
     drawn = model.sample(_NUM.value, seed=_SEED.value)
     if output.suffix == ".npz":
-        aside = output.with_name(f".{output.name}.{os.getpid()}.npz")
-        np.savez(aside, **drawn)
-        aside.replace(output)
+        with replacing(output) as file:
+            np.savez(file, allow_pickle=False, **drawn)
     else:
         from tfstruct import plotting
 

@@ -15,9 +15,8 @@ _SHA256 = flags.DEFINE_string("sha256", None, "Expected SHA-256 of the bundle's 
 
 def main() -> None:
     """Prints what was found, and the digest to pin."""
-    from tfstruct.files import sha256
+    from tfstruct.files import CHECKSUMS_NAME, sha256
     from tfstruct.serving.client import find
-    from tfstruct.serving.contents import CHECKSUMS_NAME
     from tfstruct.serving.verification import verify
 
     folder = find(_MODEL.value, version=_VERSION.value)

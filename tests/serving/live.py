@@ -17,8 +17,8 @@ import tensorflow as tf
 import tfstruct
 from tests.reference import boltzmann_vae as small
 from tests.trainers import tiny, tiny_circuit
+from tfstruct import files
 from tfstruct.models import registry
-from tfstruct.serving import contents
 from tfstruct.serving.calibration import Rows, calibrate
 
 #: iterations of the signature `slow`, a second or so
@@ -168,7 +168,7 @@ def export_odd(folder, like):
         for name, function in functions.items()
     }
     (folder / "card.json").write_text(json.dumps(card))
-    contents.write_checksums(folder)
+    files.write_checksums(folder)
     return folder
 
 

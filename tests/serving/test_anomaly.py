@@ -9,6 +9,7 @@ import tensorflow as tf
 from scipy import stats
 
 import tfstruct
+from tfstruct import files
 from tfstruct.inference.code_length import code_length
 from tfstruct.serving import contents, verification
 from tfstruct.serving.anomaly import AnomalyScores
@@ -255,6 +256,6 @@ def test_the_schema_of_a_card_knows_calibrations(calibrated, tmp_path):
     card = json.loads((copy / contents.CARD_NAME).read_text())
     card["calibration"]["rows"] = "many"
     (copy / contents.CARD_NAME).write_text(json.dumps(card))
-    contents.write_checksums(copy)
+    files.write_checksums(copy)
     with pytest.raises((DamagedBundleError, UntrustedBundleError), match="calibration.rows"):
         tfstruct.load(copy)

@@ -8,12 +8,13 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tfstruct import files
 from tfstruct import settings as settings_lib
 from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.models import presets
 from tfstruct.serving import bundle, cards, client, publication, verification, warmup
-from tfstruct.serving.contents import DamagedBundleError, verify_files, write_checksums
+from tfstruct.serving.contents import DamagedBundleError, verify_files
 
 
 @pytest.fixture
@@ -376,7 +377,7 @@ def test_a_bundle_of_other_weights_does_not_give_its_golden_values(trained, copy
     golden = dict(np.load(copy / "golden.npz"))
     golden["log_prob/log_prob"] = golden["log_prob/log_prob"] + np.float32(0.01)
     np.savez(copy / "golden.npz", **golden)
-    write_checksums(copy)
+    files.write_checksums(copy)
     verify_files(copy)
     with pytest.raises(DamagedBundleError, match="signature log_prob does not give its golden log_prob"):
         verification.verify(copy)

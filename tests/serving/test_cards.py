@@ -9,10 +9,11 @@ import pytest
 
 import tfstruct
 from tests.trainers import tiny
+from tfstruct import files
 from tfstruct.data.support import SUPPORTS
 from tfstruct.models import presets
 from tfstruct.serving import card as card_lib
-from tfstruct.serving import cards, contents, page
+from tfstruct.serving import cards, page
 from tfstruct.serving.contents import DamagedBundleError
 
 
@@ -29,6 +30,14 @@ def made_by(monkeypatch, *, trained, evaluated, exported):
     folder = types.SimpleNamespace(environment=lambda: {"commit": trained})
     evaluation = {"command": ["tfstruct-evaluate", "--workdir=a"], "environment": {"commit": evaluated}}
     return cards._recipe(types.SimpleNamespace(config=presets.get("vae/tiny"), folder=folder), evaluation, "int8")
+
+
+def test_the_recipe_names_the_commits_by_which_a_training_began(monkeypatch):
+    monkeypatch.setattr(cards, "environment", lambda: {"commit": "c3"})
+    processes = [{"commit": "a1"}, {"commit": "b2"}, {"commit": "b2"}, {"commit": "c3"}]
+    folder = types.SimpleNamespace(environment=lambda: {"commit": "c3", "earlier": processes})
+    lines = cards._recipe(types.SimpleNamespace(config=presets.get("vae/tiny"), folder=folder), None, "int8")
+    assert lines[:2] == ["# trained until it was stopped by a1, then b2, and resumed by the next", "git checkout c3"]
 
 
 def test_the_recipe_goes_to_the_commit_of_each_command(monkeypatch):
@@ -71,7 +80,7 @@ def test_a_card_that_is_not_what_its_schema_says_is_refused_by_the_name_of_the_p
     copy = shutil.copytree(folder, tmp_path / "copy")
     card = json.loads((copy / "card.json").read_text())
     (copy / "card.json").write_text(json.dumps(card | changes))
-    contents.write_checksums(copy)
+    files.write_checksums(copy)
     with pytest.raises(DamagedBundleError, match=rf"card\.json: {message}"):
         tfstruct.load(copy)
 

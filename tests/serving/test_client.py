@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tfstruct
+from tfstruct import files
 from tfstruct.serving import client, contents
 
 BAD_ROWS = {
@@ -155,7 +156,7 @@ def test_a_training_run_is_refused_with_what_makes_a_model_of_it(tmp_path):
 
 def test_a_card_that_is_no_json_is_refused(shelf):
     (shelf / "tiny/small/10/card.json").write_text("{")
-    contents.write_checksums(shelf / "tiny/small/10")
+    files.write_checksums(shelf / "tiny/small/10")
     with pytest.raises(ValueError, match="is not JSON"):
         tfstruct.load("tiny/small")
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import tfstruct
 from tests.trainers import tiny, tiny_circuit
-from tfstruct import random
+from tfstruct import files, random
 from tfstruct.data.support import INTEGERS
 from tfstruct.inference import likelihood
 from tfstruct.inference.objectives import Draws
@@ -362,7 +362,7 @@ def test_golden_values_hold_the_new_signatures_and_a_change_is_noticed(model, tm
     verification.verify(copy)
     for output in ("marginal_log_prob/log_prob", "inpaint/x", "inpaint/x_mean", "region_log_prob/conditional"):
         np.savez(copy / "golden.npz", **golden | {output: golden[output] + np.float32(0.01)})
-        contents.write_checksums(copy)
+        files.write_checksums(copy)
         name, _, part = output.partition("/")
         with pytest.raises(contents.DamagedBundleError, match=f"signature {name} does not give its golden {part}$"):
             verification.verify(copy)

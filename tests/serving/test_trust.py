@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import tfstruct
 from tests.trainers import tiny
-from tfstruct.files import sha256
+from tfstruct import files
 from tfstruct.serving import contents, trust, verification
 from tfstruct.serving.contents import DamagedBundleError, UntrustedBundleError
 
@@ -28,7 +28,7 @@ def attacked(folder, attack):
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     attack(model.meta_graphs[0])
     path.write_bytes(model.SerializeToString())
-    contents.write_checksums(folder)
+    files.write_checksums(folder)
     return folder
 
 
@@ -185,11 +185,11 @@ def test_an_attacked_bundle_is_well_formed_but_for_the_attack(copy):
 
 
 def test_an_attacker_who_writes_the_checksums_anew_is_stopped_by_pinned_ones(copy):
-    pinned = sha256(copy / "SHA256SUMS")
+    pinned = files.sha256(copy / "SHA256SUMS")
     assert tfstruct.load(copy, sha256=pinned.upper()).event_shape == (4,)
     card = json.loads((copy / "card.json").read_text())
     (copy / "card.json").write_text(json.dumps(card | {"license": "mine"}))
-    contents.write_checksums(copy)
+    files.write_checksums(copy)
     assert tfstruct.load(copy).card["license"] == "mine"
     for use in (tfstruct.load, verification.verify):
         with pytest.raises(DamagedBundleError, match=f"expected {pinned}"):
@@ -213,7 +213,7 @@ def test_a_foreign_model_that_writes_a_file_is_refused_and_runs_only_when_asked_
     rows, values = {"dtype": "float32", "shape": [-1, 4]}, {"dtype": "float32", "shape": [-1]}
     card["signatures"] = {"log_prob": {"inputs": {"x": rows}, "outputs": {"log_prob": values}}}
     (output / "card.json").write_text(json.dumps(card))
-    contents.write_checksums(output)
+    files.write_checksums(output)
     with pytest.raises(UntrustedBundleError, match="the operation WriteFile.*allow_untrusted=True only if"):
         tfstruct.load(output)
     assert not path.exists()
@@ -233,7 +233,7 @@ def test_a_foreign_model_that_writes_a_file_is_refused_and_runs_only_when_asked_
 def test_files_that_tensorflow_may_read_in_place_of_the_checked_ones_are_refused(copy, name, message):
     (copy / name).parent.mkdir(exist_ok=True)
     (copy / name).write_bytes(b"x")
-    contents.write_checksums(copy)
+    files.write_checksums(copy)
     with pytest.raises(UntrustedBundleError, match=message):
         tfstruct.load(copy)
 
@@ -248,7 +248,7 @@ def test_links_are_refused(copy, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no protocol buffer", b"\x12\xff\xff\xff\xff\x0f"])
 def test_a_graph_that_cannot_be_parsed_is_damaged(copy, content):
     (copy / "saved_model.pb").write_bytes(content)
-    contents.write_checksums(copy)
+    files.write_checksums(copy)
     with pytest.raises(DamagedBundleError, match="is no SavedModel with one graph"):
         tfstruct.load(copy)
 
@@ -271,7 +271,7 @@ def test_a_graph_must_have_the_signatures_of_the_card(copy, change):
     card = json.loads((copy / "card.json").read_text())
     change(card)
     (copy / "card.json").write_text(json.dumps(card))
-    contents.write_checksums(copy)
+    files.write_checksums(copy)
     with pytest.raises(DamagedBundleError, match="other signatures than the card: elbo"):
         tfstruct.load(copy)
 
@@ -305,7 +305,7 @@ def ask_for_other_inputs(path):
 )
 def test_bad_warm_up_records_are_found(copy, change, message):
     change(copy / contents.WARMUP_NAME)
-    contents.write_checksums(copy)
+    files.write_checksums(copy)
     with pytest.raises(DamagedBundleError, match=message):
         verification.verify(copy)
 
@@ -326,7 +326,7 @@ def test_golden_values_that_are_missing_are_damage(change, message, copy):
     else:
         change(golden)
         np.savez(path, **golden)
-    contents.write_checksums(copy)
+    files.write_checksums(copy)
     with pytest.raises(DamagedBundleError, match=message):
         verification.verify(copy)
 
@@ -334,7 +334,7 @@ def test_golden_values_that_are_missing_are_damage(change, message, copy):
 def test_variables_that_cannot_be_read_are_damage(copy):
     (path,) = (copy / "variables").glob("*.index")
     path.write_bytes(path.read_bytes()[:-20])
-    contents.write_checksums(copy)
+    files.write_checksums(copy)
     with pytest.raises(DamagedBundleError, match="cannot be loaded"):
         verification.verify(copy)
 
@@ -351,7 +351,7 @@ def test_the_largest_bundle_of_the_checkout_is_checked_in_a_second():
 def test_the_program_says_what_is_right_and_what_to_pin_and_refuses_in_one_line(copy):
     done = tiny.run_program("verify", f"--model={copy}")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1] == f"sha256 of SHA256SUMS: {sha256(copy / 'SHA256SUMS')}"
+    assert done.stdout.splitlines()[1] == f"sha256 of SHA256SUMS: {files.sha256(copy / 'SHA256SUMS')}"
     attacked(copy, lambda meta: add_node(meta.graph_def.node, "WriteFile"))
     done = tiny.run_program("verify", f"--model={copy}")
     assert done.returncode == 1

@@ -39,3 +39,20 @@ def test_an_installed_package_does_not_name_the_commit_of_a_repository_around_it
 def test_this_checkout_names_its_own_commit():
     if (tiny.CHECKOUT / ".git").exists():
         assert workdir.environment()["commit"].removesuffix("-dirty") == git(tiny.CHECKOUT, "rev-parse", "HEAD")
+
+
+def test_the_environments_of_all_processes_of_a_run_stay(tmp_path, monkeypatch):
+    folder = workdir.Workdir(tmp_path)
+    for step, commit in ((0, "a1"), (0, "b2"), (10, "b2"), (20, "c3")):
+        monkeypatch.setattr(workdir, "_commit", lambda commit=commit: commit)
+        folder.write_environment(compiler="xla")
+        folder.checkpoints.save(step + 10, {}, {})
+        folder.checkpoints.discard_after(step + 10)
+        if commit == "a1":  # begun anew: what was before is another run
+            folder.checkpoints.discard_after(-1)
+    found = folder.environment()
+    assert (found["commit"], found["first_step"], found["compiler"]) == ("c3", 20, "xla")
+    assert [(process["commit"], process["first_step"]) for process in found["earlier"]] == [("b2", 0), ("b2", 10)]
+    assert all("earlier" not in process for process in found["earlier"])
+    assert workdir.earlier_commits(found) == ["b2"]
+    assert workdir.earlier_commits({"commit": "c3"}) == []

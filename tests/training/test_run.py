@@ -1,11 +1,15 @@
 import json
+import shutil
 import types
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.trainers import tiny
 from tests.training.fake_scorer import FakeScorer
+from tfstruct.evaluation.report import TrainedRun
 from tfstruct.training import run as training
 from tfstruct.training import trainer, validation
 from tfstruct.training.checkpoint import Checkpoints, WorkdirBusyError, WorkdirLock
@@ -50,6 +54,53 @@ def test_a_run_leaves_config_environment_metrics_checkpoint_and_best_weights(fil
     np.testing.assert_array_equal(weights.bounds, result.best.bounds)
     np.testing.assert_array_equal(weights.steps, [20])
     assert np.isfinite(weights.bounds).all()
+
+
+def test_a_checkpoint_says_which_code_wrote_it(finished):
+    folder = Workdir(finished[0])
+    noted = folder.environment()
+    assert folder.run_state().made_by == {"commit": noted["commit"], "versions": noted["versions"]}
+    assert noted["versions"]["keras"] == keras.__version__
+
+
+def test_weights_that_were_damaged_are_not_loaded_whatever_byte_it_was(finished, tmp_path, rng):
+    model = TrainedRun(finished[0]).model
+    folder = shutil.copytree(finished[0] / "best", tmp_path / "best")
+    path = folder / "replica_0.weights.h5"
+    content = path.read_bytes()
+    model.load_weights(path)
+    expected = [np.array(variable) for variable in model.variables]
+    for place in rng.choice(len(content), size=100, replace=False):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="replica_0.weights.h5 does not have the checksum in SHA256SUMS"):
+            model.load_weights(path)
+    for one, two in zip(model.variables, expected, strict=True):
+        np.testing.assert_array_equal(one, two)
+    for variable in model.variables:
+        variable.assign(tf.zeros_like(variable))
+    path.write_bytes(content)
+    model.load_weights(str(path))
+    for one, two in zip(model.variables, expected, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_weights_laid_out_otherwise_are_refused_by_name_with_the_commit_that_wrote_them(file, finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    folder = Workdir(workdir)
+    state = folder.run_state()
+    path, shape = state.layout["parameters"][0]
+    layout = state.layout | {"parameters": [[f"old/{path}", shape], *state.layout["parameters"][1:]]}
+    other = state._replace(layout=layout, made_by={"commit": "ab12"})
+    folder.checkpoints.save(state.step, other.arrays(), other.metadata())
+    message = (
+        rf"written by commit ab12\) has other weights than this model \(here / there\): {path} .* / None; old/{path}"
+    )
+    with pytest.raises(ValueError, match=message):
+        training.train(tiny.vae_config(file), workdir)
+    with pytest.raises(ValueError, match="another version of this library wrote them: use that one"):
+        TrainedRun(workdir)
 
 
 def test_training_raises_the_bound(finished):

@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -167,9 +169,10 @@ def test_a_vector_says_where_a_variable_lies_and_refuses_others(functional):
 @pytest.fixture
 def found(functional, rng):
     states = [initial_state(functional, random.key(seed), is_averaged=True) for seed in range(2)]
+    made_by = {"commit": "ab12", "versions": {"keras": "3"}}
     train = stack_states(states)._replace(chains={"posterior": np.zeros([2, 3, 4], bool)})
     best = Best.before_validation(train)
-    return RunState(7, train, best, [4, 5], functional.layout, "ab12", np.array([0.5, 0.25]))
+    return RunState(7, train, best, [4, 5], functional.layout, "ab12", np.array([0.5, 0.25]), "{}", made_by)
 
 
 @pytest.mark.parametrize("fixed", [None, np.array([0.5, 0.25])])
@@ -183,8 +186,23 @@ def test_a_state_goes_through_a_checkpoint(found, tmp_path, fixed):
         assert read._fields == found._fields
         tf.nest.map_structure(np.testing.assert_array_equal, read[:3], found[:3])
         assert read[3:6] == found[3:6]
+        assert (read.config, read.made_by) == (found.config, found.made_by)
         np.testing.assert_array_equal(read.fixed_uncertainties, fixed)
         assert set(read.train.averages) == {"parameters", "statistics"}
+
+
+def test_a_checkpoint_of_another_version_that_lacks_something_is_refused_in_a_line(found, tmp_path):
+    arrays, metadata = found.arrays(), found.metadata()
+    for name in ("best/bounds", "state/parameters", "layout"):
+        checkpoints = Checkpoints(tmp_path / name.replace("/", "_"))
+        path = checkpoints.save(
+            7,
+            {key: value for key, value in arrays.items() if key != name},
+            {key: value for key, value in metadata.items() if key != name},
+        )
+        message = f"^{re.escape(str(path))} lacks '{name}': another version of this library wrote it; use that one$"
+        with pytest.raises(ValueError, match=message):
+            RunState.from_checkpoint(checkpoints.latest())
 
 
 def test_the_weights_of_a_replica_are_its_best_or_if_it_was_never_validated_its_latest(found):

@@ -109,8 +109,11 @@ def _notes(table: Table, results: Results) -> list[str]:
         hours = sum(_hours(entry) for row in rows.values() for entry in row["seeds"].values())
         devices = sorted({_device(entry["training"]) for row in rows.values() for entry in row["seeds"].values()})
         notes.append(f"Scored: {'; '.join(scored)}. Trained in {hours:.1f} hours on {', '.join(devices)}.")
-        unknown = sum(entry["training"]["commit"] is None for row in rows.values() for entry in row["seeds"].values())
+        trainings = [entry["training"] for row in rows.values() for entry in row["seeds"].values()]
+        unknown = sum(training["commit"] is None for training in trainings)
         notes += [f"The commit of {unknown} of these runs was not recorded when they were trained."] if unknown else []
+        resumed = sum("earlier_commits" in training for training in trainings)
+        notes += [f"{resumed} of these runs went on by another commit than they began with."] if resumed else []
     plain = [_difference(table, entry) for entry in results.document["differences"] if not entry["claim"]]
     notes += ["\n".join(["Differences in nats, of paired images:", "", *plain])] if plain else []
     edges = _edges(table, results)

@@ -24,6 +24,7 @@ from tfstruct.models.registry import parse_config
 from tfstruct.models.tables import METRICS, Evaluation, Row, Table
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import read_rows
+from tfstruct.training.workdir import earlier_commits
 
 SCHEMA_VERSION = 1
 _CONFIDENCE = 0.95
@@ -161,7 +162,8 @@ def read_run(row: Row, workdir: Path) -> tuple[dict[str, dict[str, Any]], dict[s
 
 def _provenance(environment: Mapping[str, Any]) -> dict[str, Any]:
     names = ("command", "commit", "time", "platform", "cpu_count", "gpus", "python", "versions")
-    return {name: environment.get(name) for name in names}
+    earlier = earlier_commits(environment)
+    return {name: environment.get(name) for name in names} | ({"earlier_commits": earlier} if earlier else {})
 
 
 def merge(table: Table, results: Results, runs: Sequence[tuple[Row, Path]]) -> Results:

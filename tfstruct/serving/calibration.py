@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from tfstruct.evaluation import detection
 from tfstruct.evaluation.report import environment
-from tfstruct.files import sha256
+from tfstruct.files import CHECKSUMS_NAME, sha256
 from tfstruct.serving import cards
 from tfstruct.serving.anomaly import LIKELIHOOD, AnomalyScores
 from tfstruct.serving.client import LoadedModel
-from tfstruct.serving.contents import CHECKSUMS_NAME, GOLDEN_NAME
+from tfstruct.serving.contents import GOLDEN_NAME
 from tfstruct.serving.images import ImageInput
 from tfstruct.serving.inputs import row_seeds
 from tfstruct.serving.publication import publish, require_new

@@ -17,6 +17,7 @@ from tfstruct.serving import cost
 from tfstruct.serving.card import SCHEMA_VERSION
 from tfstruct.serving.signatures import ServedSystem
 from tfstruct.settings import overrides
+from tfstruct.training.workdir import earlier_commits
 
 
 def of_model(
@@ -101,6 +102,9 @@ def _recipe(run: TrainedRun, evaluation: Mapping[str, Any] | None, weights_dtype
     )
     lines: list[str] = []
     checkout = ""
+    begun = [str(commit) for commit in earlier_commits(run.folder.environment())]
+    if begun:
+        lines.append(f"# trained until it was stopped by {', then '.join(begun)}, and resumed by the next")
     for made_in, command in steps:  # often by different commits: what is trained for days outlives some
         before, checkout = checkout, _checkout(made_in.get("commit"))
         lines += [command] if checkout == before else [checkout, command]

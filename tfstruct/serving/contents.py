@@ -1,18 +1,14 @@
 """What lies in a bundle's folder, and whether it is what was written."""
 
-import os
-import re
 from pathlib import Path
 
-from tfstruct.files import sha256, write_text
+from tfstruct.files import CHECKSUMS_NAME, listed_files, read_checksums, sha256
 
 CARD_NAME = "card.json"
 PAGE_NAME = "MODEL_CARD.md"
-CHECKSUMS_NAME = "SHA256SUMS"
 GOLDEN_NAME = "golden.npz"
 GRAPH_NAME = "saved_model.pb"
 WARMUP_NAME = Path("assets.extra") / "tf_serving_warmup_requests"
-_ENTRY = re.compile(rb"([0-9a-f]{64})  ([^\x00-\x1f]+)")
 _NAMES = {CARD_NAME, PAGE_NAME, CHECKSUMS_NAME, GOLDEN_NAME, GRAPH_NAME, str(WARMUP_NAME)}
 
 
@@ -22,17 +18,6 @@ class DamagedBundleError(ValueError):
 
 class UntrustedBundleError(ValueError):
     """A bundle that could do more than compute: read or write files, say, or run Python."""
-
-
-def bundle_files(folder: Path) -> list[Path]:
-    """Returns all files of a bundle but the list of checksums."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_NAME)
-
-
-def write_checksums(folder: Path) -> None:
-    """Writes SHA256SUMS of all other files, in the format of `sha256sum --check`."""
-    lines = [f"{sha256(path)}  {path.relative_to(folder)}" for path in bundle_files(folder)]
-    write_text(folder / CHECKSUMS_NAME, "\n".join(lines) + "\n")
 
 
 def verify_files(folder: Path, pinned: str | None = None) -> None:
@@ -51,12 +36,11 @@ def verify_files(folder: Path, pinned: str | None = None) -> None:
         raise DamagedBundleError(f"{folder} has no {CHECKSUMS_NAME}")
     if pinned is not None and sha256(listing) != pinned.lower():
         raise DamagedBundleError(f"{listing} has the SHA-256 {sha256(listing)}, expected {pinned}")
-    lines = listing.read_bytes().split(b"\n")
-    entries = [_ENTRY.fullmatch(line) for line in lines[:-1]]
-    if lines[-1] or None in entries:  # not lines of a text, which may end in more ways than one
-        raise DamagedBundleError(f"{listing} is no list of SHA-256 sums")
-    expected = {os.fsdecode(entry[2]): entry[1].decode() for entry in entries if entry}
-    found = {str(path.relative_to(folder)): path for path in bundle_files(folder)}
+    try:
+        expected = read_checksums(folder)
+    except ValueError as error:
+        raise DamagedBundleError(str(error)) from None
+    found = {str(path.relative_to(folder)): path for path in listed_files(folder)}
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             raise DamagedBundleError(f"{folder / name} is missing")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.files import read_json, to_json, write_text
+from tfstruct.files import read_json, replacing, to_json, write_checksums, write_text, writing
 from tfstruct.serving import warmup
 from tfstruct.serving.client import LoadedModel
-from tfstruct.serving.contents import CARD_NAME, GOLDEN_NAME, PAGE_NAME, write_checksums
+from tfstruct.serving.contents import CARD_NAME, GOLDEN_NAME, PAGE_NAME
 from tfstruct.serving.page import to_markdown
 from tfstruct.serving.slim import slim
 from tfstruct.serving.verification import golden_outputs, verify
@@ -56,14 +56,16 @@ def publish(
     # A sibling whose name is not a number: a server that watches the folder never sees half a version.
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        tf.saved_model.save(module, str(aside), signatures=dict(signatures))
-        slim(aside)
+        with writing(output, tf.errors.OpError):
+            tf.saved_model.save(module, str(aside), signatures=dict(signatures))
+            slim(aside)
         records = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
         write_text(aside / CARD_NAME, to_json(card | {"warmup_records": records}, indent=2, sort_keys=True) + "\n")
         write_text(aside / PAGE_NAME, to_markdown(read_json(aside / CARD_NAME)))
         golden = _golden(LoadedModel(aside, verify=False), rows)
         check(golden)
-        np.savez(aside / GOLDEN_NAME, allow_pickle=False, **golden)
+        with replacing(aside / GOLDEN_NAME) as file:
+            np.savez(file, allow_pickle=False, **golden)
         write_checksums(aside)
         verify(aside)
         aside.chmod(0o755)

@@ -70,9 +70,15 @@ def require_layout(stored: list, layout: list, where: str) -> None:
     if stored == layout:
         return
     theirs = {path: shape for path, shape in stored}
-    different = [f"{path} {shape} / {theirs.get(path)}" for path, shape in layout if theirs.get(path) != shape]
+    ours = {path: shape for path, shape in layout}
+    different = [
+        f"{path} {ours.get(path)} / {theirs.get(path)}"
+        for path in dict.fromkeys([*ours, *theirs])
+        if ours.get(path) != theirs.get(path)
+    ]
     raise ValueError(
-        f"{where} has other weights than this model (here / there): {'; '.join(different[:5]) or 'more of them there'}"
+        f"{where} has other weights than this model (here / there): {'; '.join(different[:5]) or 'in another order'}. "
+        "If no setting was changed, another version of this library wrote them: use that one"
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from tfstruct.files import PathLike, replacing, to_json
+from tfstruct.files import PathLike, replacing, to_json, writing
 
 METRICS_NAME = "metrics.jsonl"
 _SECONDS_BETWEEN_LINES = 10.0
@@ -146,8 +146,9 @@ class RunLog:
         row: Row = {"step": step, "seconds": round(self._clock() - self._start, 3)}
         for name, value in values.items():
             row[name] = value.tolist()
-        self._file.write(to_json(row) + "\n")
-        with self._writer.as_default():
+        with writing(self._path):
+            self._file.write(to_json(row) + "\n")
+        with writing(self._path.parent / "tensorboard", tf.errors.OpError), self._writer.as_default():
             for name, value in values.items():
                 if value.ndim > (self._num_replicas > 1):
                     continue  # TensorBoard shows scalars; vectors are for the pictures drawn from the file

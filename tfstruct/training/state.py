@@ -137,6 +137,7 @@ class RunState(NamedTuple):
         fixed_uncertainties: how far each replica's least decided gate was from 0 or 1 when the structure was fixed,
             [R]; None where it has not been.
         config: of the run, as JSON; empty in checkpoints of earlier versions.
+        made_by: `commit` and `versions` of the code that wrote it; empty in checkpoints of earlier versions.
     """
 
     step: int
@@ -147,6 +148,12 @@ class RunState(NamedTuple):
     data_checksum: str
     fixed_uncertainties: np.ndarray | None = None
     config: str = ""
+    made_by: dict[str, Any] = {}
+
+    @property
+    def maker(self) -> str:
+        """The commit that wrote it, for messages."""
+        return f" (written by commit {self.made_by['commit']})" if self.made_by.get("commit") else ""
 
     @property
     def weights(self) -> Best:
@@ -166,11 +173,20 @@ class RunState(NamedTuple):
 
     def metadata(self) -> dict[str, Any]:
         """Returns what stands beside the arrays of a checkpoint."""
-        return {name: getattr(self, name) for name in ("seeds", "layout", "data_checksum", "config")}
+        return {name: getattr(self, name) for name in ("seeds", "layout", "data_checksum", "config", "made_by")}
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> "RunState":
-        """Reads a state back, as NumPy arrays."""
+        """Reads a state back, as NumPy arrays; raises ValueError if something is missing."""
+        try:
+            return cls._read(checkpoint)
+        except KeyError as error:
+            raise ValueError(
+                f"{checkpoint.path} lacks {error}: another version of this library wrote it; use that one"
+            ) from None
+
+    @classmethod
+    def _read(cls, checkpoint: Checkpoint) -> "RunState":
         arrays = checkpoint.arrays
         groups = {
             group: {name.removeprefix(f"{group}/"): arrays[name] for name in arrays if name.startswith(f"{group}/")}
@@ -186,4 +202,5 @@ class RunState(NamedTuple):
             *(checkpoint.metadata[name] for name in ("seeds", "layout", "data_checksum")),
             fixed_uncertainties=arrays.get("fixed_uncertainties"),
             config=checkpoint.metadata.get("config", ""),
+            made_by=checkpoint.metadata.get("made_by", {}),
         )

@@ -1,18 +1,21 @@
 """The course of a training run: calls of many steps, validations, checkpoints, and the end."""
 
+import io
 import time
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tfstruct.data import datasets
 from tfstruct.data.pipeline import Pipeline
+from tfstruct.files import replacing, write_checksums
 from tfstruct.models.config import Config
 from tfstruct.models.system import System
 from tfstruct.training.checkpoint import Checkpoint
 from tfstruct.training.distribute import MirroredLoop
-from tfstruct.training.initial import make_initial_state, start_from
+from tfstruct.training.initial import make_initial_state, require_layout, start_from
 from tfstruct.training.logging import RunLog
 from tfstruct.training.loop import TrainLoop, device_state, host_state
 from tfstruct.training.phases import fixed_structure
@@ -108,6 +111,8 @@ class Trainer:
                 f"every checkpoint in {self.folder.checkpoints.folder} is damaged; remove that folder to start again "
                 "from step 0"
             )
+        noted = self.folder.environment()
+        self.state = self.state._replace(made_by={name: noted.get(name) for name in ("commit", "versions")})
         start, last_save, speed = time.monotonic(), time.monotonic(), _Speed()
         with (
             RunLog(
@@ -232,10 +237,8 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint; raises ValueError for one of other weights or other data."""
         found = RunState.from_checkpoint(checkpoint)
-        if found.layout != self.state.layout:
-            raise ValueError(
-                f"{checkpoint.path} was written by a version whose weights are laid out otherwise; it cannot be resumed"
-            )
+        for name, layout in self.state.layout.items():
+            require_layout(found.layout[name], layout, f"{checkpoint.path}{found.maker}")
         if found.data_checksum != self.state.data_checksum:
             raise ValueError(
                 f"{checkpoint.path} was trained on data of checksum {found.data_checksum[:12]}..., "
@@ -244,14 +247,28 @@ class Trainer:
         self.state = found._replace(config=self.state.config)
 
     def write_best(self) -> None:
-        """Writes each replica's best weights as a Keras weights file, `best/replica_<r>.weights.h5`."""
-        folder, best = self.folder.path / "best", self.state.best
-        folder.mkdir(exist_ok=True)
+        """Writes each replica's best weights as a Keras file, `best/replica_<r>.weights.h5`, and their checksums."""
+        best = self.state.best
         for place, weights in enumerate(zip(best.parameters, best.statistics, strict=True)):
             self.functional.assign(*weights)
-            aside = folder / f".replica_{place}.weights.h5"
-            self.step_function.model.save_weights(aside)
-            aside.replace(folder / f"replica_{place}.weights.h5")
+            path = self.folder.path / "best" / f"replica_{place}.weights.h5"
+            with replacing(path) as file:
+                file.write(_weights_file(self.step_function.model))
+        write_checksums(self.folder.path / "best")
+
+
+class _Memory(io.BytesIO):
+    """A file in memory, of the name that Keras wants; HDF5 ends the process where a disk is full."""
+
+    def __str__(self) -> str:
+        return "memory.weights.h5"
+
+
+def _weights_file(model: System) -> bytes:
+    """The bytes of a model's Keras weights file."""
+    memory = _Memory()
+    keras.saving.save_weights(model, memory)
+    return memory.getvalue()
 
 
 class _Speed:

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,18 @@ class Workdir:
             raise ValueError(f"{path}: {error}") from None
 
     def write_environment(self, **extra: Any) -> None:
-        """Writes environment.json: versions, machine, devices, command line."""
-        write_json(self.path / "environment.json", environment() | extra)
+        """Writes environment.json: versions, machine, devices, command line.
+
+        Those of earlier processes of the same run stay, under `earlier`, the first one first.
+        """
+        before = self.environment() if self.checkpoints.steps() else {}
+        earlier = [*before.pop("earlier", []), before] if before else []
+        first_step = max(self.checkpoints.steps(), default=0)
+        now = environment() | extra | {"first_step": first_step, "earlier": earlier}
+        write_json(self.path / "environment.json", now)
 
     def environment(self) -> dict[str, Any]:
-        """Reads environment.json; empty where there is none."""
+        """Reads environment.json, of the newest process; empty where there is none."""
         path = self.path / "environment.json"
         return read_json(path) if path.exists() else {}
 
@@ -140,6 +148,12 @@ def _commit() -> str | None:
         return run("rev-parse", "HEAD") + ("-dirty" if run("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def earlier_commits(recorded: Mapping[str, Any]) -> list[str | None]:
+    """Returns the commits by which a run was trained before the one that its environment names, in order, once each."""
+    commits = dict.fromkeys(earlier.get("commit") for earlier in recorded.get("earlier", []))
+    return [commit for commit in commits if commit != recorded.get("commit")]
 
 
 def program_command() -> list[str]:

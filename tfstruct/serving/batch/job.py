@@ -18,13 +18,12 @@ import filelock
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.files import sha256, to_json
+from tfstruct.files import CHECKSUMS_NAME, sha256, to_json
 from tfstruct.registry import did_you_mean
 from tfstruct.serving.batch import storage
 from tfstruct.serving.batch.sources import Rows, Source
 from tfstruct.serving.batch.storage import gfile
 from tfstruct.serving.client import LoadedModel
-from tfstruct.serving.contents import CHECKSUMS_NAME
 from tfstruct.serving.inputs import row_seeds
 
 Scores = dict[str, np.ndarray]

@@ -11,9 +11,10 @@ import tensorflow as tf
 from google.protobuf import message, text_format
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tfstruct.files import listed_files
 from tfstruct.serving import warmup
 from tfstruct.serving.client import LoadedModel, find
-from tfstruct.serving.contents import CARD_NAME, GRAPH_NAME, WARMUP_NAME, bundle_files
+from tfstruct.serving.contents import CARD_NAME, GRAPH_NAME, WARMUP_NAME
 from tfstruct.serving.errors import RequestError
 from tfstruct.serving.extras import require
 
@@ -186,7 +187,7 @@ class Models:
     def _load(self, name: str, number: int, folder: Path) -> Version | None:
         """Returns a version, or None for one that is damaged, which is looked at again when its files change."""
         try:
-            looks = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in bundle_files(folder)]
+            looks = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in listed_files(folder)]
         except OSError:
             return None  # removed in between
         if self._failed.get((name, number), ("", ""))[0] == looks:
