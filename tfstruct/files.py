@@ -10,7 +10,7 @@ import pathlib
 import re
 import secrets
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -243,6 +243,22 @@ def require_size(archive: zipfile.ZipFile, name: str, largest: int) -> None:
         raise ValueError(f"{name!r} says that it has {header.num_bytes:,} bytes, found {held:,}")
     if held > largest:
         raise ValueError(f"{name!r} has {held:,} bytes, expected at most {largest:,}")
+
+
+def shaped(rows: np.ndarray, event_shape: Sequence[int]) -> np.ndarray:
+    """Returns rows [n, ...] as [n, *event_shape], in row-major order.
+
+    Raises:
+        ValueError: rows of another number of values, or with axes of other lengths or in another order, channels first
+            for instance: only axes of length 1, and flat rows or events, say nothing of an order.
+    """
+    shape, found = tuple(int(size) for size in event_shape), rows.shape[1:]
+    long, theirs = ([size for size in sizes if size != 1] for sizes in (shape, found))
+    is_possible = min(shape, default=0) >= 1 and math.prod(shape) == math.prod(found)
+    if not is_possible or (long != theirs and min(len(long), len(theirs)) > 1):
+        other = f"; the same number of values in another order: transpose them to {shape}" if is_possible else ""
+        raise ValueError(f"event_shape {shape} does not fit rows of shape {found}{other}")
+    return rows.reshape(len(rows), *shape)
 
 
 def sha256(path: PathLike) -> str:

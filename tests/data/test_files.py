@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tfstruct.data import DatasetNotFoundError, files, load
+from tfstruct.files import shaped
 
 ROWS = np.arange(40 * 6).reshape(40, 2, 3)
 
@@ -116,6 +117,31 @@ def test_event_shape_is_given_before_colour_becomes_grey(tmp_path):
     assert data.event_shape == (4, 4)
     with pytest.raises(ValueError, match=r"event_shape \(5, 5\) does not fit rows of shape \(48,\)"):
         _load(tmp_path / "rows.npy", event_shape=[5, 5])
+
+
+@pytest.mark.parametrize(
+    ("shape", "event_shape", "is_clear"),
+    [
+        ((4, 6), (24,), True),
+        ((24,), (4, 6), True),
+        ((4, 6), (4, 6, 1), True),
+        ((4, 6, 1), (4, 6), True),
+        ((1, 24), (24, 1), True),
+        ((3, 4, 5), (4, 5, 3), False),  # channels first
+        ((4, 6), (6, 4), False),
+        ((1, 4, 6), (4, 6, 1), True),
+        ((2, 2, 6), (4, 6), False),
+    ],
+)
+def test_rows_take_another_shape_only_where_it_is_clear_which_value_goes_where(tmp_path, shape, event_shape, is_clear):
+    rows = np.random.default_rng(0).integers(0, 2, (20, *shape), np.uint8)
+    path = _saved(tmp_path, rows)
+    if is_clear:
+        np.testing.assert_array_equal(shaped(rows, event_shape), rows.reshape(20, *event_shape))
+        assert _load(path, event_shape=event_shape).event_shape == event_shape
+    else:
+        with pytest.raises(ValueError, match=r"the same number of values in another order: transpose them"):
+            _load(path, event_shape=event_shape)
 
 
 @pytest.mark.parametrize(

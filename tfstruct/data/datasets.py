@@ -17,6 +17,7 @@ from tfstruct import random
 from tfstruct.data import files, mnist, omniglot, prepared, variants
 from tfstruct.data.support import BINARY, require_binary
 from tfstruct.data.variants import Rendering, render
+from tfstruct.files import shaped
 from tfstruct.registry import Registry, require_known
 
 __all__ = ["Dataset", "checksum", "hold_out", "load", "names", "require_binary", "variants_of"]
@@ -135,7 +136,9 @@ def load(
     if data_file is not None:
         data = files.read(data_file)
         # Before the variant, which has to know the images of flat rows.
-        splits = {split: _with_event(rows, event_shape) for split, rows in data.splits.items()}
+        splits = data.splits
+        if event_shape is not None:
+            splits = {split: shaped(rows, event_shape) for split, rows in splits.items()}
         data = dataclasses.replace(data, splits=_joined(splits) if use_validation else splits)
         rendering = files.render(data, variant)
         description = f"User file {os.path.basename(data_file)}, {data.origin}"
@@ -144,7 +147,7 @@ def load(
         splits = source.read(data_dir)
         rendering = source.render(variant, _joined(splits) if use_validation else splits)
         for split, rows in rendering.splits.items():
-            rendering.splits[split] = _with_event(rows, event_shape)
+            rendering.splits[split] = rows if event_shape is None else shaped(rows, event_shape)
         description = source.description
     rows = {split: rendering.splits[split] for split in variants.SPLITS}
     return Dataset(
@@ -198,15 +201,6 @@ def _render_burda(variant: str, splits: Mapping[str, np.ndarray]) -> variants.Re
         rows = splits[split]
         rendering.splits[split] = (np.random.RandomState(1).random_sample(rows.shape) < rows).astype(np.uint8)
     return rendering
-
-
-def _with_event(rows: np.ndarray, event_shape: Sequence[int] | None) -> np.ndarray:
-    if event_shape is None:
-        return rows
-    shape = tuple(int(size) for size in event_shape)
-    if any(size < 1 for size in shape) or math.prod(shape) != math.prod(rows.shape[1:]) or not shape:
-        raise ValueError(f"event_shape {shape} does not fit rows of shape {rows.shape[1:]}")
-    return rows.reshape(len(rows), *shape)
 
 
 def _shuffled(rows: np.ndarray, split: str) -> np.ndarray:

@@ -1,8 +1,9 @@
 """A trained system as a plain tf.Module with the signatures that TensorFlow Serving calls.
 
 Every input and output has the batch as its first dimension and randomness enters as one seed per row, so the
-answer for a row depends neither on the rows beside it nor on padding. Nothing is compiled by XLA: TensorFlow
-Serving refuses compiled functions unless told otherwise.
+answer for a row depends neither on the rows beside it nor on padding. What stands beside rows, such as seeds, is one
+for each of them or one for all; another number fails. What takes many draws of each row takes a few rows at a time.
+Nothing is compiled by XLA: TensorFlow Serving refuses compiled functions unless told otherwise.
 """
 
 import functools
@@ -21,6 +22,7 @@ from tfstruct.inference import likelihood
 from tfstruct.math import bits_per_dim
 from tfstruct.models.system import System
 from tfstruct.serving import weights
+from tfstruct.serving.blocks import for_each_row, in_blocks
 from tfstruct.serving.images import ImageInput
 
 T = TypeVar("T")
@@ -65,7 +67,7 @@ class ServedSystem(tf.Module):
         self._offset = bits_per_dim_offset
         specs = [tf.TensorSpec([None, *model.event_shape], tf.float32), tf.TensorSpec([None], tf.int64)]
         # Traced once for all signatures that score alike, which makes a bundle smaller.
-        self._score = Untracked(tf.function(self._estimate, input_signature=specs, autograph=False))
+        self._score = Untracked(in_blocks(self._estimate, specs))
         data = model.config.data
         #: how images become observations; None where they cannot
         self.images = ImageInput.of(model.event_shape, model.likelihood.support, data.variant)
@@ -84,9 +86,12 @@ class ServedSystem(tf.Module):
             specs[name] = tf.TensorSpec([None, *shape], tf.float32, name=name)
         functions = {
             name: tf.function(
-                getattr(self, name)
-                if query.function is None
-                else functools.partial(self._answer, name, query.function, query.inputs),
+                functools.partial(
+                    for_each_row,
+                    getattr(self, name)
+                    if query.function is None
+                    else functools.partial(self._answer, name, query.function, query.inputs),
+                ),
                 input_signature=[specs[part] for part in query.inputs],
                 autograph=False,
             )
@@ -211,7 +216,7 @@ class ServedSystem(tf.Module):
 
     def marginal_log_prob(self, x: tf.Tensor, observed: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """K-sample estimate of the log density of the observed values, and its standard error, each [N]."""
-        valid, estimate = self._estimate(x, seed, observed)
+        valid, estimate = in_blocks(self._estimate, _specs(x, seed, observed))(x, seed, observed)
         log_prob = tf.where(valid, estimate.log_prob, tf.constant(-np.inf, tf.float32))
         return {"log_prob": log_prob, "std_err": tf.where(valid, estimate.std_err, tf.zeros_like(log_prob))}
 
@@ -220,6 +225,9 @@ class ServedSystem(tf.Module):
 
         NaN for rows whose observed values are outside the support.
         """
+        return in_blocks(self._inpaint, _specs(x, observed, seed))(x, observed, seed)
+
+    def _inpaint(self, x: tf.Tensor, observed: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         valid, checked = self._checked(x, observed)
         with self._bound():
             drawn = self._model.value.inpaint(
@@ -229,10 +237,16 @@ class ServedSystem(tf.Module):
 
     def region_log_prob(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """What leaf regions contribute to log p(x), in nats; see SumProductVAE.region_log_prob. NaN as in `inpaint`."""
-        valid, estimate = self._estimate(x, seed, by_leaf=True)
+        by_leaf = functools.partial(self._estimate, by_leaf=True)
+        valid, estimate = in_blocks(by_leaf, _specs(x, seed))(x, seed)
         with self._bound():
             parts = self._model.value.region_log_prob(estimate.log_prob)
         return {name: _where(valid, part) for name, part in parts.items()}
+
+
+def _specs(*inputs: tf.Tensor) -> list[tf.TensorSpec]:
+    """Of rows, however many."""
+    return [tf.TensorSpec([None, *values.shape[1:]], values.dtype) for values in inputs]
 
 
 def _where(valid: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from tfstruct.files import read_array_header
+from tfstruct.files import read_array_header, shaped
 from tfstruct.registry import did_you_mean
 from tfstruct.serving.batch import storage
 from tfstruct.serving.batch.storage import gfile
@@ -72,13 +72,12 @@ class Source(abc.ABC):
         return [self.path, self.key, *_version(self.path)]
 
     def _shaped(self, values: np.ndarray, rows: str) -> np.ndarray:
-        """Brings flat rows [n, size] into the event shape."""
-        if math.prod(values.shape[1:]) != math.prod(self.event_shape):
-            raise ValueError(
-                f"{rows}: {self.key!r} has rows of {math.prod(values.shape[1:])} values, expected "
-                f"{math.prod(self.event_shape)}: {list(self.event_shape)}"
-            )
-        return values.reshape(-1, *self.event_shape)
+        """Brings rows into the event shape."""
+        try:
+            return shaped(values, self.event_shape)
+        except ValueError as error:
+            where = f"{rows}: {self.key!r}" if self.key else rows
+            raise ValueError(f"{where}: {error}") from None
 
 
 def _version(path: str) -> tuple[int, int]:

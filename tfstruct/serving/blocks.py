@@ -1,0 +1,52 @@
+"""Functions of rows that compute a few of them at a time, inside the graph, so that memory does not grow with all."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+#: rows computed at once; more than a client asks for unless it is told to
+ROWS = 128
+
+
+def in_blocks(function: Callable[..., Any], specs: Sequence[tf.TensorSpec], rows: int = ROWS) -> Callable[..., Any]:
+    """Returns a function that calls another for blocks of rows; it is traced once, however often it is called.
+
+    Args:
+        function: of tensors [n, ...] to a structure of tensors [n, ...]; a row's answer depends on that row alone.
+        specs: of its inputs, [None, ...].
+        rows: of a block; the last one has what is left, so up to so many rows are computed as they would be without.
+    """
+    traced = tf.function(function, input_signature=specs, autograph=False)
+
+    def blocked(*inputs: tf.Tensor) -> Any:
+        outputs = traced.get_concrete_function().structured_outputs
+        num_rows = tf.shape(inputs[0])[0]
+        num_blocks = tf.maximum((num_rows + rows - 1) // rows, 1)  # an empty one gives the shapes of no rows
+        arrays = [
+            tf.TensorArray(spec.dtype, num_blocks, element_shape=spec.shape, infer_shape=False)
+            for spec in tf.nest.flatten(outputs)
+        ]
+
+        def body(place: tf.Tensor, arrays: list[tf.TensorArray]) -> tuple[tf.Tensor, list[tf.TensorArray]]:
+            found = traced(*(values[place * rows : (place + 1) * rows] for values in inputs))
+            parts = tf.nest.flatten(found)
+            return place + 1, [array.write(place, part) for array, part in zip(arrays, parts, strict=True)]
+
+        # One after the other: blocks at the same time would take the memory that they are there to save.
+        _, arrays = tf.while_loop(lambda place, _: place < num_blocks, body, (0, arrays), parallel_iterations=1)
+        return tf.nest.pack_sequence_as(outputs, [array.concat() for array in arrays])
+
+    return tf.function(blocked, input_signature=specs, autograph=False)
+
+
+def for_each_row(function: Callable[..., Any], *inputs: tf.Tensor) -> Any:
+    """Calls a function of rows [N, ...] and of what goes with them, [N, ...] or [1, ...] for all; others fail."""
+    first, *others = inputs
+    num_rows = tf.shape(first)[:1]
+
+    def spread(values: tf.Tensor) -> tf.Tensor:
+        full = tf.broadcast_to(values, tf.concat([num_rows, tf.shape(values)[1:]], axis=0))
+        return tf.ensure_shape(full, values.shape)
+
+    return function(first, *map(spread, others))
