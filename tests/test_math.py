@@ -107,3 +107,19 @@ def test_a_compensated_sum_is_as_exact_as_its_result():
         plain += 1.3e-5
     assert abs(float(total) - 100.026) < 8e-6  # one unit of rounding
     assert abs(float(plain) - 100.026) > 1e-3
+
+
+def test_soft_clip_keeps_what_is_inside_to_the_bit_and_levels_off_with_a_slope():
+    inner, outer = 14.0, 15.0
+    inside = np.linspace(-inner, inner, 1001).astype(np.float32)
+    np.testing.assert_array_equal(math.soft_clip(tf.constant(inside), inner, outer), inside)
+    beyond = tf.constant([14.25, 14.5, 15.0, 16.0, 17.0, 20.0, 1e30, np.inf])
+    with tf.GradientTape() as tape:
+        tape.watch(beyond)
+        found = math.soft_clip(beyond, inner, outer)
+    expected = inner + np.tanh(beyond.numpy().astype(np.float64) - inner)
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    np.testing.assert_array_equal(math.soft_clip(-beyond, inner, outer), -found)
+    slopes = tape.gradient(found, beyond).numpy()
+    assert (slopes[:6] > 0.0).all() and (np.diff(slopes) <= 0.0).all()
+    assert np.isfinite(slopes).all()

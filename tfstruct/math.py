@@ -47,6 +47,12 @@ def compensated_add(total: tf.Tensor, lost: tf.Tensor, value: tf.Tensor) -> tupl
     return result, value - (result - total)
 
 
+def soft_clip(values: tf.Tensor, inner: float, outer: float) -> tf.Tensor:
+    """Limits values to +-`outer` with a slope everywhere; those within +-`inner` stay as they are, to the bit."""
+    inside = tf.clip_by_value(values, -inner, inner)
+    return inside + (outer - inner) * tf.tanh((values - inside) / (outer - inner))
+
+
 def mean_and_std_err(values: np.ndarray) -> tuple[float, float]:
     """The mean of a NumPy vector and the standard error of that mean, in float64; NaN for the error of one value."""
     values = np.asarray(values, np.float64)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _IMAGES, _CHAINS = 20, 100
 #: Nats by which an estimate may be too low, or lower and upper ends of a bracket be apart, without a flag.
 TOLERANCE = 0.5
+#: Effective number of chains below which an estimate of log Z is flagged.
+LEAST_SIZE = 10.0
 _SIGMAS = 5.0
 
 
@@ -105,12 +107,19 @@ def excess_of(used: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def bracket_flags(prepared: Mapping[str, Any]) -> list[str]:
-    """Returns the flag of a prior whose log Z is not known to half a nat between its lower and upper estimate."""
+    """Returns the flags of a prior whose log Z is not known to half a nat, or rests on few chains."""
+    size, flags = prepared["prior_effective_sample_size"], []
+    if size < LEAST_SIZE:
+        flags.append(
+            f"few chains: log Z of the prior rests on {size:.1f} of {prepared['prior_chains']} annealed chains, and "
+            "its standard error is unknown; raise evaluation.prior_temperatures"
+        )
     lower, upper = prepared["prior_log_partition"], prepared["prior_log_partition_upper"]
     std_err = np.hypot(prepared["prior_log_partition_std_err"], prepared["prior_log_partition_upper_std_err"])
     if upper - lower <= max(TOLERANCE, _SIGMAS * std_err):
-        return []
+        return flags
     return [
+        *flags,
         f"bracket: log Z of the prior is between {lower:.2f} (annealing) and {upper:.2f} (annealing back): "
-        f"log-likelihoods may be up to {upper - lower:.2f} nats too high; raise evaluation.prior_temperatures"
+        f"log-likelihoods may be up to {upper - lower:.2f} nats too high; raise evaluation.prior_temperatures",
     ]

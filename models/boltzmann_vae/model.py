@@ -213,8 +213,8 @@ class BoltzmannVAE(System):
             seed: of the chains.
 
         Returns:
-            Log Z from below with its standard error, from above by annealing back, and the settings; nothing for a
-            conditional model.
+            Log Z from below with its standard error, from above by annealing back, the effective sample size of the
+            chains, and the settings; nothing for a conditional model.
         """
         if self.prior is None:
             return {}
@@ -222,7 +222,7 @@ class BoltzmannVAE(System):
         machine = self.prior.machine()
         # Not the purpose EVALUATION: row r of the held-out set has that key folded with r.
         key = random.fold_in(random.key(seed), random.PRIOR_ANNEALING)
-        log_partition, std_err, upper, upper_std_err, chains = self._estimate_partition(
+        log_partition, std_err, upper, upper_std_err, size, chains = self._estimate_partition(
             machine.bias_1,
             machine.bias_2,
             machine.coupling,
@@ -238,6 +238,7 @@ class BoltzmannVAE(System):
             "prior_log_partition_std_err": float(std_err),
             "prior_log_partition_upper": float(upper),
             "prior_log_partition_upper_std_err": float(upper_std_err),
+            "prior_effective_sample_size": float(size),
             "prior_temperatures": num_temperatures,
             "prior_chains": num_chains,
         }

@@ -65,10 +65,12 @@ def estimate_partition(
     num_temperatures: int,
     num_chains: int,
     num_kept: int,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Log Z from below and from above, each followed by its standard error, and `num_kept` states of side 1.
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Log Z from below and from above, each followed by its standard error, what they rest on, and states of side 1.
 
-    From above it is as far as the states that are annealed back, the forward ones resampled, are equilibrated.
+    What they rest on is the smaller effective sample size of the two: with all weight on few chains neither estimate
+    nor error says much. There are `num_kept` states. From above it is as far as the states that are annealed back, the
+    forward ones resampled, are equilibrated.
     """
     machine = RestrictedBoltzmannMachine(bias_1, bias_2, coupling)
     forward_key, resample_key, sweep_key, reverse_key = random.split(key, 4)
@@ -81,4 +83,5 @@ def estimate_partition(
     # Copies of one state part again before they are annealed back.
     states, _ = gibbs.sweeps(machine, resampled[0], num_sweeps=_PARTING_SWEEPS, seed=sweep_key)
     reverse = annealing.log_partition(machine, method="reverse", initial=states, seed=reverse_key, **options)
-    return forward.log_partition, forward.std_err, reverse.log_partition, reverse.std_err, resampled[1]
+    size = tf.minimum(forward.effective_sample_size, reverse.effective_sample_size)
+    return forward.log_partition, forward.std_err, reverse.log_partition, reverse.std_err, size, resampled[1]

@@ -383,3 +383,18 @@ def test_a_training_step_reads_the_weights_of_its_state_and_never_those_of_the_k
         step.gradient(device_state(start), tf.constant(3), rows, row_ids=tf.range(B)) for step in reversed(steps)
     )
     _assert_close(found, expected)
+
+
+@pytest.mark.parametrize("factor", [30.0, 300.0])
+@pytest.mark.parametrize(
+    "preset", ["vae/tiny", "graph_vae/tiny", "ladder_vae/tiny", "boltzmann_vae/tiny", "spvae/tiny"]
+)
+def test_weights_that_ran_away_have_finite_estimates(preset, factor):
+    system = _build(preset, 1)
+    for variable in system.trainable_variables:
+        variable.assign(factor * variable)
+    images = _images()
+    keys = random.row_keys(tf.range(len(images), dtype=tf.int64))
+    estimate = tf.function(lambda: system.estimate(images, keys, num_samples=4, chunk=2))()
+    for name in ("log_prob", "elbo", "rate", "distortion"):
+        assert np.isfinite(getattr(estimate, name)).all(), name

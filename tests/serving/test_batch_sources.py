@@ -193,7 +193,7 @@ BAD = {
     ("words.parquet", "numbers, lists or images is expected, found string"): lambda path, rows: of_parquet(
         path, {"x": ["a", "b"]}
     ),
-    ("narrow.parquet", "event_shape .3, 4. does not fit rows of shape .1,."): lambda path, rows: of_parquet(path, {"x": [1, 2]}),
+    ("narrow.parquet", "event_shape .3, 4. does not fit"): lambda path, rows: of_parquet(path, {"x": [1, 2]}),
     ("rows.csv", "ends with none of .npy"): lambda path, rows: path.write_text("1,2"),
 }
 

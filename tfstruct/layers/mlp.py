@@ -14,6 +14,7 @@ from tfstruct.layers.grouped import (
     ragged_matmul,
     split_last,
 )
+from tfstruct.math import soft_clip
 
 
 class BlockOptions(NamedTuple):
@@ -128,12 +129,14 @@ class MLP(keras.layers.Layer):
 class NodeHeads(keras.layers.Layer):
     """Hidden features of nodes to Gaussian parameters: two linear maps (H -> D, then D -> loc and D -> log variance).
 
-    [..., G, H] -> loc, log_variance, each [..., G, D] (Graph VAE, appendix A.2.1). Log variances are limited
-    to +-`log_variance_limit`, beyond which float32 precisions overflow in the fusion. With `log_variance_bound` b they
-    are b tanh(v / b) instead, which has a slope everywhere: a variance that ran away finds back.
+    [..., G, H] -> loc, log_variance, each [..., G, D] (Graph VAE, appendix A.2.1). Beyond `log_variance_limits` float32
+    precisions would overflow in the fusion, and means beyond `loc_limits` in the nodes after: from the first to the
+    second number both level off, with a slope everywhere, so that what ran away finds back. With `log_variance_bound` b
+    log variances are b tanh(v / b) instead.
     """
 
-    log_variance_limit = 15.0
+    loc_limits = 1_000.0, 2_000.0
+    log_variance_limits = 14.0, 15.0
 
     def __init__(self, groups: int, node_dim: int, *, log_variance_bound: float = 0.0, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -147,10 +150,11 @@ class NodeHeads(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         loc, log_variance = tf.split(self.parameters_layer(self.projection(inputs)), 2, axis=-1)
+        loc = soft_clip(loc, *self.loc_limits)
         bound = self.log_variance_bound
         if bound:
             return loc, bound * tf.tanh(log_variance / bound)
-        return loc, tf.clip_by_value(log_variance, -self.log_variance_limit, self.log_variance_limit)
+        return loc, soft_clip(log_variance, *self.log_variance_limits)
 
 
 class BottomUp(keras.layers.Layer):

@@ -1,13 +1,16 @@
 """Whether an evaluation says that annealing has missed modes."""
 
+import itertools
+
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 
 from tests.reference import boltzmann_vae as small
 from tfstruct import random
 from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
-from tfstruct.models.boltzmann_vae import annealing_check as annealing_check
+from tfstruct.models.boltzmann_vae import annealing_check, prior
 from tfstruct.models.boltzmann_vae.config import Evaluation
 
 SETTINGS = Evaluation(prior_temperatures=20, prior_chains=40, posterior_temperatures=5)
@@ -16,6 +19,8 @@ PREPARED = {
     "prior_log_partition_std_err": 0.01,
     "prior_log_partition_upper": 5.02,
     "prior_log_partition_upper_std_err": 0.01,
+    "prior_effective_sample_size": 30.0,
+    "prior_chains": 40,
 }
 
 
@@ -51,6 +56,36 @@ def test_a_wide_bracket_of_the_prior_is_flagged():
         annealing_check.bracket_flags(PREPARED | {"prior_log_partition_upper": 5.6, "prior_log_partition_std_err": 0.2})
         == []
     )
+
+
+def test_a_log_z_that_rests_on_few_chains_is_flagged():
+    (flag,) = annealing_check.bracket_flags(PREPARED | {"prior_effective_sample_size": 9.9})
+    assert flag.startswith("few chains: log Z of the prior rests on 9.9 of 40 annealed chains")
+    assert annealing_check.bracket_flags(PREPARED | {"prior_effective_sample_size": 10.0}) == []
+
+
+# Bug seen: 2,069 nats too low with a standard error of 0.
+@pytest.mark.parametrize("scale", [1e3, 1e4])
+def test_couplings_that_annealing_cannot_follow_are_flagged(scale, rng):
+    weights = [scale * rng.normal(size=shape) for shape in (10, 10, (10, 10))]
+    states = np.array(list(itertools.product([0.0, 1.0], repeat=10)))
+    exact = scipy.special.logsumexp(
+        states @ weights[0] + np.logaddexp(0.0, weights[1] + states @ weights[2]).sum(axis=1)
+    )
+    settings = {"num_temperatures": 100, "num_chains": 200, "num_kept": 1}
+    lower, std_err, upper, upper_std_err, size, _ = tf.function(prior.estimate_partition, autograph=False)(
+        *(tf.constant(values, tf.float32) for values in weights), tf.constant(random.key(1)), **settings
+    )
+    assert lower - exact < -3.0 * max(std_err, 1.0)
+    prepared = {
+        "prior_log_partition": float(lower),
+        "prior_log_partition_std_err": float(std_err),
+        "prior_log_partition_upper": float(upper),
+        "prior_log_partition_upper_std_err": float(upper_std_err),
+        "prior_effective_sample_size": float(size),
+        "prior_chains": 200,
+    }
+    assert [flag.partition(":")[0] for flag in annealing_check.bracket_flags(prepared)] == ["few chains", "bracket"]
 
 
 def test_prior_and_posteriors_are_checked_and_flagged(rng, monkeypatch):

@@ -167,13 +167,14 @@ def test_few_temperatures_bracket_the_exact_log_partition_on_average(estimate, r
 
 def test_many_temperatures_find_log_z_and_samples_of_the_machine(estimate, rng):
     machine = random_machine(rng)
-    lower, std_err, upper, upper_std_err, states = estimate(
+    lower, std_err, upper, upper_std_err, size, states = estimate(
         *single(machine), tf.constant(random.key(3)), num_temperatures=50, num_chains=3_000, num_kept=2_500
     )
     assert 0.0 < std_err < 0.02
     assert abs(lower - machine.log_partition) < 5.0 * std_err
     assert 0.0 < upper_std_err < 0.02
     assert abs(upper - machine.log_partition) < 5.0 * upper_std_err
+    assert 2_000 < size <= 3_000
     assert states.shape == (2_500, 4)
     assert_mean_close(states, machine.moments[0], resolution=0.06)
 
@@ -204,7 +205,7 @@ def test_prepare_evaluation_assigns_log_z_and_chains_and_reports_them(rng, eager
     report = system.prepare_evaluation(settings)
     assert set(report) == {
         "prior_log_partition", "prior_log_partition_std_err", "prior_log_partition_upper",
-        "prior_log_partition_upper_std_err", "prior_temperatures", "prior_chains",
+        "prior_log_partition_upper_std_err", "prior_effective_sample_size", "prior_temperatures", "prior_chains",
     }  # fmt: skip
     assert (report["prior_temperatures"], report["prior_chains"]) == (15, 60)
     assert report["prior_log_partition"] == system.prior.log_partition.numpy()
