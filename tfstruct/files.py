@@ -9,7 +9,9 @@ import os
 import pathlib
 import re
 import secrets
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -23,6 +25,12 @@ except ImportError:  # not a Unix: what killed writers leave behind stays
 CHECKSUMS_NAME = "SHA256SUMS"
 _CHECKSUM = re.compile(rb"([0-9a-f]{64})  ([^\x00-\x1f]+)")
 _TEMPORARY_NAME = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+
+#: What reading a damaged .npy or .npz file may raise: of its bytes, of an unknown or encrypted archive, of a header.
+DAMAGE = (
+    ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, SyntaxError,
+    tokenize.TokenError,
+)  # fmt: skip
 
 PathLike = str | os.PathLike[str]
 
@@ -221,7 +229,10 @@ def read_array_header(stream: Any) -> ArrayHeader:
     version = np.lib.format.read_magic(stream)
     if version not in readers:
         raise ValueError(f"version {version} of NumPy's format, expected 1.0 or 2.0")
-    return ArrayHeader(*readers[version](stream))
+    try:
+        return ArrayHeader(*readers[version](stream))
+    except (*DAMAGE, TypeError, AttributeError) as error:  # of the text of a dictionary
+        raise ValueError(f"the header of an array is damaged: {error}") from None
 
 
 def require_size(archive: zipfile.ZipFile, name: str, largest: int) -> None:

@@ -10,8 +10,6 @@ and test is split as it says; other keys beside these are ignored. Nothing is ev
 import dataclasses
 import os
 import pathlib
-import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ import numpy as np
 from tfstruct import random
 from tfstruct.data import support, variants
 from tfstruct.data.prepared import DatasetNotFoundError
-from tfstruct.files import require_size
+from tfstruct.files import DAMAGE, require_size
 
 STREAMED_BYTES = 2**30
 LARGEST_BYTES = 2**34  # of an array of a .npz file, which is read whole; .npy files are mapped
@@ -125,7 +123,7 @@ def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
             for key in wanted.values():
                 require_size(archive.zip, key, LARGEST_BYTES)
             return {name: archive[key] for name, key in wanted.items()}
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        except (*DAMAGE, OSError) as error:
             raise ValueError(f"{str(path)!r} cannot be read as arrays of numbers: {error}") from error
 
 
@@ -133,7 +131,7 @@ def _open(path: pathlib.Path, kind: type, **options) -> Any:
     """Calls `np.load` without pickle and checks what it returns."""
     try:
         content = np.load(path, allow_pickle=False, **options)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (*DAMAGE, OSError) as error:
         # NumPy takes whatever it does not know for a pickle, and advises to load it unsafely.
         reason = "it is no file of NumPy's" if "load it unsafely" in str(error) else error
         raise ValueError(f"{str(path)!r} cannot be read as arrays of numbers: {reason}") from error

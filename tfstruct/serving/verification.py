@@ -1,13 +1,11 @@
 """Checking a bundle with TensorFlow alone: files, graph, warm-up records, golden values."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.files import read_json
+from tfstruct.files import DAMAGE, read_json
 from tfstruct.serving import card as card_lib
 from tfstruct.serving import trust, warmup
 from tfstruct.serving.client import LoadedModel
@@ -41,7 +39,7 @@ def verify(folder: str | Path, *, sha256: str | None = None) -> None:
         missing = {"x", "seed"} - golden.keys()
         if missing:
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise DamagedBundleError(f"{folder / GOLDEN_NAME} is not what an export writes: {error}") from None
     try:
         model = LoadedModel(folder, verify=False)

@@ -18,7 +18,7 @@ import filelock
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.files import CHECKSUMS_NAME, sha256, to_json
+from tfstruct.files import CHECKSUMS_NAME, DAMAGE, sha256, to_json
 from tfstruct.registry import did_you_mean
 from tfstruct.serving.batch import storage
 from tfstruct.serving.batch.sources import Rows, Source
@@ -147,7 +147,7 @@ def _is_whole(path: str) -> bool:
     try:
         with storage.reading(path) as file, zipfile.ZipFile(file) as archive:
             return archive.testzip() is None
-    except zipfile.BadZipFile:
+    except DAMAGE:
         return False
 
 

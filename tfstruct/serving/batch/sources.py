@@ -7,7 +7,6 @@ import functools
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from tfstruct.files import read_array_header, shaped
+from tfstruct.files import DAMAGE, read_array_header, shaped
 from tfstruct.registry import did_you_mean
 from tfstruct.serving.batch import storage
 from tfstruct.serving.batch.storage import gfile
@@ -95,7 +94,7 @@ class ArrayFile(Source):
         try:
             with storage.reading(self.path) as file, zipfile.ZipFile(file) as archive:
                 arrays = [name.removesuffix(".npy") for name in archive.namelist()]
-        except zipfile.BadZipFile as error:
+        except DAMAGE as error:
             raise ValueError(f"{self.path} is no readable .npz file: {error}") from None
         return _choose(self.path, self.key, arrays, "array")
 
@@ -111,7 +110,7 @@ class ArrayFile(Source):
                 if member:
                     stream = zipfile.ZipFile(file).open(f"{member}.npy")
                 shape, is_fortran, dtype = read_array_header(stream)
-            except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            except DAMAGE as error:
                 raise ValueError(f"{self.path} is no readable .npy or .npz file of numbers: {error}") from None
             if dtype.kind not in "biuf":
                 raise ValueError(f"{self.path} has elements of type {dtype}, expected numbers")
@@ -133,7 +132,7 @@ class ArrayFile(Source):
             try:
                 stream.seek(start * size, os.SEEK_CUR)
                 read = stream.read((stop - start) * size)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            except DAMAGE as error:
                 raise ValueError(f"{self.path} is damaged: {error}") from None
         if len(read) < (stop - start) * size:
             raise ValueError(f"{self.path} ends before row {start + len(read) // size} of {shape[0]}")
