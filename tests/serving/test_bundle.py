@@ -1,7 +1,9 @@
 import hashlib
 import json
+import os
 import shlex
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -371,6 +373,27 @@ def test_every_flipped_bit_of_the_checksums_is_detected(copy):
                 verify_files(copy)
     path.write_bytes(content)
     verify_files(copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["SHA256SUMS", "card.json", "golden.npz", "saved_model.pb", "assets.extra/tf_serving_warmup_requests"]
+)
+def test_files_that_would_fill_the_memory_are_refused_before_they_are_read(copy, name):
+    os.truncate(copy / name, 3 * 2**30)  # of zeros that take no place
+    started = time.monotonic()
+    with pytest.raises(DamagedBundleError, match=f"{name} has 3,221,225,472 bytes, expected at most"):
+        verify_files(copy)
+    assert time.monotonic() - started < 1.0
+
+
+def test_golden_values_that_would_fill_the_memory_are_refused_before_they_are_read(copy, monkeypatch):
+    np.savez_compressed(copy / "golden.npz", x=np.zeros(2**28 + 1, np.uint8), seed=np.zeros(1, np.int64))
+    files.write_checksums(copy)
+    assert (copy / "golden.npz").stat().st_size < 2**20
+    with pytest.raises(
+        DamagedBundleError, match=r"golden.* not what an export writes: .x. has 268,435,457 bytes"
+    ):
+        verification.verify(copy)
 
 
 def test_a_bundle_of_other_weights_does_not_give_its_golden_values(trained, copy):

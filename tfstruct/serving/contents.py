@@ -9,6 +9,14 @@ PAGE_NAME = "MODEL_CARD.md"
 GOLDEN_NAME = "golden.npz"
 GRAPH_NAME = "saved_model.pb"
 WARMUP_NAME = Path("assets.extra") / "tf_serving_warmup_requests"
+#: Most bytes of the files that are read into memory whole.
+LARGEST_BYTES = {
+    CHECKSUMS_NAME: 2**20,
+    CARD_NAME: 2**24,
+    GOLDEN_NAME: 2**28,
+    str(WARMUP_NAME): 2**28,
+    GRAPH_NAME: 2**29,
+}
 _NAMES = {CARD_NAME, PAGE_NAME, CHECKSUMS_NAME, GOLDEN_NAME, GRAPH_NAME, str(WARMUP_NAME)}
 
 
@@ -36,6 +44,9 @@ def verify_files(folder: Path, pinned: str | None = None) -> None:
         raise DamagedBundleError(f"{folder} has no {CHECKSUMS_NAME}")
     if pinned is not None and sha256(listing) != pinned.lower():
         raise DamagedBundleError(f"{listing} has the SHA-256 {sha256(listing)}, expected {pinned}")
+    for name, most in LARGEST_BYTES.items():
+        if (folder / name).exists() and (size := (folder / name).stat().st_size) > most:
+            raise DamagedBundleError(f"{folder / name} has {size:,} bytes, expected at most {most:,}")
     try:
         expected = read_checksums(folder)
     except ValueError as error:

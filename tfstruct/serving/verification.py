@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.files import DAMAGE, read_json
+from tfstruct.files import DAMAGE, read_json, require_size
 from tfstruct.serving import card as card_lib
 from tfstruct.serving import trust, warmup
 from tfstruct.serving.client import LoadedModel
-from tfstruct.serving.contents import CARD_NAME, GOLDEN_NAME, DamagedBundleError, verify_files
+from tfstruct.serving.contents import CARD_NAME, GOLDEN_NAME, LARGEST_BYTES, DamagedBundleError, verify_files
 
 _TOLERANCE = 1e-4
 
@@ -35,6 +35,8 @@ def verify(folder: str | Path, *, sha256: str | None = None) -> None:
     warmup.check(folder, card)
     try:
         with open(folder / GOLDEN_NAME, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            for name in archive.files:
+                require_size(archive.zip, name, LARGEST_BYTES[GOLDEN_NAME])
             golden = dict(archive)
         missing = {"x", "seed"} - golden.keys()
         if missing:
