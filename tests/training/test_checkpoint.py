@@ -287,7 +287,8 @@ print(checkpoints.latest().step)
     assert os.listdir(tmp_path) == ["step_000000001.npz"]
 
 
-def test_kill_at_random_moments_always_leaves_a_valid_checkpoint(tmp_path):
+@pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_kill_at_random_moments_always_leaves_a_valid_checkpoint(kills, tmp_path):
     body = """
 import itertools, numpy
 checkpoints = checkpoint.Checkpoints(sys.argv[1])
@@ -298,7 +299,7 @@ for step in itertools.count(found.step + 1 if found else 1):
 """
     generator = random.Random(17)
     last, killed_while_writing = 0, 0
-    for _ in range(10):
+    for _ in range(kills):
         process = child(body, tmp_path)
         process.stdout.readline()
         time.sleep(generator.uniform(0.0, 0.1))
