@@ -92,12 +92,12 @@ class Normalization(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         layer, flat = self.normalization, tf.reshape(inputs, [-1, self.size])
-        averages = layer.moving_mean, layer.moving_variance
+        averages: tuple[Any, Any] = layer.moving_mean, layer.moving_variance
         before = [tf.convert_to_tensor(average) for average in averages]
         outputs = layer(flat, training=training)
         if training:
             after = [tf.convert_to_tensor(average) for average in averages]
-            layer.moving_variance.assign(after[1] + _drift_variance(before, after, layer.momentum))
+            averages[1].assign(after[1] + _drift_variance(before, after, layer.momentum))
         return tf.reshape(outputs, tf.shape(inputs))
 
 
