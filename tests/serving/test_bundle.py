@@ -299,6 +299,19 @@ def test_an_export_that_fails_on_the_way_leaves_nothing(trained, tmp_path, monke
     assert not list((tmp_path / "model").iterdir())
 
 
+def test_an_export_whose_folder_another_process_makes_meanwhile_leaves_that_one(trained, tmp_path, monkeypatch):
+    output = tmp_path / "model/1"
+
+    def meanwhile(folder):
+        output.mkdir()
+        (output / "theirs.txt").write_text("theirs")
+
+    monkeypatch.setattr(publication, "verify", meanwhile)
+    with pytest.raises(FileExistsError, match="1 exists already; nothing was written"):
+        bundle.export(trained, output, num_samples=1)
+    assert files_of(tmp_path) == ["model/1/theirs.txt"]
+
+
 # Damage --------------------------------------------------------------------------------------------------------------
 
 
@@ -390,9 +403,7 @@ def test_golden_values_that_would_fill_the_memory_are_refused_before_they_are_re
     np.savez_compressed(copy / "golden.npz", x=np.zeros(2**28 + 1, np.uint8), seed=np.zeros(1, np.int64))
     files.write_checksums(copy)
     assert (copy / "golden.npz").stat().st_size < 2**20
-    with pytest.raises(
-        DamagedBundleError, match=r"golden.* not what an export writes: .x. has 268,435,457 bytes"
-    ):
+    with pytest.raises(DamagedBundleError, match=r"golden.* not what an export writes: .x. has 268,435,457 bytes"):
         verification.verify(copy)
 
 

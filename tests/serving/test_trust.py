@@ -1,6 +1,7 @@
 """Bundles that do more than compute are refused before anything of them is loaded."""
 
 import json
+import os
 import shutil
 import time
 
@@ -242,6 +243,15 @@ def test_links_are_refused(copy, tmp_path):
     (copy / "saved_model.pb").rename(tmp_path / "elsewhere.pb")
     (copy / "saved_model.pb").symlink_to(tmp_path / "elsewhere.pb")
     with pytest.raises(UntrustedBundleError, match=r"saved_model\.pb is a link"):
+        tfstruct.load(copy)
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", "card.json", "golden.npz", "saved_model.pb", "variables/other"])
+def test_pipes_are_refused_and_not_waited_for(copy, name):
+    (copy / name).unlink(missing_ok=True)
+    os.mkfifo(copy / name)
+    message = r"has no SHA256SUMS|is missing|is a link or no file"
+    with pytest.raises((UntrustedBundleError, DamagedBundleError), match=message):
         tfstruct.load(copy)
 
 

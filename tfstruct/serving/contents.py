@@ -40,7 +40,7 @@ def verify_files(folder: Path, pinned: str | None = None) -> None:
         DamagedBundleError: a file is missing, changed, or was added, or the list is not the pinned one.
     """
     listing = folder / CHECKSUMS_NAME
-    if not listing.exists():
+    if not listing.is_file():  # a named pipe would be waited for
         raise DamagedBundleError(f"{folder} has no {CHECKSUMS_NAME}")
     if pinned is not None and sha256(listing) != pinned.lower():
         raise DamagedBundleError(f"{listing} has the SHA-256 {sha256(listing)}, expected {pinned}")
@@ -62,10 +62,10 @@ def verify_files(folder: Path, pinned: str | None = None) -> None:
 
 
 def require_known_files(folder: Path) -> None:
-    """Raises UntrustedBundleError for links, and for files that TensorFlow may read and this library never writes."""
+    """Raises UntrustedBundleError for links, pipes and devices, and for files that TensorFlow may read and this library never writes."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.is_symlink():
-            raise UntrustedBundleError(f"{path} is a link, found where a bundle has only files of its own")
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise UntrustedBundleError(f"{path} is a link or no file, found where a bundle has only files of its own")
         if path.is_file() and str(name) not in _NAMES and name.parts[0] != "variables":
             raise UntrustedBundleError(f"{path} is no file of a bundle, which has {', '.join(sorted(_NAMES))}")

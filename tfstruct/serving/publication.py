@@ -69,7 +69,11 @@ def publish(
         write_checksums(aside)
         verify(aside)
         aside.chmod(0o755)
-        aside.rename(output)
+        try:
+            aside.rename(output)
+        except OSError:
+            require_new(output)  # another process made it meanwhile
+            raise
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
