@@ -62,7 +62,7 @@ def verify_files(folder: Path, pinned: str | None = None) -> None:
 
 
 def require_known_files(folder: Path) -> None:
-    """Raises UntrustedBundleError for links, pipes and devices, and for files that TensorFlow may read and this library never writes."""
+    """Raises UntrustedBundleError for what is no file of its own, and for files that this library never writes."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
