@@ -51,7 +51,7 @@ def test_more_rows_than_a_block_are_answered_as_each_alone(signatures, name, rng
     }
 
     def answers(rows):
-        return functions[name](*(tf.constant(values[key][rows]) for key in model.queries[name].inputs))
+        return functions[name](**{key: tf.constant(values[key][rows]) for key in model.queries[name].inputs})
 
     whole = answers(slice(None))
     for place in (0, 127, 128, 149):

@@ -11,7 +11,7 @@ from tests.trainers import tiny
 from tfstruct.data import variants
 from tfstruct.evaluation import report
 from tfstruct.models import presets
-from tfstruct.serving import bundle, client, warmup
+from tfstruct.serving import bundle, calibration, client, warmup
 from tfstruct.serving.images import ImageInput
 from tfstruct.training import run as training
 
@@ -139,3 +139,15 @@ def test_bytes_that_are_no_image_are_an_error_of_the_request(model):
         model.image_log_prob([png(np.zeros([5, 4], np.uint8)), b"no image at all"])
     with pytest.raises(tf.errors.InvalidArgumentError):  # one that is cut off
         model.image_log_prob([png(np.zeros([5, 4], np.uint8))[:40]])
+
+
+def test_a_calibrated_bundle_judges_encoded_images_as_their_pixels(model, tmp_path):
+    x = np.random.default_rng(0).integers(0, 2, [30, 4, 4])
+    rows = calibration.Rows(x.astype(np.float32), "rows", "none", "validation", "0" * 64)
+    calibrated = client.load(calibration.calibrate(model, tmp_path / "model/2", rows))
+    files = [png((image * 255).astype(np.uint8)) for image in x[:7]]
+    expected, found = calibrated.anomaly(x[:7], alpha=0.3, seed=3), calibrated.image_anomaly(files, alpha=0.3, seed=3)
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert len(np.unique(found["p_value"])) > 1

@@ -13,7 +13,6 @@ References:
     Likelihood Ratios for Out-of-Distribution Detection, NeurIPS 2019.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.inference import code_length
-from tfstruct.serving.blocks import for_each_row
+from tfstruct.serving.blocks import signature
 from tfstruct.serving.signatures import Untracked
 
 LIKELIHOOD, TYPICALITY, COMPLEXITY, BACKGROUND = "likelihood", "typicality", "complexity", "background"
@@ -77,11 +76,7 @@ class AnomalyScores(tf.Module):
         specs = [tf.TensorSpec([None, *self._event_shape], name="x"), tf.TensorSpec([None], tf.int64, name="seed")]
         self._traced = Untracked(tf.function(self._statistics, input_signature=specs, autograph=False))
         alpha = tf.TensorSpec([None], tf.float32, name="alpha")
-        self._function = Untracked(
-            tf.function(
-                functools.partial(for_each_row, self._anomaly), input_signature=[*specs, alpha], autograph=False
-            )
-        )
+        self._function = Untracked(signature(self._anomaly, [*specs, alpha]))
 
     @property
     def anomaly(self) -> Any:

@@ -1,5 +1,6 @@
 """Functions of rows that compute a few of them at a time, inside the graph, so that memory does not grow with all."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,13 +41,23 @@ def in_blocks(function: Callable[..., Any], specs: Sequence[tf.TensorSpec], rows
     return tf.function(blocked, input_signature=specs, autograph=False)
 
 
-def for_each_row(function: Callable[..., Any], *inputs: tf.Tensor) -> Any:
-    """Calls a function of rows [N, ...] and of what goes with them, [N, ...] or [1, ...] for all; others fail."""
-    first, *others = inputs
-    num_rows = tf.shape(first)[:1]
+def signature(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> Callable[..., Any]:
+    """Returns a tf.function of rows [N, ...] and of what goes with them, [N, ...] or [1, ...] for all; others fail.
 
-    def spread(values: tf.Tensor) -> tf.Tensor:
+    Args:
+        function: of the inputs, all [N, ...], in the order of `specs`.
+        specs: of the inputs, [None, ...]; their names are those of the arguments.
+    """
+    names = [spec.name for spec in specs]
+
+    def spread(values: tf.Tensor, num_rows: tf.Tensor) -> tf.Tensor:
         full = tf.broadcast_to(values, tf.concat([num_rows, tf.shape(values)[1:]], axis=0))
         return tf.ensure_shape(full, values.shape)
 
-    return function(first, *map(spread, others))
+    def called(*inputs: tf.Tensor, **named: tf.Tensor) -> Any:
+        first, *others = *inputs, *(named[name] for name in names[len(inputs) :])
+        return function(first, *(spread(values, tf.shape(first)[:1]) for values in others))
+
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    called.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    return tf.function(called, input_signature=specs, autograph=False)

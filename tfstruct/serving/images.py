@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfstruct import random
 from tfstruct.data.support import BINARY, INTEGERS, UNIT_INTERVAL
-from tfstruct.serving.blocks import for_each_row
+from tfstruct.serving.blocks import signature
 
 _DRAW = 5  # the purpose of a row's key, beside those of serving.signatures
 _DRAWN = "drawn: 1 with the probability of its intensity"
@@ -80,15 +80,12 @@ class ImageInput(NamedTuple):
     def variant_of(self, function: Callable[..., Any], more: Sequence[tf.TensorSpec] = ()) -> Callable[..., Any]:
         """Returns a tf.function of `image_bytes` [N], `seed` [N] and more inputs that asks one of x, seed and those."""
 
-        def of_images(*inputs: tf.Tensor) -> Any:
-            return for_each_row(of_rows, *inputs)
-
-        def of_rows(image_bytes: tf.Tensor, seed: tf.Tensor, *others: tf.Tensor) -> Any:
+        def of_images(image_bytes: tf.Tensor, seed: tf.Tensor, *others: tf.Tensor) -> Any:
             named = {spec.name: value for spec, value in zip(more, others, strict=True)}
             return function(x=self.decode(image_bytes, seed), seed=seed, **named)
 
         specs = [tf.TensorSpec([None], tf.string, name="image_bytes"), tf.TensorSpec([None], tf.int64, name="seed")]
-        return tf.function(of_images, input_signature=[*specs, *more], autograph=False)
+        return signature(of_images, [*specs, *more])
 
     def about(self) -> dict[str, Any]:
         """Returns what a card says."""

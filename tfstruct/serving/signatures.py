@@ -22,7 +22,7 @@ from tfstruct.inference import likelihood
 from tfstruct.math import bits_per_dim
 from tfstruct.models.system import System
 from tfstruct.serving import weights
-from tfstruct.serving.blocks import for_each_row, in_blocks
+from tfstruct.serving.blocks import in_blocks, signature
 from tfstruct.serving.images import ImageInput
 
 T = TypeVar("T")
@@ -85,15 +85,11 @@ class ServedSystem(tf.Module):
         for shape, name in zip(model.target.part_shapes, ("x_given", "x_query"), strict=False):
             specs[name] = tf.TensorSpec([None, *shape], tf.float32, name=name)
         functions = {
-            name: tf.function(
-                functools.partial(
-                    for_each_row,
-                    getattr(self, name)
-                    if query.function is None
-                    else functools.partial(self._answer, name, query.function, query.inputs),
-                ),
-                input_signature=[specs[part] for part in query.inputs],
-                autograph=False,
+            name: signature(
+                getattr(self, name)
+                if query.function is None
+                else functools.partial(self._answer, name, query.function, query.inputs),
+                [specs[part] for part in query.inputs],
             )
             for name, query in model.queries.items()
         }
