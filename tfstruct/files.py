@@ -4,11 +4,13 @@ import contextlib
 import errno
 import hashlib
 import json
+import lzma
 import math
 import os
 import pathlib
 import re
 import secrets
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -28,8 +30,8 @@ _TEMPORARY_NAME = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 
 #: What reading a damaged .npy or .npz file may raise: of its bytes, of an unknown or encrypted archive, of a header.
 DAMAGE = (
-    ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, SyntaxError,
-    tokenize.TokenError,
+    ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError,
+    SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 
 PathLike = str | os.PathLike[str]
@@ -235,8 +237,8 @@ def read_array_header(stream: Any) -> ArrayHeader:
         raise ValueError(f"the header of an array is damaged: {error}") from None
 
 
-def require_size(archive: zipfile.ZipFile, name: str, largest: int) -> None:
-    """Checks what an array of a .npz archive says of its size before memory is taken for it.
+def require_size(archive: zipfile.ZipFile, name: str, largest: int) -> int:
+    """Checks what an array of a .npz archive says of its size before memory is taken for it; returns its bytes.
 
     Args:
         archive: open.
@@ -254,6 +256,7 @@ def require_size(archive: zipfile.ZipFile, name: str, largest: int) -> None:
         raise ValueError(f"{name!r} says that it has {header.num_bytes:,} bytes, found {held:,}")
     if held > largest:
         raise ValueError(f"{name!r} has {held:,} bytes, expected at most {largest:,}")
+    return held
 
 
 def shaped(rows: np.ndarray, event_shape: Sequence[int]) -> np.ndarray:
@@ -267,7 +270,7 @@ def shaped(rows: np.ndarray, event_shape: Sequence[int]) -> np.ndarray:
     long, theirs = ([size for size in sizes if size != 1] for sizes in (shape, found))
     is_possible = min(shape, default=0) >= 1 and math.prod(shape) == math.prod(found)
     if not is_possible or (long != theirs and min(len(long), len(theirs)) > 1):
-        other = f"; the same number of values in another order: transpose them to {shape}" if is_possible else ""
+        other = f"; the same number of values in another order: bring them to {shape}" if is_possible else ""
         raise ValueError(f"event_shape {shape} does not fit rows of shape {found}{other}")
     return rows.reshape(len(rows), *shape)
 

@@ -109,7 +109,7 @@ def excess_of(used: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def bracket_flags(prepared: Mapping[str, Any]) -> list[str]:
     """Returns the flags of a prior whose log Z is not known to half a nat, or rests on few chains."""
     size, flags = prepared["prior_effective_sample_size"], []
-    if size < LEAST_SIZE:
+    if size < min(LEAST_SIZE, 0.5 * prepared["prior_chains"]):
         flags.append(
             f"few chains: log Z of the prior rests on {size:.1f} of {prepared['prior_chains']} annealed chains, and "
             "its standard error is unknown; raise evaluation.prior_temperatures"

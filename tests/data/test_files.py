@@ -140,7 +140,7 @@ def test_rows_take_another_shape_only_where_it_is_clear_which_value_goes_where(t
         np.testing.assert_array_equal(shaped(rows, event_shape), rows.reshape(20, *event_shape))
         assert _load(path, event_shape=event_shape).event_shape == event_shape
     else:
-        with pytest.raises(ValueError, match=r"the same number of values in another order: transpose them"):
+        with pytest.raises(ValueError, match=r"the same number of values in another order: bring them to"):
             _load(path, event_shape=event_shape)
 
 

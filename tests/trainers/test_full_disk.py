@@ -41,7 +41,6 @@ CASES = {
     ),
     "evaluate": ("evaluate --workdir=MADE/run --tag=full", 100, "run/evaluation_full_log_prob.npz", set()),
     "export, graph": ("export --workdir=MADE/run --output=HERE/model/1", 100_000, "model/1", {"model"}),
-    "export, golden values": ("export --workdir=MADE/run --output=HERE/model/1", 3_000, "model/1", {"model"}),
     "calibrate": (
         "calibrate --model=MADE/model --output=HERE/model/2 --data_file=MADE/rows.npz", 100_000, "model/2", {"model"},
     ),

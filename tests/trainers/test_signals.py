@@ -13,7 +13,15 @@ from tfstruct.training import run as training
 
 def started(name, *arguments):
     command = [str(tiny.PROGRAMS / f"tfstruct-{name}"), *map(str, arguments)]
-    return subprocess.Popen(command, env=tiny.ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env=tiny.ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores Ctrl-C, and so does all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def wait_for(condition, process, seconds=120):

@@ -1,6 +1,9 @@
 import subprocess
 
+import pytest
+
 from tests.trainers import tiny
+from tfstruct.training import run as training
 from tfstruct.training import workdir
 
 
@@ -43,16 +46,31 @@ def test_this_checkout_names_its_own_commit():
 
 def test_the_environments_of_all_processes_of_a_run_stay(tmp_path, monkeypatch):
     folder = workdir.Workdir(tmp_path)
-    for step, commit in ((0, "a1"), (0, "b2"), (10, "b2"), (20, "c3")):
+    for step, commit in ((0, "a1"), (0, "b2"), (10, "b2"), (20, "c3")):  # begun anew: what was before is another run
         monkeypatch.setattr(workdir, "_commit", lambda commit=commit: commit)
-        folder.write_environment(compiler="xla")
-        folder.checkpoints.save(step + 10, {}, {})
-        folder.checkpoints.discard_after(step + 10)
-        if commit == "a1":  # begun anew: what was before is another run
-            folder.checkpoints.discard_after(-1)
+        noted = folder.write_environment(step, compiler="xla")
     found = folder.environment()
+    assert found == noted
     assert (found["commit"], found["first_step"], found["compiler"]) == ("c3", 20, "xla")
     assert [(process["commit"], process["first_step"]) for process in found["earlier"]] == [("b2", 0), ("b2", 10)]
     assert all("earlier" not in process for process in found["earlier"])
     assert workdir.earlier_commits(found) == ["b2"]
     assert workdir.earlier_commits({"commit": "c3"}) == []
+
+
+def test_a_damaged_environment_is_passed_over(tmp_path):
+    folder = workdir.Workdir(tmp_path)
+    for content in ("{", "[1]"):
+        (tmp_path / "environment.json").write_text(content)
+        with pytest.warns(RuntimeWarning, match="passed over a damaged environment: .*environment.json"):
+            assert folder.environment() == {}
+
+
+def test_a_process_that_makes_no_step_is_not_said_to_have_trained(tmp_path, monkeypatch):
+    file = tiny.write_rows(tmp_path / "rows.npz")
+    folder = workdir.Workdir(tmp_path / "run")
+    for commit in ("a1", "b2"):
+        monkeypatch.setattr(workdir, "_commit", lambda commit=commit: commit)
+        training.train(tiny.vae_config(file), folder.path)
+    assert (folder.environment()["commit"], folder.environment()["earlier"]) == ("a1", [])
+    assert folder.run_state().made_by["commit"] == "a1"

@@ -1,5 +1,6 @@
 """A run that diverges goes back to where it was well, more slowly, and nothing that is not finite is ever saved."""
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -150,10 +151,10 @@ def test_a_run_that_always_diverges_ends_with_what_was_saved_before(monkeypatch,
     np.testing.assert_array_equal(state.best.bounds, [-9])
 
 
-@pytest.mark.parametrize("rate", ["1e38", "1e9", "1e5"])
-def test_learning_rates_that_destroy_every_model_never_leave_what_is_not_finite(rate, file, tmp_path):
+@pytest.mark.parametrize(("rate", "is_the_end"), [("1e38", True), ("1e9", True), ("1e5", False)])
+def test_learning_rates_that_destroy_every_model_never_leave_what_is_not_finite(rate, is_the_end, file, tmp_path):
     options = (*COURSE, f"optimizer.learning_rate={rate}", "training.validation_samples=2")
-    with pytest.raises(recovery.NonFiniteTrainingError):
+    with pytest.raises(recovery.NonFiniteTrainingError) if is_the_end else contextlib.nullcontext():
         training.train(tiny.vae_config(file, *options), tmp_path / "run")
     for step in Checkpoints(tmp_path / "run/checkpoints").steps():
         for name, values in Checkpoints(tmp_path / "run/checkpoints").load(step).arrays.items():

@@ -7,6 +7,7 @@ from tfstruct.models import registry
 from tfstruct.training import recovery, trainer
 from tfstruct.training import run as training
 from tfstruct.training.checkpoint import Checkpoints
+from tfstruct.training.data import load_data
 
 # Bad settings and data leave no folder ------------------------------------------------------------------------------
 
@@ -168,6 +169,18 @@ def test_losses_that_are_not_finite_end_the_run_with_advice_and_keep_the_last_ch
 
 
 # What belongs together ----------------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_all_the_same_are_refused_with_batch_normalisation(tmp_path):
+    rows = np.ones([3_000, 12], np.uint8)
+    np.save(tmp_path / "rows.npy", rows)
+    config = tiny.vae_config(tmp_path / "rows.npy")
+    with pytest.raises(ValueError, match=r"training rows of file/none are the same.*set model\.batch_norm=False"):
+        training.train(config, tmp_path / "run")
+    load_data(config.replace({"model.batch_norm": False}))
+    rows[0, 0] = 0
+    np.save(tmp_path / "rows.npy", rows)
+    load_data(config)
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path):

@@ -91,32 +91,8 @@ class Normalization(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        layer, flat = self.normalization, tf.reshape(inputs, [-1, self.size])
-        averages: tuple[Any, Any] = layer.moving_mean, layer.moving_variance
-        before = [tf.convert_to_tensor(average) for average in averages]
-        outputs = layer(flat, training=training)
-        if training:
-            after = [tf.convert_to_tensor(average) for average in averages]
-            averages[1].assign(after[1] + _drift_variance(before, after, layer.momentum))
-        return tf.reshape(outputs, tf.shape(inputs))
-
-
-def _drift_variance(before: Sequence[tf.Tensor], after: Sequence[tf.Tensor], momentum: float) -> tf.Tensor:
-    """What is added to moving variances, for features that are constant in a batch while their means move; else 0.
-
-    In training such a feature is normalised to 0. The moving mean lags behind, and divided by a moving variance that
-    goes to 0 the lag would be anything at evaluation, more with every layer. With its square, many times over, in the
-    variance, the feature is near 0 there as well.
-
-    Args:
-        before: moving means and variances before a step of training, each [F].
-        after: the same after it.
-        momentum: of the moving averages.
-    """
-    rate = 1.0 - momentum
-    squared_lag = tf.square((after[0] - before[0]) / rate)
-    batch_variance = (after[1] - momentum * before[1]) / rate
-    return tf.where(batch_variance < 1e-4 * squared_lag, rate * 1e6 * squared_lag, tf.zeros_like(squared_lag))
+        flat = tf.reshape(inputs, [-1, self.size])
+        return tf.reshape(self.normalization(flat, training=training), tf.shape(inputs))
 
 
 class LayerNormalization(keras.layers.Layer):

@@ -102,7 +102,7 @@ def _recipe(run: TrainedRun, evaluation: Mapping[str, Any] | None, weights_dtype
     )
     lines: list[str] = []
     checkout = ""
-    begun = [str(commit) for commit in earlier_commits(run.folder.environment())]
+    begun = [commit or "a commit that was not recorded" for commit in earlier_commits(run.folder.environment())]
     if begun:
         lines.append(f"# trained until it was stopped by {', then '.join(begun)}, and resumed by the next")
     for made_in, command in steps:  # often by different commits: what is trained for days outlives some

@@ -27,9 +27,11 @@ def slim(folder: Path) -> None:
     for meta in model.meta_graphs:
         public = set(meta.object_graph_def.concrete_functions)
         functions = meta.graph_def.library.function
+        new = {}
         for function in functions:
-            _merge_constants(function)
-        new = {function.signature.name: _shorten(function, public) for function in functions}
+            merged = _merge_constants(function)
+            short = _shorten(function, public)
+            new[function.signature.name] = short | {name: short[kept] for name, kept in merged.items()}
         for node in meta.object_graph_def.nodes:
             if node.HasField("captured_tensor"):  # of one function, which an inner one reads
                 captured = node.captured_tensor
@@ -44,8 +46,10 @@ def slim(folder: Path) -> None:
     (folder / _FINGERPRINT).unlink(missing_ok=True)
 
 
-def _merge_constants(function: "function_pb2.FunctionDef") -> None:  # pyright: ignore[reportAttributeAccessIssue]
-    """Keeps one node of those of a function that hold the same constant after the same nodes."""
+def _merge_constants(
+    function: "function_pb2.FunctionDef",  # pyright: ignore[reportAttributeAccessIssue]
+) -> dict[str, str]:
+    """Keeps one node of those of a function that hold the same constant after the same nodes; returns it for each."""
     first: dict[tuple[bytes, ...], str] = {}
     same, kept = {}, []
     for node in function.node_def:
@@ -56,8 +60,6 @@ def _merge_constants(function: "function_pb2.FunctionDef") -> None:  # pyright: 
                 same[node.name] = found
                 continue
         kept.append(node)
-    if not same:
-        return
     for node in kept:
         for place, reference in enumerate(node.input):
             node.input[place] = _renamed(reference, same)
@@ -66,6 +68,7 @@ def _merge_constants(function: "function_pb2.FunctionDef") -> None:  # pyright: 
             names[output] = _renamed(reference, same)
     del function.node_def[:]
     function.node_def.extend(kept)
+    return same
 
 
 def _shorten(

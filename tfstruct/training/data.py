@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from tfstruct.data import datasets, support, variants
 from tfstruct.models.config import Config
 
@@ -39,6 +41,11 @@ def load_data(config: Config, data_dir: str | None = None) -> datasets.Dataset:
         raise ValueError(
             f"the likelihood {likelihood} is for data of support {' or '.join(allowed)}; {label} has {data.support}"
         )
+    if getattr(config.model, "batch_norm", False) and data.train_transform == "cast" and _are_equal(data.train):
+        raise ValueError(
+            f"all {len(data.train)} training rows of {label} are the same, which leaves batch normalisation no "
+            "variance; set model.batch_norm=False"
+        )
     if options.corruption:
         corrupted = variants.corrupt_once(data.validation, "validation", options.corruption, data.support)
         data = dataclasses.replace(data, validation=corrupted)
@@ -48,3 +55,8 @@ def load_data(config: Config, data_dir: str | None = None) -> datasets.Dataset:
     if first > len(data.train):
         raise ValueError(f"data.train_images must be 0 (all) to {len(data.train)}, found {first}")
     return dataclasses.replace(data, train=data.train[:first]) if first else data
+
+
+def _are_equal(rows: np.ndarray) -> bool:
+    """Whether all rows are the same; most often the first few say that they are not."""
+    return all((rows[start : start + 1_000] == rows[:1]).all() for start in range(0, len(rows), 1_000))

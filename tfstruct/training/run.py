@@ -68,14 +68,15 @@ def train(
     with WorkdirLock(folder.path):
         starts_from = origin(config, folder)
         folder.claim(config, resume)
-        folder.write_environment(
-            strategy=strategy,
-            devices=1 if chosen is None else chosen.num_replicas_in_sync,
-            compiler=compiler,
-            data={"checksum": data.checksum, "description": data.description},
-            starts_from=starts_from,
+        return trainer.run(
+            {
+                "strategy": strategy,
+                "devices": 1 if chosen is None else chosen.num_replicas_in_sync,
+                "compiler": compiler,
+                "data": {"checksum": data.checksum, "description": data.description},
+                "starts_from": starts_from,
+            }
         )
-        return trainer.run()
 
 
 def _reason_for_one_device(config: Config, model: System) -> str | None:

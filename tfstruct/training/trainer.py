@@ -2,7 +2,8 @@
 
 import io
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -96,8 +97,11 @@ class Trainer:
         layout = self.functional.layout
         self.state = RunState(0, self.initial, best, seeds, layout, data.checksum, config=config.to_json())
 
-    def run(self) -> RunResult:
+    def run(self, about: Mapping[str, Any]) -> RunResult:
         """Goes on to the last step, or until every replica's patience ends.
+
+        Args:
+            about: what environment.json says of it, beside versions and machine.
 
         Raises:
             NonFiniteTrainingError: see `Recovery.roll_back`.
@@ -111,8 +115,9 @@ class Trainer:
                 f"every checkpoint in {self.folder.checkpoints.folder} is damaged; remove that folder to start again "
                 "from step 0"
             )
-        noted = self.folder.environment()
-        self.state = self.state._replace(made_by={name: noted.get(name) for name in ("commit", "versions")})
+        if self.state.step < self.options.steps and not self.state.best.stopped.all():  # else nothing is made
+            noted = self.folder.write_environment(self.state.step, **about)
+            self.state = self.state._replace(made_by={name: noted[name] for name in ("commit", "versions")})
         start, last_save, speed = time.monotonic(), time.monotonic(), _Speed()
         with (
             RunLog(
@@ -238,7 +243,7 @@ class Trainer:
         """Goes on from a checkpoint; raises ValueError for one of other weights or other data."""
         found = RunState.from_checkpoint(checkpoint)
         for name, layout in self.state.layout.items():
-            require_layout(found.layout[name], layout, f"{checkpoint.path}{found.maker}")
+            require_layout(found.layout.get(name, []), layout, f"{checkpoint.path}{found.maker}")
         if found.data_checksum != self.state.data_checksum:
             raise ValueError(
                 f"{checkpoint.path} was trained on data of checksum {found.data_checksum[:12]}..., "

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -92,21 +93,32 @@ class Workdir:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    def write_environment(self, **extra: Any) -> None:
-        """Writes environment.json: versions, machine, devices, command line.
+    def write_environment(self, first_step: int, **extra: Any) -> dict[str, Any]:
+        """Writes environment.json: versions, machine, devices, command line; returns it.
 
         Those of earlier processes of the same run stay, under `earlier`, the first one first.
+
+        Args:
+            first_step: steps that were done before this process.
+            **extra: what else is to be noted.
         """
-        before = self.environment() if self.checkpoints.steps() else {}
+        before = self.environment() if first_step else {}
         earlier = [*before.pop("earlier", []), before] if before else []
-        first_step = max(self.checkpoints.steps(), default=0)
         now = environment() | extra | {"first_step": first_step, "earlier": earlier}
         write_json(self.path / "environment.json", now)
+        return now
 
     def environment(self) -> dict[str, Any]:
-        """Reads environment.json, of the newest process; empty where there is none."""
+        """Reads environment.json, of the newest process; empty where there is none, or a damaged one."""
         path = self.path / "environment.json"
-        return read_json(path) if path.exists() else {}
+        try:
+            found = read_json(path) if path.exists() else {}
+        except ValueError as error:
+            found = error
+        if isinstance(found, dict):
+            return found
+        warnings.warn(f"passed over a damaged environment: {path}", RuntimeWarning, stacklevel=2)
+        return {}
 
     def run_state(self) -> RunState:
         """Reads where the run is from its latest checkpoint.
