@@ -122,7 +122,7 @@ def test_a_finished_run_given_again_changes_no_weight_and_adds_no_row(file, tmp_
 
 
 def test_the_config_of_a_run_does_not_depend_on_the_devices(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer.Trainer, "run", lambda run: None)
+    monkeypatch.setattr(trainer.Trainer, "run", lambda run, about: None)
     training.train(tiny.vae_config(file), tmp_path / "run", strategy="mirrored")
     assert not Workdir(tmp_path / "run").config().model.batch_norm_synchronized
 
