@@ -41,6 +41,8 @@ PathLike = str | os.PathLike[str]
 def writing(path: PathLike, *errors: type[Exception]) -> Iterator[None]:
     """Names a file or folder in what goes wrong while it is written: a full disk is often reported without.
 
+    Of nested ones the outermost is named: a temporary folder is gone when the message is read.
+
     Args:
         path: what is written.
         *errors: what a library raises where others raise an OSError.
@@ -52,6 +54,8 @@ def writing(path: PathLike, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (OSError, *errors) as error:
+        while isinstance(error.__cause__, OSError):
+            error = error.__cause__
         cause = getattr(error, "strerror", None) or getattr(error, "message", None) or error
         reason = f"cannot write {path.name}: {cause}; what was there before is intact"
         raise OSError(getattr(error, "errno", None) or errno.EIO, reason, str(path)) from error
@@ -259,13 +263,15 @@ def require_size(archive: zipfile.ZipFile, name: str, largest: int) -> int:
     return held
 
 
-def shaped(rows: np.ndarray, event_shape: Sequence[int]) -> np.ndarray:
-    """Returns rows [n, ...] as [n, *event_shape], in row-major order.
+def shaped(rows: np.ndarray, event_shape: Sequence[int] | None) -> np.ndarray:
+    """Returns rows [n, ...] as [n, *event_shape], in row-major order; as they are where there is none.
 
     Raises:
         ValueError: rows of another number of values, or with axes of other lengths or in another order, channels first
             for instance: only axes of length 1, and flat rows or events, say nothing of an order.
     """
+    if event_shape is None:
+        return rows
     shape, found = tuple(int(size) for size in event_shape), rows.shape[1:]
     long, theirs = ([size for size in sizes if size != 1] for sizes in (shape, found))
     is_possible = min(shape, default=0) >= 1 and math.prod(shape) == math.prod(found)

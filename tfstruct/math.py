@@ -48,9 +48,13 @@ def compensated_add(total: tf.Tensor, lost: tf.Tensor, value: tf.Tensor) -> tupl
 
 
 def soft_clip(values: tf.Tensor, inner: float, outer: float) -> tf.Tensor:
-    """Limits values to +-`outer` with a slope everywhere; those within +-`inner` stay as they are, to the bit."""
+    """Limits values to +-`outer`; those within +-`inner` stay as they are, to the bit.
+
+    The slope beyond falls off as the square only (that of tanh would be 0 in float32 soon after), to 0 at +-1e18.
+    """
     inside = tf.clip_by_value(values, -inner, inner)
-    return inside + (outer - inner) * tf.tanh((values - inside) / (outer - inner))
+    beyond = (tf.clip_by_value(values, -1e18, 1e18) - inside) / (outer - inner)
+    return inside + (outer - inner) * tf.math.softsign(beyond)
 
 
 def mean_and_std_err(values: np.ndarray) -> tuple[float, float]:

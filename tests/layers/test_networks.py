@@ -88,14 +88,22 @@ def test_top_down_has_the_weights_of_separate_networks():
     assert layer.count_params() == (2 + 4) * 5 + 2 * 5 + 2 * (5 * 2 + 2 + 2 * 4 + 4)
 
 
-def test_log_variances_are_limited_and_means_are_not(rng):
+# Bug seen: log variances cut off, so that those beyond the limit had no gradient to come back by.
+def test_means_and_log_variances_level_off_with_a_slope(rng):
     layer = NodeHeads(2, 3, name="net")
     layer.build((None, 2, 4))
     networks.randomize(layer, rng)
-    loc, log_variance = layer(tf.constant(1e3 * rng.normal(size=[50, 2, 4])))
-    assert log_variance.numpy().max() == 15.0
-    assert log_variance.numpy().min() == -15.0
-    assert np.abs(loc.numpy()).max() > 100.0
+    inputs = tf.constant(3e3 * rng.normal(size=[50, 2, 4]))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(inputs)
+        outputs = layer(inputs)
+        totals = [tf.reduce_sum(tf.abs(values)) for values in outputs]
+    for values, total, (start, end) in zip(outputs, totals, (layer.loc_limits, layer.log_variance_limits), strict=True):
+        far = np.abs(values.numpy()) > start
+        assert far.mean() > 0.1
+        assert np.abs(values.numpy()).max() <= end
+        slopes = tape.gradient(total, inputs).numpy()
+        assert np.all(np.any(slopes != 0.0, axis=-1)[np.all(far, axis=-1)])
 
 
 @pytest.mark.usefixtures("matmul_branch")

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from tests.trainers import tiny
@@ -28,3 +30,9 @@ def folder(trained, tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(folder):
     return client.load(folder)
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """The same bundle in a folder of its own, to be changed."""
+    return shutil.copytree(folder, tmp_path / "copy")

@@ -45,6 +45,14 @@ def of_parquet(path, columns):
     pq.write_table(pa.table(columns), path, row_group_size=7)
 
 
+def fixed_lists(rows):
+    """Rows as lists of a fixed size, one level for each axis."""
+    values = pa.array(rows.reshape(-1))
+    for size in reversed(rows.shape[1:]):
+        values = pa.FixedSizeListArray.from_arrays(values, size)
+    return values
+
+
 FORMATS = {
     "rows.npy": lambda path, rows: np.save(path, rows),
     "rows.npz": lambda path, rows: np.savez(path, rows),
@@ -57,9 +65,8 @@ FORMATS = {
     ),
     "flat.parquet": lambda path, rows: of_parquet(path, {"x": list(rows.reshape(NUM, -1)), "label": np.arange(NUM)}),
     "nested.parquet": lambda path, rows: of_parquet(path, {"x": [row.tolist() for row in rows]}),
-    "fixed.parquet": lambda path, rows: of_parquet(
-        path, {"x": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), 12)}
-    ),
+    "fixed.parquet": lambda path, rows: of_parquet(path, {"x": fixed_lists(rows.reshape(NUM, -1))}),
+    "nested_fixed.parquet": lambda path, rows: of_parquet(path, {"x": fixed_lists(rows)}),
     "table.parquet": lambda path, rows: of_parquet(path, {f"x{i}": rows.reshape(NUM, -1)[:, i] for i in range(12)}),
 }
 WITH_KEY = {"several.npz", "bytes.tfrecord-00000-of-00001", "flat.parquet"}
@@ -186,6 +193,15 @@ BAD = {
     ("text.parquet", "no readable parquet file"): lambda path, rows: path.write_text("PAR1 nothing PAR1"),
     ("lists.parquet", "lists of 11, 12 values"): lambda path, rows: of_parquet(
         path, {"x": [rows[0].reshape(-1), rows[1].reshape(-1)[1:]]}
+    ),
+    ("turned.parquet", r"does not fit rows of shape .4, 3.; the same number of values in another order"): (
+        lambda path, rows: of_parquet(path, {"x": [row.T.tolist() for row in rows]})
+    ),
+    ("turned_fixed.parquet", r"does not fit rows of shape .4, 3.; the same number of values in another order"): (
+        lambda path, rows: of_parquet(path, {"x": fixed_lists(rows.swapaxes(1, 2))})
+    ),
+    ("holes.parquet", "'x' has lists with missing values"): lambda path, rows: of_parquet(
+        path, {"x": [[[1] * 4, None, [0] * 4]] * 3}
     ),
     ("null.parquet", "row 2 has no value in the column 'x'"): lambda path, rows: of_parquet(
         path, {"x": [rows[0].reshape(-1), rows[1].reshape(-1), None]}

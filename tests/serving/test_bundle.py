@@ -1,31 +1,18 @@
 import hashlib
 import json
-import os
 import shlex
-import shutil
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfstruct import files
+from tests.trainers import tiny
 from tfstruct import settings as settings_lib
 from tfstruct.evaluation import report
 from tfstruct.functional import Functional
 from tfstruct.models import presets
-from tfstruct.serving import bundle, cards, client, publication, verification, warmup
-from tfstruct.serving.contents import DamagedBundleError, verify_files
-
-
-@pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "copy")
-
-
-def files_of(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+from tfstruct.serving import bundle, cards, client, publication, warmup
 
 
 def graphs_of(folder):
@@ -113,7 +100,7 @@ def test_the_checksums_are_those_of_sha256sum_and_of_every_file(folder):
     for line in (folder / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ")
         listed[name] = digest
-    assert sorted(listed) == [name for name in files_of(folder) if name != "SHA256SUMS"]
+    assert sorted(listed) == [name for name in tiny.files_of(folder) if name != "SHA256SUMS"]
     for name, digest in listed.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
@@ -286,7 +273,7 @@ def test_an_existing_folder_is_refused_and_untouched(trained, tmp_path):
     (tmp_path / "1/mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="exists already"):
         bundle.export(trained, tmp_path / "1")
-    assert files_of(tmp_path) == ["1/mine.txt"]
+    assert tiny.files_of(tmp_path) == ["1/mine.txt"]
 
 
 def test_an_export_that_fails_on_the_way_leaves_nothing(trained, tmp_path, monkeypatch):
@@ -296,6 +283,29 @@ def test_an_export_that_fails_on_the_way_leaves_nothing(trained, tmp_path, monke
     monkeypatch.setattr(publication, "write_checksums", fail)
     with pytest.raises(RuntimeError, match="planted"):
         bundle.export(trained, tmp_path / "model/1", num_samples=1)
+    assert not list((tmp_path / "model").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "error"),
+    [
+        (publication, "slim", OSError(28, "No space left on device")),
+        (warmup, "write", tf.errors.ResourceExhaustedError(None, None, "No space left on device")),
+        (publication, "write_text", OSError(28, "No space left on device")),
+        (np, "savez", OSError(28, "No space left on device")),
+    ],
+)
+def test_an_export_onto_a_full_disk_names_the_bundle_and_leaves_nothing(
+    place, name, error, trained, tmp_path, monkeypatch
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(place, name, fail)
+    with pytest.raises(OSError, match="cannot write 1: No space left on device; what was") as raised:
+        bundle.export(trained, tmp_path / "model/1", num_samples=1)
+    assert raised.value.filename == str(tmp_path / "model/1")
+    assert str(raised.value).count("cannot write") == 1
     assert not list((tmp_path / "model").iterdir())
 
 
@@ -309,109 +319,4 @@ def test_an_export_whose_folder_another_process_makes_meanwhile_leaves_that_one(
     monkeypatch.setattr(publication, "verify", meanwhile)
     with pytest.raises(FileExistsError, match="1 exists already; nothing was written"):
         bundle.export(trained, output, num_samples=1)
-    assert files_of(tmp_path) == ["model/1/theirs.txt"]
-
-
-# Damage --------------------------------------------------------------------------------------------------------------
-
-
-def test_an_undamaged_copy_verifies(copy):
-    verification.verify(copy)
-
-
-def damaged(path, how):
-    content = bytearray(path.read_bytes())
-    if how == "truncated":
-        return bytes(content[:-1])
-    content[len(content) // 2] ^= 1
-    return bytes(content)
-
-
-@pytest.mark.parametrize("how", ["truncated", "flipped"])
-def test_a_file_that_is_cut_or_has_one_flipped_bit_is_detected_and_named(copy, how):
-    names = [name for name in files_of(copy) if name != "SHA256SUMS"]
-    assert len(names) >= 5
-    for name in names:
-        path = copy / name
-        before = path.read_bytes()
-        if not before:
-            continue
-        path.write_bytes(damaged(path, how))
-        with pytest.raises(DamagedBundleError, match="does not have the checksum") as error:
-            verification.verify(copy)
-        assert name in str(error.value)
-        path.write_bytes(before)
-    verify_files(copy)
-
-
-def test_a_missing_file_is_detected_and_named(copy):
-    for name in [name for name in files_of(copy) if name != "SHA256SUMS"]:
-        (copy / name).rename(copy.parent / "aside")
-        with pytest.raises(DamagedBundleError, match="is missing") as error:
-            verification.verify(copy)
-        assert name in str(error.value)
-        (copy.parent / "aside").rename(copy / name)
-    (copy / "SHA256SUMS").unlink()
-    with pytest.raises(DamagedBundleError, match="has no SHA256SUMS"):
-        verification.verify(copy)
-
-
-@pytest.mark.parametrize("name", ["extra.txt", "variables/extra", "assets/deep/er.bin", "variables/SHA256SUMS"])
-def test_an_added_file_is_detected_and_named(copy, name):
-    (copy / name).parent.mkdir(parents=True, exist_ok=True)
-    (copy / name).write_bytes(b"x")
-    with pytest.raises(DamagedBundleError, match="not listed") as error:
-        verification.verify(copy)
-    assert name in str(error.value)
-
-
-@pytest.mark.parametrize("how", ["truncated", "flipped"])
-def test_damaged_checksums_are_detected(copy, how):
-    path = copy / "SHA256SUMS"
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2] if how == "truncated" else damaged(path, how))
-    with pytest.raises(DamagedBundleError):
-        verification.verify(copy)
-
-
-def test_every_flipped_bit_of_the_checksums_is_detected(copy):
-    path = copy / "SHA256SUMS"
-    content = path.read_bytes()
-    for place in range(0, len(content)):
-        for bit in (0, 2, 5, 7) if place % 7 else range(8):
-            flipped = bytearray(content)
-            flipped[place] ^= 1 << bit
-            path.write_bytes(flipped)
-            with pytest.raises(DamagedBundleError):
-                verify_files(copy)
-    path.write_bytes(content)
-    verify_files(copy)
-
-
-@pytest.mark.parametrize(
-    "name", ["SHA256SUMS", "card.json", "golden.npz", "saved_model.pb", "assets.extra/tf_serving_warmup_requests"]
-)
-def test_files_that_would_fill_the_memory_are_refused_before_they_are_read(copy, name):
-    os.truncate(copy / name, 3 * 2**30)  # of zeros that take no place
-    started = time.monotonic()
-    with pytest.raises(DamagedBundleError, match=f"{name} has 3,221,225,472 bytes, expected at most"):
-        verify_files(copy)
-    assert time.monotonic() - started < 1.0
-
-
-def test_golden_values_that_would_fill_the_memory_are_refused_before_they_are_read(copy, monkeypatch):
-    np.savez_compressed(copy / "golden.npz", x=np.zeros(2**28 + 1, np.uint8), seed=np.zeros(1, np.int64))
-    files.write_checksums(copy)
-    assert (copy / "golden.npz").stat().st_size < 2**20
-    with pytest.raises(DamagedBundleError, match=r"golden.* not what an export writes: .x. has 268,435,457 bytes"):
-        verification.verify(copy)
-
-
-def test_a_bundle_of_other_weights_does_not_give_its_golden_values(trained, copy):
-    golden = dict(np.load(copy / "golden.npz"))
-    golden["log_prob/log_prob"] = golden["log_prob/log_prob"] + np.float32(0.01)
-    np.savez(copy / "golden.npz", **golden)
-    files.write_checksums(copy)
-    verify_files(copy)
-    with pytest.raises(DamagedBundleError, match="signature log_prob does not give its golden log_prob"):
-        verification.verify(copy)
+    assert tiny.files_of(tmp_path) == ["model/1/theirs.txt"]

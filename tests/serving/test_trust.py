@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import time
 
 import numpy as np
@@ -16,11 +15,6 @@ from tests.trainers import tiny
 from tfstruct import files
 from tfstruct.serving import contents, trust, verification
 from tfstruct.serving.contents import DamagedBundleError, UntrustedBundleError
-
-
-@pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "copy")
 
 
 def attacked(folder, attack):

@@ -25,39 +25,25 @@ def made(tmp_path_factory):
     training.train(tiny.file_config(file), folder / "run")
     bundle.export(TrainedRun(folder / "run"), folder / "model/1")
     np.save(folder / "many.npy", tiny.binary_rows(np.random.default_rng(0), ROWS, [4]))
-    (folder / "never").mkdir()
     return folder
 
 
+TRAIN = "train --preset=graph_vae/tiny --workdir=HERE/run --data_file=MADE/rows.npz"
+CALIBRATE = "calibrate --model=MADE/model --output=HERE/model/2 --data_file=MADE/rows.npz"
+SCORE = "score --model=MADE/model --input=MADE/many.npy --output=HERE/s"
+
 # Arguments, bytes that a file may have, what the message names, and what is left; MADE and HERE stand for folders.
 CASES = {
-    "train, checkpoint": (
-        "train --preset=graph_vae/tiny --workdir=HERE/run --data_file=MADE/rows.npz",
-        10_000, "run/checkpoints/step_000000020.npz", {"run"},
-    ),
-    "train, best weights": (
-        "train --preset=graph_vae/tiny --workdir=HERE/run --data_file=MADE/rows.npz",
-        50_000, "run/best/replica_0.weights.h5", {"run"},
-    ),
+    "train, checkpoint": (TRAIN, 10_000, "run/checkpoints/step_000000020.npz", {"run"}),
+    "train, best weights": (TRAIN, 50_000, "run/best/replica_0.weights.h5", {"run"}),
     "evaluate": ("evaluate --workdir=MADE/run --tag=full", 100, "run/evaluation_full_log_prob.npz", set()),
     "export, graph": ("export --workdir=MADE/run --output=HERE/model/1", 100_000, "model/1", {"model"}),
-    "calibrate": (
-        "calibrate --model=MADE/model --output=HERE/model/2 --data_file=MADE/rows.npz", 100_000, "model/2", {"model"},
-    ),
-    "score, shard": (
-        "score --model=MADE/model --input=MADE/many.npy --output=HERE/s.npz --shard_rows=2000",
-        3_000, "s.npz.shards/000000.npz", set(),
-    ),
-    "score, npz": (
-        "score --model=MADE/model --input=MADE/many.npy --output=HERE/s.npz --shard_rows=100",
-        10_000, "s.npz", {"s.npz.shards"},
-    ),
-    "score, parquet": (
-        "score --model=MADE/model --input=MADE/many.npy --output=HERE/s.parquet --shard_rows=100",
-        10_000, "s.parquet", {"s.parquet.shards"},
-    ),
+    "calibrate": (CALIBRATE, 100_000, "model/2", {"model"}),
+    "score, shard": (f"{SCORE}.npz --shard_rows=2000", 3_000, "s.npz.shards/000000.npz", set()),
+    "score, npz": (f"{SCORE}.npz --shard_rows=100", 10_000, "s.npz", {"s.npz.shards"}),
+    "score, parquet": (f"{SCORE}.parquet --shard_rows=100", 10_000, "s.parquet", {"s.parquet.shards"}),
     "sample": ("sample --model=MADE/model --num=1000 --output=HERE/s.npz", 3_000, "s.npz", set()),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -81,6 +81,11 @@ def write_rows(path, event_shape=(12,), num=200, seed=17):
     return path
 
 
+def files_of(folder):
+    """Paths of all files in a folder and its folders."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
 def run_program(name, *arguments, timeout=240, **options):
     """Runs a console script; returns the finished process with its texts."""
     command = [str(PROGRAMS / f"tfstruct-{name}"), *map(str, arguments)]

@@ -86,6 +86,18 @@ def test_weights_that_were_damaged_are_not_loaded_whatever_byte_it_was(finished,
         np.testing.assert_array_equal(one, two)
 
 
+def test_each_replica_has_its_own_best_weights(file, tmp_path):
+    training.train(tiny.vae_config(file, "training.replicas=2"), tmp_path)
+    run = TrainedRun(tmp_path)
+    assert np.any(run.weights.parameters[0] != run.weights.parameters[1])
+    for replica in range(2):
+        expected = [np.array(variable) for variable in run.use(replica).variables]
+        run.model.load_weights(tmp_path / f"best/replica_{replica}.weights.h5")
+        for variable, value in zip(run.model.variables, expected, strict=True):
+            np.testing.assert_array_equal(variable, value)
+            variable.assign(tf.zeros_like(variable))
+
+
 def test_weights_laid_out_otherwise_are_refused_by_name_with_the_commit_that_wrote_them(file, finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     folder = Workdir(workdir)

@@ -136,9 +136,7 @@ def load(
     if data_file is not None:
         data = files.read(data_file)
         # Before the variant, which has to know the images of flat rows.
-        splits = data.splits
-        if event_shape is not None:
-            splits = {split: shaped(rows, event_shape) for split, rows in splits.items()}
+        splits = {split: shaped(rows, event_shape) for split, rows in data.splits.items()}
         data = dataclasses.replace(data, splits=_joined(splits) if use_validation else splits)
         rendering = files.render(data, variant)
         description = f"User file {os.path.basename(data_file)}, {data.origin}"
@@ -146,8 +144,8 @@ def load(
         source = SOURCES[name]
         splits = source.read(data_dir)
         rendering = source.render(variant, _joined(splits) if use_validation else splits)
-        for split, rows in rendering.splits.items():
-            rendering.splits[split] = rows if event_shape is None else shaped(rows, event_shape)
+        splits = {split: shaped(rows, event_shape) for split, rows in rendering.splits.items()}
+        rendering = dataclasses.replace(rendering, splits=splits)
         description = source.description
     rows = {split: rendering.splits[split] for split in variants.SPLITS}
     return Dataset(

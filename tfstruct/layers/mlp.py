@@ -131,7 +131,7 @@ class NodeHeads(keras.layers.Layer):
 
     [..., G, H] -> loc, log_variance, each [..., G, D] (Graph VAE, appendix A.2.1). Beyond `log_variance_limits` float32
     precisions would overflow in the fusion, and means beyond `loc_limits` in the nodes after: from the first to the
-    second number both level off, with a slope everywhere, so that what ran away finds back. With `log_variance_bound` b
+    second number both level off, with a slope by which what ran away finds back. With `log_variance_bound` b
     log variances are b tanh(v / b) instead.
     """
 

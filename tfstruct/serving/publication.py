@@ -59,14 +59,15 @@ def publish(
         with writing(output, tf.errors.OpError):
             tf.saved_model.save(module, str(aside), signatures=dict(signatures))
             slim(aside)
-        records = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
-        write_text(aside / CARD_NAME, to_json(card | {"warmup_records": records}, indent=2, sort_keys=True) + "\n")
-        write_text(aside / PAGE_NAME, to_markdown(read_json(aside / CARD_NAME)))
+            records = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
+            write_text(aside / CARD_NAME, to_json(card | {"warmup_records": records}, indent=2, sort_keys=True) + "\n")
+            write_text(aside / PAGE_NAME, to_markdown(read_json(aside / CARD_NAME)))
         golden = _golden(LoadedModel(aside, verify=False), rows)
         check(golden)
-        with replacing(aside / GOLDEN_NAME) as file:
-            np.savez(file, allow_pickle=False, **golden)
-        write_checksums(aside)
+        with writing(output):
+            with replacing(aside / GOLDEN_NAME) as file:
+                np.savez(file, allow_pickle=False, **golden)
+            write_checksums(aside)
         verify(aside)
         aside.chmod(0o755)
         try:

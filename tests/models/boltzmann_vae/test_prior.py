@@ -9,6 +9,7 @@ from tests.reference.boltzmann import Machine, random_machine
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
 from tfstruct.functional import Functional
+from tfstruct.inference import annealing
 from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.models.boltzmann_vae import prior as boltzmann_prior
 from tfstruct.models.boltzmann_vae.config import Annealing
@@ -177,6 +178,21 @@ def test_many_temperatures_find_log_z_and_samples_of_the_machine(estimate, rng):
     assert 2_000 < size <= 3_000
     assert states.shape == (2_500, 4)
     assert_mean_close(states, machine.moments[0], resolution=0.06)
+
+
+@pytest.mark.parametrize("sizes", [(7.0, 40.0), (40.0, 7.0)])
+def test_the_effective_sample_size_is_the_smaller_of_both_directions(sizes, rng, monkeypatch):
+    estimate = annealing.log_partition
+
+    def log_partition(*arguments, **options):
+        size = sizes[options.get("method") == "reverse"]
+        return estimate(*arguments, **options)._replace(effective_sample_size=tf.constant(size))
+
+    monkeypatch.setattr(annealing, "log_partition", log_partition)
+    *_, size, _ = boltzmann_prior.estimate_partition(
+        *single(random_machine(rng)), tf.constant(random.key(3)), num_temperatures=2, num_chains=50, num_kept=5
+    )
+    assert size == 7.0
 
 
 # Bug seen: states as they are annealed, without their weights.

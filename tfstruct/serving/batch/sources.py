@@ -250,16 +250,20 @@ class ParquetFile(Source):
             values = values.field("bytes")
         if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
             return values.to_pylist()
-        num = len(values)
-        while pa.types.is_nested(values.type) and not pa.types.is_struct(values.type):
-            lengths = np.diff(values.offsets) if hasattr(values, "offsets") else np.array([values.type.list_size])
-            if len(set(lengths)) > 1:
-                found = ", ".join(map(str, sorted(set(lengths))[:3]))
+        sizes = [len(values)]  # of rows, then of the lists of each level, which say in which order the values stand
+        while pa.types.is_nested(values.type) and not pa.types.is_struct(values.type) and not values.null_count:
+            is_fixed = pa.types.is_fixed_size_list(values.type)
+            lengths = {values.type.list_size} if is_fixed else set(np.diff(values.offsets).tolist())
+            if len(lengths) != 1:
+                found = ", ".join(map(str, sorted(lengths)[:3]))
                 raise ValueError(f"{self.path}, rows from {start} on: {column!r} has lists of {found} values")
+            sizes += lengths
             values = values.flatten()
-        if values.null_count or not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        if values.null_count:
+            raise ValueError(f"{self.path}, rows from {start} on: {column!r} has lists with missing values")
+        if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
             raise ValueError(f"{self.path}: a column of numbers, lists or images is expected, found {values.type}")
-        return self._shaped(values.to_numpy().reshape(num, -1), self.path)
+        return self._shaped(values.to_numpy().reshape(sizes), self.path)
 
 
 @dataclasses.dataclass(frozen=True)
