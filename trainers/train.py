@@ -9,7 +9,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. The same com
 _SET = flags.DEFINE_multi_string("set", [], "Changes a setting: key=value, such as optimizer.learning_rate=1e-3.")
 _SEED = flags.DEFINE_integer("seed", None, "Seed of weights, order and noise; default the preset's.", lower_bound=0)
 _REPLICAS = flags.DEFINE_integer("replicas", None, "Number of seeds trained at once.", lower_bound=1)
-_STRATEGY = flags.DEFINE_enum("strategy", "auto", ["auto", "none", "mirrored"], "Use of several devices.")
+_STRATEGY = flags.DEFINE_enum(
+    "strategy", "auto", ["auto", "none", "mirrored", "multi_worker"], "Use of several devices."
+)
 _RESUME = flags.DEFINE_enum("resume", "auto", ["auto", "never", "must"], "What to do with an earlier run.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
 _DATA_FILE = flags.DEFINE_string("data_file", None, "Train on a .npz or .npy file instead of the preset's data.")

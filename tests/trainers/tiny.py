@@ -86,11 +86,26 @@ def files_of(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+def _command(name, *arguments):
+    return [str(PROGRAMS / f"tfstruct-{name}"), *map(str, arguments)]
+
+
+def start_program(name, *arguments, **environment):
+    """Starts a console script with more in its environment; returns the running process."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(_command(name, *arguments), env=ENVIRONMENT | environment, **pipes)
+
+
 def run_program(name, *arguments, timeout=240, **options):
     """Runs a console script; returns the finished process with its texts."""
-    command = [str(PROGRAMS / f"tfstruct-{name}"), *map(str, arguments)]
     return subprocess.run(
-        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False, **options
+        _command(name, *arguments),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,
     )
 
 

@@ -53,7 +53,7 @@ def test_strategies_by_name():
 
 
 def test_an_unknown_strategy_is_refused_by_name():
-    with pytest.raises(ValueError, match="auto, none, mirrored, found 'miror'"):
+    with pytest.raises(ValueError, match="auto, none, mirrored, multi_worker, found 'miror'"):
         make_strategy("miror")
 
 

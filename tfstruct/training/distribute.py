@@ -1,30 +1,42 @@
-"""Training on several devices of one machine: same global batch, same numbers."""
+"""Training on several devices, of one machine or of several: same global batch, same numbers."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.models.config import Config
+from tfstruct.models.registry import parse_config
 from tfstruct.training.state import TrainState, replica
 from tfstruct.training.step import Metrics, TrainStep
+from tfstruct.training.workdir import require_same
+from tfstruct.training.workers import LostWorkerError, Task, Workers, pack, unpack
 
-STRATEGIES = ("auto", "none", "mirrored")
+STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
 _LOOK = 10  # steps between two looks whether to stop
 
 
 def make_strategy(name: str, devices: Sequence[str] | None = None) -> tf.distribute.Strategy | None:
-    """Returns a MirroredStrategy, or None for training on one device.
+    """Returns a strategy, or None for training on one device.
 
     Args:
-        name: `none`; `mirrored`; or `auto`, which is `mirrored` where there is more than one GPU.
+        name: `none`; `mirrored`, the devices of this machine; `multi_worker`, one device of each process that TF_CONFIG
+            names; or `auto`: `multi_worker` where TF_CONFIG names several processes, else `mirrored` where there is
+            more than one GPU.
         devices: of `mirrored`; default all GPUs, else all logical CPUs.
 
     Raises:
-        ValueError: an unknown name, or `mirrored` with fewer than two devices.
+        ValueError: an unknown name, `mirrored` with fewer than two devices, or `multi_worker` without a TF_CONFIG of
+            several processes or with several GPUs in this one.
+        OSError: `multi_worker` cannot open the port of this process.
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, found {name!r}")
+    task = Task.from_environment()
+    if name == "multi_worker" or (name == "auto" and task and len(task.addresses) > 1):
+        return _multi_worker(task)
     if devices is None:
         logical = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         devices = [device.name for device in logical]
@@ -39,6 +51,28 @@ def make_strategy(name: str, devices: Sequence[str] | None = None) -> tf.distrib
     else:
         reduction = tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
+
+
+def _multi_worker(task: Task | None) -> tf.distribute.Strategy:
+    """Joins the other processes; waits until all are there."""
+    if task is None or len(task.addresses) < 2:
+        found = "none" if task is None else f"one of {len(task.addresses)}"
+        raise ValueError(f"strategy multi_worker needs a TF_CONFIG that names at least two workers, found {found}")
+    gpus = tf.config.get_visible_devices("GPU")
+    if len(gpus) > 1:  # whose collective operations would meet in different orders, as above
+        raise ValueError(
+            f"strategy multi_worker takes one GPU a process, found {len(gpus)}; start a process for each, with "
+            "CUDA_VISIBLE_DEVICES and a port of its own in TF_CONFIG"
+        )
+    print(
+        f"worker {task.index} of {len(task.addresses)}{' (chief)' if task.is_chief else ''} at "
+        f"{task.addresses[task.index]}: waiting for the others",
+        flush=True,
+    )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError) as error:  # a port that is taken; TensorFlow used before
+        raise OSError(f"worker {task.index} cannot join at {task.addresses[task.index]}: {error}") from error
 
 
 class MirroredLoop:
@@ -60,6 +94,8 @@ class MirroredLoop:
     Raises:
         ValueError: a batch that the devices cannot share equally.
     """
+
+    stopped_by = 0  # several processes alone hear of each other's signals
 
     def __init__(self, step: TrainStep, strategy: tf.distribute.Strategy, *, batch_size: int, compiler: str) -> None:
         self._strategy = strategy
@@ -99,7 +135,7 @@ class MirroredLoop:
         indices: np.ndarray,
         row_ids: np.ndarray | None = None,
         *,
-        should_stop: Callable[[], object] = lambda: False,
+        should_stop: Callable[[], int] = lambda: 0,
     ) -> tuple[TrainState, dict[str, np.ndarray], int]:
         """As `TrainLoop.run`, with one replica [1, ...] in and out."""
         del row_ids  # of samplers that persist for every row, which one device alone can hold
@@ -117,7 +153,8 @@ class MirroredLoop:
             history.append(
                 {name: self._strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
             )
-            if place % _LOOK == _LOOK - 1 and should_stop():
+            # In the end too: a call may be shorter, and other processes hear of a signal in no other way.
+            if (place % _LOOK == _LOOK - 1 or place == len(indices) - 1) and should_stop():
                 break
         sums = {name: sum(metrics[name].numpy() for metrics in history) for name in history[0]}
         skipped = sums.pop("skipped")
@@ -132,3 +169,118 @@ class MirroredLoop:
     def __call__(self, *call: Any) -> tuple[TrainState, dict[str, np.ndarray]]:
         """Runs all steps of a call; as `run`."""
         return self.run(*call)[:2]
+
+
+class Order(NamedTuple):
+    """What the chief of several processes has the others do next.
+
+    Attributes:
+        first_step: number of updates made before.
+        num_steps: of the call.
+        state: to go on from, [1, ...].
+    """
+
+    first_step: int
+    num_steps: int
+    state: TrainState
+
+
+class WorkerLoop(MirroredLoop):
+    """A MirroredLoop over several processes, of which the chief decides what is done and the others follow.
+
+    The chief calls `run` and in the end `close`; each of the others iterates over `orders` and calls `run` for each.
+    Before a call the chief says which steps come, and from which state if not from that of the call before.
+
+    Args:
+        step, strategy, batch_size, compiler: as for MirroredLoop.
+        workers: the processes.
+        state: one of the shapes of the run's, [1, ...].
+
+    Attributes:
+        stopped_by: number of a signal by which a process was asked to stop, this one or another; 0 before.
+    """
+
+    def __init__(self, step: TrainStep, strategy: Any, *, workers: Workers, state: TrainState, **options: Any) -> None:
+        super().__init__(step, strategy, **options)
+        self.workers = workers
+        self._state = state  # which the others have as well, once a call has been made
+        self._is_shared = False
+
+    def run(
+        self, state: TrainState, first_step: int, data: tf.Tensor, indices: np.ndarray, *arguments: Any, **options: Any
+    ) -> tuple[TrainState, dict[str, np.ndarray], int]:
+        """As `MirroredLoop.run`; raises LostWorkerError if another process ended."""
+        if self.workers.task.is_chief:
+            is_shared = self._is_shared and state is self._state
+            leaves = [] if is_shared else [np.asarray(leaf) for leaf in tf.nest.flatten(state)]
+            arrays = {f"leaf_{place}": leaf for place, leaf in enumerate(leaves)}
+            self.workers.broadcast(pack(arrays, first_step=first_step, num_steps=len(indices)))
+        should_stop = options.pop("should_stop", lambda: 0)
+
+        def agreed() -> int:
+            self.stopped_by = self.stopped_by or self.workers.largest(int(should_stop()))
+            return self.stopped_by
+
+        with self.workers.reaching():
+            result = super().run(state, first_step, data, indices, *arguments, should_stop=agreed, **options)
+        self._state, self._is_shared = result[0], True
+        return result
+
+    def require_agreement(self, config: Config, checksum: str) -> None:
+        """Raises ValueError unless all processes train the same config on the same data, wherever these lie."""
+        chief = unpack(self.workers.broadcast(pack({}, config=config.to_json(), checksum=checksum)))[1]
+        place, problem = self.workers.task.index, ""
+        try:
+            theirs = parse_config(chief["config"]).replace({"data.file": config.data.file})
+            require_same(theirs, config, f"worker {place} has another config than the chief. There / here")
+            if checksum != chief["checksum"]:
+                raise ValueError(f"worker {place} has data of checksum {checksum}, the chief {chief['checksum']}")
+        except ValueError as error:
+            problem = str(error)
+        if self.workers.largest(bool(problem)):
+            raise ValueError(problem or "another worker has other settings or data, and says which")
+
+    def orders(self) -> Iterator[Order]:
+        """Yields what the chief has the others do, until it has done.
+
+        Raises:
+            SystemExit: the chief was stopped by a signal.
+            RuntimeError: the chief ended with an error, which is said.
+        """
+        while "end" not in (message := unpack(self.workers.broadcast()))[1]:
+            arrays, about = message
+            if arrays:
+                leaves = [arrays[f"leaf_{place}"] for place in range(len(arrays))]
+                self._state = tf.nest.pack_sequence_as(self._state, leaves)
+            yield Order(about["first_step"], about["num_steps"], self._state)
+        about = message[1]
+        if about["error"]:
+            raise RuntimeError(f"the chief ended: {about['error']}")
+        if about["end"]:
+            raise SystemExit(about["end"])
+
+    @contextlib.contextmanager
+    def leading(self) -> Iterator[None]:
+        """The chief's part; tells the others how it ended."""
+        try:
+            yield
+        except LostWorkerError:
+            raise
+        except SystemExit as error:
+            self.workers.broadcast(pack({}, end=error.code, error=""))
+            raise
+        except BaseException as error:
+            self.workers.broadcast(pack({}, end=1, error=str(error) or type(error).__name__))
+            raise
+        self.workers.broadcast(pack({}, end=0, error=""))
+
+
+def divided_loop(
+    step: TrainStep, strategy: tf.distribute.Strategy, state: TrainState, *, batch_size: int, compiler: str
+) -> MirroredLoop:
+    """Returns the loop of a strategy, for states [1, ...] of the shapes of `state`."""
+    options = {"batch_size": batch_size, "compiler": compiler}
+    task = Task.from_environment()
+    if task and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return WorkerLoop(step, strategy, workers=Workers(task), state=state, **options)
+    return MirroredLoop(step, strategy, **options)

@@ -59,6 +59,8 @@ class TrainLoop:
             faster for batched matrix products on a CPU.
     """
 
+    stopped_by = 0  # several processes alone hear of each other's signals
+
     def __init__(self, step: Callable[..., tuple[TrainState, Metrics]], compiler: str) -> None:
         if compiler not in COMPILERS:
             raise ValueError(f"compiler must be one of {', '.join(COMPILERS)}, found {compiler!r}")

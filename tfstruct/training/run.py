@@ -1,16 +1,21 @@
 """One training run from config to weights: resumable, validated, with early stopping."""
 
+import contextlib
+
+import tensorflow as tf
+
 from tfstruct.files import PathLike
 from tfstruct.models import registry
 from tfstruct.models.config import Config
 from tfstruct.models.system import System
 from tfstruct.training.checkpoint import WorkdirLock
 from tfstruct.training.data import load_data
-from tfstruct.training.distribute import make_strategy
+from tfstruct.training.distribute import WorkerLoop, make_strategy
 from tfstruct.training.initial import origin
 from tfstruct.training.loop import resolve_compiler
 from tfstruct.training.trainer import RunResult, Trainer
 from tfstruct.training.workdir import Workdir
+from tfstruct.training.workers import Task
 
 
 def train(
@@ -26,7 +31,7 @@ def train(
     Args:
         config: a preset's config.
         workdir: folder of the run.
-        strategy: `none`, `mirrored` (several devices) or `auto`.
+        strategy: `none`, `mirrored` (several devices), `multi_worker` (several processes, by TF_CONFIG) or `auto`.
         resume: `auto`, `never` or `must`; see Workdir.claim.
         data_dir: folder of prepared data sets.
 
@@ -35,11 +40,19 @@ def train(
 
     Raises:
         ValueError: bad settings or data, before anything is written.
+        SystemExit: a signal asked to stop; with status 0 in a process of `multi_worker` that is not the chief, which
+            alone writes and returns.
+        LostWorkerError: another process of `multi_worker` ended.
         NonFiniteTrainingError: more than `training.max_skipped_fraction` of a call's steps were not finite.
     """
     folder = Workdir(workdir)
-    folder.check_resume(resume)
     chosen = make_strategy(strategy)
+    task = Task.from_environment() if isinstance(chosen, tf.distribute.MultiWorkerMirroredStrategy) else None
+    is_chief = task is None or task.is_chief
+    if is_chief:
+        folder.check_resume(resume)
+    if task is not None:
+        strategy = "multi_worker"
     if strategy == "auto" and chosen is not None:
         # Several devices divide one batch of one replica; what they cannot divide trains on one device.
         if config.training.replicas > 1 or config.training.batch_size % chosen.num_replicas_in_sync:
@@ -65,7 +78,13 @@ def train(
             f"{config.preset} has none (model.structure={getattr(config.model, 'structure', 'none')})"
         )
     trainer = Trainer(config, folder, data, models, seeds, compiler, chosen)
-    with WorkdirLock(folder.path):
+    together = contextlib.nullcontext()
+    if isinstance(trainer.loop, WorkerLoop):
+        trainer.loop.require_agreement(config, data.checksum)
+        if not is_chief:
+            trainer.follow(trainer.loop)
+        together = trainer.loop.leading()
+    with together, WorkdirLock(folder.path):
         starts_from = origin(config, folder)
         folder.claim(config, resume)
         return trainer.run(

@@ -3,7 +3,7 @@
 import io
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from tfstruct.files import replacing, write_checksums
 from tfstruct.models.config import Config
 from tfstruct.models.system import System
 from tfstruct.training.checkpoint import Checkpoint
-from tfstruct.training.distribute import MirroredLoop
+from tfstruct.training.distribute import MirroredLoop, WorkerLoop, divided_loop
 from tfstruct.training.initial import make_initial_state, require_layout, start_from
 from tfstruct.training.logging import RunLog
 from tfstruct.training.loop import TrainLoop, device_state, host_state
@@ -81,17 +81,18 @@ class Trainer:
             batch_size=options.batch_size,
             resident_megabytes=options.resident_megabytes,
         )
-        self.loop: TrainLoop | MirroredLoop
-        if strategy is None:
-            self.loop = TrainLoop(over_replicas(self.step_function, len(seeds)), compiler)
-        elif len(seeds) > 1:
-            raise ValueError(f"strategy mirrored trains one replica, found training.replicas={len(seeds)}")
-        else:
-            self.loop = MirroredLoop(self.step_function, strategy, batch_size=options.batch_size, compiler=compiler)
         self.validator = Validator(models[0], data.validation, config)
         self.initial = make_initial_state(config, models, seeds, data)
         if options.initial_weights and not folder.checkpoints.steps():
             self.initial = start_from(self.initial, self.functional, options.initial_weights)
+        self.loop: TrainLoop | MirroredLoop
+        if strategy is None:
+            self.loop = TrainLoop(over_replicas(self.step_function, len(seeds)), compiler)
+        elif len(seeds) > 1:
+            raise ValueError(f"several devices train one replica, found training.replicas={len(seeds)}")
+        else:
+            shared = {"batch_size": options.batch_size, "compiler": compiler}
+            self.loop = divided_loop(self.step_function, strategy, self.initial, **shared)
         self.recovery = Recovery(models[0], folder.checkpoints, self.initial, self.call_steps)
         best = Best.before_validation(self.initial)
         layout = self.functional.layout
@@ -140,6 +141,8 @@ class Trainer:
                     break
                 train, metrics, num_steps = self.loop.run(self.state.train, *call, should_stop=lambda: stop.requested)
                 speed.add(num_steps, time.monotonic() - call_start)
+                # Read once: it may come between two uses.
+                signal_number = stop.requested or self.loop.stopped_by
                 self.state = self.state._replace(train=train, step=call.first_step + num_steps)
                 diverged = self.recovery.diverged(self.state, metrics)
                 validated = None
@@ -151,14 +154,14 @@ class Trainer:
                     self.state = self.state._replace(train=device_state(self.state.train))
                     log.message(message)
                     log.rewind(self.state.step)
-                    if stop.requested:
-                        raise SystemExit(128 + stop.requested)  # what was well is saved
+                    if signal_number:
+                        raise SystemExit(128 + signal_number)  # what was well is saved
                     calls = self.pipeline.calls(self.spans())
                     continue
                 log.log(self.state.step, metrics, validated)
                 if self.state.step == self.phases.boundary:
                     self.begin_second_phase(log)
-                signal_number = stop.requested  # read once: it may come between the two uses
+                signal_number = signal_number or stop.requested
                 if time.monotonic() - last_save > 60.0 * self.options.checkpoint_minutes or signal_number:
                     self.save()
                     last_save = time.monotonic()
@@ -170,6 +173,20 @@ class Trainer:
             if self.state.best.stopped.all() and self.state.step < self.options.steps:
                 log.message(f"stopped early at step {self.state.step}: no new best validation bound")
         return RunResult(self.state.step, self.state.best, time.monotonic() - start, speed.steps_per_second)
+
+    def follow(self, loop: WorkerLoop) -> NoReturn:
+        """Does what the chief of several processes has this one do; writes nothing.
+
+        Raises:
+            SystemExit: the chief has done, with status 0, or was stopped by a signal.
+            LostWorkerError: another process ended.
+            RuntimeError: the chief ended with an error, which is said.
+        """
+        with StopSignal() as stop:
+            for order in loop.orders():
+                (call,) = self.pipeline.calls([(order.first_step, order.num_steps)])
+                loop.run(order.state, *call, should_stop=lambda: stop.requested)
+        raise SystemExit(0)
 
     @property
     def call_steps(self) -> int:

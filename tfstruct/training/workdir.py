@@ -75,7 +75,7 @@ class Workdir:
             checkpoint = None if path.exists() else self.checkpoints.latest()
             kept = "" if checkpoint is None else RunState.from_checkpoint(checkpoint).config
             if kept or path.exists():
-                _require_same(
+                require_same(
                     parse_config(kept) if kept else self.config(),
                     config,
                     f"{self.path} holds a run of another config; choose another --workdir, or the same settings. "
@@ -132,7 +132,7 @@ class Workdir:
             raise FileNotFoundError(f"{self.checkpoints.folder} holds no checkpoint; train first")
         state = RunState.from_checkpoint(checkpoint)
         if state.config and (self.path / CONFIG_NAME).exists():
-            _require_same(
+            require_same(
                 parse_config(state.config),
                 self.config(),
                 f"{self.path / CONFIG_NAME} was changed since {checkpoint.path.name} was written. Then / now",
@@ -140,7 +140,7 @@ class Workdir:
         return state
 
 
-def _require_same(config: Config, other: Config, message: str) -> None:
+def require_same(config: Config, other: Config, message: str) -> None:
     """Raises ValueError, with a line for each setting that differs."""
     # Going on does not need the weights that the run began with, which may have moved.
     lines = [line for line in differences(config, other) if not line.startswith("training.initial_weights:")]
