@@ -5,12 +5,12 @@ came later and get the defaults: that of a new setting means what was done befor
 """
 
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from tfstruct.schedules import Course
-from tfstruct.settings import Count, Fraction, Index, NonNegative, ProperFraction, Settings
+from tfstruct.settings import Count, Fraction, Index, NonNegative, ProperFraction, Repeats, Settings
 
 #: of the files that hold configs; raised when a setting changes its name or its meaning
 SCHEMA_VERSION = 1
@@ -22,7 +22,9 @@ class Data(Settings):
     name: str = Field(default="mnist", description="of the data set; `file` for one of the user's")
     variant: str = Field(default="dynamic", description="how rows are made of what is stored")
     file: str = Field(default="", description="path of a .npz or .npy file, for data.name=file")
-    event_shape: tuple[Count, ...] = Field(default=(28, 28), description="of one row; () takes that of a user file")
+    event_shape: Annotated[tuple[Count, ...], Field(max_length=8)] = Field(
+        default=(28, 28), description="of one row; () takes that of a user file"
+    )
     corruption: ProperFraction = Field(
         default=0.0, description="part of the values of training and validation rows that are replaced by uniform draws"
     )
@@ -91,7 +93,7 @@ class Training(Settings):
     """How training runs."""
 
     seed: Index = 0
-    replicas: Count = Field(default=1, description="seeds seed, seed + 1, ... trained at once")
+    replicas: Repeats = Field(default=1, description="seeds seed, seed + 1, ... trained at once")
     steps: Count = Field(default=780_000, description="of the optimiser")
     initial_weights: str = Field(default="", description="folder of a run whose best weights to start from")
     structure_fraction: ProperFraction = Field(

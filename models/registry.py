@@ -65,7 +65,7 @@ def parse_config(text: str) -> Config:
     try:
         values = json.loads(text)
         system, version = values["system"], values.pop("schema_version", 0)
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (json.JSONDecodeError, RecursionError, TypeError, KeyError) as error:
         raise ValueError(f"a config is a JSON object with a system: {error!r}") from None
     if not isinstance(system, str) or type(version) is not int:
         found = f"{type(system).__name__} and {type(version).__name__}"

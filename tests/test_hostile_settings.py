@@ -87,9 +87,44 @@ def test_overrides_are_taken_or_one_error(count):
     assert 0.005 * count < taken < 0.5 * count
 
 
+@pytest.mark.parametrize("text", ["-" * 5_000 + "1", "-" * 20_000 + "1", "(" * 20_000])
+def test_signs_and_brackets_without_end_are_refused(text):
+    with pytest.raises(ValueError, match="training.steps takes an int"):
+        presets.get("graph_vae/tiny", [f"training.steps={text}"])
+    with pytest.raises(ValueError, match="a config is a JSON object"):
+        registry.parse_config("[" * 100_000)
+
+
 @pytest.mark.parametrize(
     "text", ['{"system": []}', '{"system": "vae", "schema_version": "2"}', '{"system": "vae", "schema_version": true}']
 )
 def test_a_config_whose_system_or_version_is_of_another_type_is_refused(text):
     with pytest.raises(ValueError, match="system must be a text and schema_version an integer"):
         registry.parse_config(text)
+
+
+# Bug seen: a network of 2,000 layers was traced for minutes and could not be stopped.
+@pytest.mark.parametrize(
+    ("preset", "override", "message"),
+    [
+        (
+            "graph_vae/tiny",
+            f"model.encoder_units=({'9,' * 2000})",
+            "must have at most 64 values, found 2000",
+        ),
+        (
+            "graph_vae/tiny",
+            "model.decoder_units=(1000000000,)",
+            "decoder_units must be at most 65536",
+        ),
+        ("graph_vae/tiny", "model.num_nodes=100000", "num_nodes must be at most 1024, found 100000"),
+        ("graph_vae/tiny", "training.replicas=100000", "replicas must be at most 1024, found 100000"),
+        ("graph_vae/tiny", f"data.event_shape=({'1,' * 9})", "event_shape must have at most 8 values, found 9"),
+        ("boltzmann_vae/tiny", "model.relaxed_sweeps=1000000", "relaxed_sweeps must be at most 1024"),
+        ("boltzmann_vae/tiny", "model.num_units_1=1000000", "num_units_1 must be at most 65536"),
+        ("spvae/tiny", "model.num_leaves=1000000", "num_leaves must be at most 1024"),
+    ],
+)
+def test_networks_that_nobody_can_build_are_refused_at_once(preset, override, message):
+    with pytest.raises(ValueError, match=message):
+        presets.get(preset, [override])

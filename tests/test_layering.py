@@ -35,7 +35,7 @@ LAYERS = {
 # Single modules that may import less than their group.
 MODULES = {
     "serving.contents": ("files",),
-    "serving.card": ("serving.contents",),
+    "serving.card": ("files", "serving.contents"),
     "serving.trust": ("serving.contents",),
     "serving.inputs": (),
     "serving.scoring": ("registry", "serving.inputs"),
@@ -75,7 +75,7 @@ MODULES = {
         "serving.scoring",
         "serving.trust",
     ),
-    "serving.warmup": ("serving.contents",),
+    "serving.warmup": ("files", "serving.contents"),
     "serving.verification": (
         "files",
         "serving.card",

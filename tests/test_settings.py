@@ -107,7 +107,7 @@ def test_a_text_setting_keeps_the_text_it_was_given(config, text):
 )
 def test_a_value_of_another_type_is_refused_by_name(config, override):
     name, _, text = override.partition("=")
-    with pytest.raises(ValueError, match=f"^{name} takes a ") as caught:
+    with pytest.raises(ValueError, match=f"^{name} takes an? ") as caught:
         apply_overrides(config, [override])
     assert text in str(caught.value)
 
@@ -150,7 +150,7 @@ def test_a_group_of_settings_cannot_be_overridden_as_a_whole(config):
         ({"count": 13}, "count must be lucky, found 13"),
         ({"either": 0}, "either must be at least 1, found 0"),
         ({"inner.deep.rat": 1.0}, "unknown setting 'inner.deep.rat'; near it: inner.deep.rate"),
-        ({"inner": 3}, "inner takes a "),
+        ({"inner": 3}, "inner takes an? "),
         ({"inner.deep.rate": None}, "inner.deep.rate takes a float such as 2.0, found None"),
     ],
 )

@@ -186,7 +186,7 @@ def read_json(path: PathLike) -> Any:
     """
     try:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # also bytes that are no text
+    except (ValueError, RecursionError) as error:  # also bytes that are no text, and brackets in brackets
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
@@ -239,6 +239,24 @@ def read_array_header(stream: Any) -> ArrayHeader:
         return ArrayHeader(*readers[version](stream))
     except (*DAMAGE, TypeError, AttributeError) as error:  # of the text of a dictionary
         raise ValueError(f"the header of an array is damaged: {error}") from None
+
+
+def count_records(stream: Any) -> int:
+    """Returns the number of records of a TFRecord file, by their lengths alone.
+
+    TensorFlow's reader ends the process where a record says that it is larger than memory.
+
+    Raises:
+        ValueError: a record that ends behind the file.
+    """
+    count, place = 0, 0
+    while head := stream.read(12):  # length, a checksum of it; after the record one of the record
+        place += 12 + int.from_bytes(head[:8], "little") + 4
+        # Read up to the last byte, for files whose end is not known.
+        if len(head) < 12 or place > 2**43 or stream.seek(place - 1) != place - 1 or len(stream.read(1)) < 1:
+            raise ValueError(f"record {count} ends behind the file")
+        count += 1
+    return count
 
 
 def require_size(archive: zipfile.ZipFile, name: str, largest: int) -> int:

@@ -16,6 +16,12 @@ from pydantic import Field
 _LARGEST = 1e38  # that float32 has
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+#: of what is built one by one
+Repeats = Annotated[int, Field(ge=1, le=2**10)]
+#: units of a layer
+Width = Annotated[int, Field(ge=1, le=2**16)]
+#: units of each of several layers
+Widths = Annotated[tuple[Width, ...], Field(max_length=64)]
 Index = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0.0, le=_LARGEST)]
 Positive = Annotated[float, Field(gt=0.0, le=_LARGEST)]
@@ -135,13 +141,16 @@ def _sentence(group: type[Settings], error: pydantic.ValidationError) -> str:
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
         return f"{name} must be {words} {context[key]:g}, found {_shown(found)}"
+    if kind == "too_long":
+        return f"{name} must have at most {context['max_length']} values, found {len(found)}"
     if kind == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ")
         return f"{name} must be {'one of ' if ',' in choices else ''}{choices}, found {_shown(found)}"
     if kind == "finite_number":
         return f"{name} must be a finite number, found {_shown(found)}"
     default = dict(group.model_construct().items()).get(name)
-    return f"{name} takes a {type(default).__name__} such as {default!r}, found {_shown(found)}"
+    what = type(default).__name__
+    return f"{name} takes {'an' if what[0] in 'aeiou' else 'a'} {what} such as {default!r}, found {_shown(found)}"
 
 
 def _name(group: type[Settings], location: tuple[int | str, ...]) -> str:
@@ -212,7 +221,7 @@ def _value(text: str, current: Any) -> Any:
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two of brackets in brackets
         return text
 
 

@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
@@ -61,6 +62,11 @@ def _print_help(main: Callable[[], None]) -> None:
     )
 
 
+def _show_warning(message: object, *_: object, **__: object) -> None:
+    """A warning as one line, without the place in the code where it came up."""
+    print(f"{os.path.basename(sys.argv[0])}: warning: {message}", file=sys.stderr, flush=True)
+
+
 def _end(number: int, frame: types.FrameType | None) -> None:
     raise SystemExit(128 + number)
 
@@ -84,14 +90,18 @@ def run(main: Callable[[], None]) -> None:
             _import_tensorflow()
             for name in _IMPORT.value:
                 import_module(name)
-            main()
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                main()
         except KeyboardInterrupt:
             print(f"\n{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr, flush=True)
             raise SystemExit(128 + signal.SIGINT) from None
-        except _EXPECTED as error:
-            if _DEBUG.value:
+        except Exception as error:
+            is_out_of_memory = type(error).__name__ in ("MemoryError", "ResourceExhaustedError")
+            if _DEBUG.value or not (is_out_of_memory or isinstance(error, _EXPECTED)):
                 raise
-            print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr, flush=True)
+            text = f"out of memory: {getattr(error, 'message', error)}".split("\n")[0] if is_out_of_memory else error
+            print(f"{os.path.basename(sys.argv[0])}: {text}", file=sys.stderr, flush=True)
             raise SystemExit(1) from None
 
     app.run(guarded)

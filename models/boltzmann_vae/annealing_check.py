@@ -103,20 +103,21 @@ def excess_of(used: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarr
         other: the same from another base.
     """
     excess = other[0] - used[0]
-    return excess, excess > np.maximum(TOLERANCE, _SIGMAS * np.hypot(used[1], other[1]))
+    # So written that what is not a number is no chance either.
+    return excess, ~(excess <= np.maximum(TOLERANCE, _SIGMAS * np.hypot(used[1], other[1])))
 
 
 def bracket_flags(prepared: Mapping[str, Any]) -> list[str]:
     """Returns the flags of a prior whose log Z is not known to half a nat, or rests on few chains."""
     size, flags = prepared["prior_effective_sample_size"], []
-    if size < min(LEAST_SIZE, 0.5 * prepared["prior_chains"]):
+    if not size >= min(LEAST_SIZE, 0.5 * prepared["prior_chains"]):
         flags.append(
             f"few chains: log Z of the prior rests on {size:.1f} of {prepared['prior_chains']} annealed chains, and "
             "its standard error is unknown; raise evaluation.prior_temperatures"
         )
     lower, upper = prepared["prior_log_partition"], prepared["prior_log_partition_upper"]
     std_err = np.hypot(prepared["prior_log_partition_std_err"], prepared["prior_log_partition_upper_std_err"])
-    if upper - lower <= max(TOLERANCE, _SIGMAS * std_err):
+    if np.isfinite(std_err) and upper - lower <= max(TOLERANCE, _SIGMAS * std_err):
         return flags
     return [
         *flags,

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from tfstruct.models import config as base
 from tfstruct.schedules import course
-from tfstruct.settings import Count, NonNegative, Positive, Settings
+from tfstruct.settings import Count, NonNegative, Positive, Repeats, Settings, Width, Widths
 
 
 class Sharpness(Settings):
@@ -22,8 +22,8 @@ class Model(base.BatchNormModel):
     """Networks, prior and posterior."""
 
     conditional: bool = Field(default=False, description="predict the lower half of an image from the upper one")
-    num_units_1: Count = Field(default=100, description="of the first side of the machine, V")
-    num_units_2: Count = Field(default=100, description="of the second side, H")
+    num_units_1: Width = Field(default=100, description="of the first side of the machine, V")
+    num_units_2: Width = Field(default=100, description="of the second side, H")
     posterior: Literal["rbm", "directed"] = "rbm"
     groups: Count = Field(default=1, description="of a directed posterior: L")
     relaxation: Literal["piecewise_linear", "concrete", "gumbolt", "power"] = Field(
@@ -32,7 +32,7 @@ class Model(base.BatchNormModel):
     )
     sharpness: Sharpness = Sharpness()
     posterior_sweeps: Count = Field(default=10, description="hard Gibbs sweeps s of a posterior's chains at each step")
-    relaxed_sweeps: Count = Field(
+    relaxed_sweeps: Repeats = Field(
         default=1, description="relaxed sweeps t that follow, through which the gradient flows"
     )
     prior_sampler: Literal["population", "persistent"] = Field(
@@ -41,12 +41,12 @@ class Model(base.BatchNormModel):
     prior_chains: Count = 1_000
     prior_sweeps: Count = Field(default=40, description="of the prior's chains at each step")
     sample_sweeps: Count = Field(default=100, description="from the stored chains to a sample")
-    encoder_units: tuple[Count, ...] = (200, 200)
-    decoder_units: tuple[Count, ...] = (200, 200)
+    encoder_units: Widths = (200, 200)
+    decoder_units: Widths = (200, 200)
     activation: str = "tanh"
     batch_norm_epsilon: NonNegative = Field(default=1e-2, description="added to the variance")
     log_variance_floor: float = Field(default=-7.0, description="of pixels, for the Gaussian likelihood")
-    num_components: Count = Field(default=5, description="of likelihood=logistic_mixture and spline")
+    num_components: Repeats = Field(default=5, description="of likelihood=logistic_mixture and spline")
 
     @model_validator(mode="after")
     def _check(self) -> "Model":

@@ -6,14 +6,14 @@ from pydantic import Field, model_validator
 
 from tfstruct.models import config as base
 from tfstruct.schedules import Course, course
-from tfstruct.settings import Count, Index, NonNegative, Settings
+from tfstruct.settings import Index, NonNegative, Repeats, Settings, Width, Widths
 
 
 class Flow(Settings):
     """An inverse autoregressive flow after each node's posterior."""
 
     steps: Index = Field(default=0, le=1000, description="0: no flow")
-    hidden_units: tuple[Count, ...] = (32, 32)
+    hidden_units: Widths = (32, 32)
     context_dim: Index = Field(
         default=16, description="numbers that the bottom-up network gives to a node's flow; 0: none"
     )
@@ -24,29 +24,29 @@ class Flow(Settings):
 class Model(base.BatchNormModel):
     """Networks and latent graph."""
 
-    num_latents: Count = Field(default=80, description="M, over all nodes")
-    num_nodes: Count = Field(default=5, description="N")
+    num_latents: Width = Field(default=80, description="M, over all nodes")
+    num_nodes: Repeats = Field(default=5, description="N")
     structure: Literal["independent", "chain", "full", "learned"] = Field(
         default="learned", description="of the latent graph"
     )
     adjacency: tuple[tuple[int, ...], ...] = Field(
         default=(), description="rows of zeros and ones, [child][parent]; () takes the structure's own"
     )
-    encoder_units: tuple[Count, ...] = (512, 512, 512)
-    feature_units: Count = Field(default=256, description="that the encoder gives to the bottom-up networks")
-    bottom_up_units: Count = Field(default=256, description="of each node")
-    top_down_units: Count = Field(default=256, description="of each node")
-    decoder_units: tuple[Count, ...] = (512, 512, 512)
+    encoder_units: Widths = (512, 512, 512)
+    feature_units: Width = Field(default=256, description="that the encoder gives to the bottom-up networks")
+    bottom_up_units: Width = Field(default=256, description="of each node")
+    top_down_units: Width = Field(default=256, description="of each node")
+    decoder_units: Widths = (512, 512, 512)
     encoder_activation: str = "elu"
     activation: str = "relu"
     layer_norm: bool = Field(default=False, description="in place of batch normalisation")
     share_top_down: bool = Field(default=False, description="one top-down network of a node for posterior and prior")
     straight_through: bool = Field(default=False, description="gates are decided in the forward pass while training")
     flow: Flow = Flow()
-    num_components: Count = Field(default=5, description="of likelihood=logistic_mixture and spline")
+    num_components: Repeats = Field(default=5, description="of likelihood=logistic_mixture and spline")
     log_variance_floor: float = Field(default=-7.0, description="of pixels, for the Gaussian likelihood")
     log_variance_bound: NonNegative = Field(
-        default=0.0, description="of latents: smooth bound on log variances; 0: they are cut at +-15"
+        default=0.0, description="of latents: smooth bound on log variances; 0: they level off between 14 and 15"
     )
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tfstruct.models import config as base
 from tfstruct.schedules import course
-from tfstruct.settings import Count, Fraction, Index, Positive
+from tfstruct.settings import Count, Fraction, Index, Positive, Repeats, Width, Widths
 
 
 class Model(base.Model):
@@ -20,10 +20,10 @@ class Model(base.Model):
         default=7, description="distance of the grid lines of poon_domingos and bisected, pixels, or one for each axis"
     )
     tree_depth: Index = Field(default=2, description="of random")
-    tree_repetitions: Count = Field(default=4, description="of random")
+    tree_repetitions: Repeats = Field(default=4, description="of random")
     tree_seed: Index = Field(default=0, description="of random")
-    num_leaves: Count = Field(default=2, description="of each leaf region")
-    num_sums: Count = Field(default=2, description="of each other region but the root")
+    num_leaves: Repeats = Field(default=2, description="of each leaf region")
+    num_sums: Repeats = Field(default=2, description="of each other region but the root")
     products: Literal["cross", "hadamard"] = Field(
         default="cross", description="of every choice of nodes, or of nodes with the same index"
     )
@@ -31,17 +31,17 @@ class Model(base.Model):
         default="separate",
         description="one for each leaf, or one for each region whose leaves are components of its prior",
     )
-    num_latents: Count = Field(default=25, description="of each leaf's VAE")
+    num_latents: Width = Field(default=25, description="of each leaf's VAE")
     leaf_network: Literal["mlp", "conv"] = "mlp"
-    hidden_units: tuple[Count, ...] = Field(default=(30, 30), description="of each MLP")
-    conv_filters: tuple[Count, ...] = (4, 8)
+    hidden_units: Widths = Field(default=(30, 30), description="of each MLP")
+    conv_filters: Widths = (4, 8)
     conv_stride: Count = 1
-    conv_units: Count = 64
+    conv_units: Width = 64
     likelihood: Literal["gaussian", "binomial", "categorical", "logistic_mixture", "spline", "bernoulli"] = Field(
         default="gaussian", description="p(x | z)"
     )
     precision_floor: Positive = Field(default=1.0, description="least precision of a pixel, of gaussian")
-    num_components: Count = Field(default=5, description="of logistic_mixture and spline")
+    num_components: Repeats = Field(default=5, description="of logistic_mixture and spline")
     mask_input: bool = Field(default=False, description="encoders read which pixels are observed")
     missing_fraction: Fraction = Field(default=0.0, description="part of the training rows of which pixels are hidden")
     batch_norm: Literal[False] = Field(default=False, description="there is none")

@@ -250,3 +250,30 @@ def test_numbers_that_float32_does_not_have_are_refused(tmp_path, value):
     rows[20, 1, 1] = value
     with pytest.raises(ValueError, match="values beyond those of float32"):
         _load(_saved(tmp_path, rows))
+
+
+# Bug seen: a mapped file was not looked at.
+def test_numbers_that_float32_does_not_have_are_refused_in_a_mapped_file_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "STREAMED_BYTES", 0)
+    rows = ROWS + 0.5
+    rows[20, 1, 1] = 1e300
+    with pytest.raises(ValueError, match="values beyond those of float32"):
+        _load(_saved(tmp_path, rows))
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_every_split_is_looked_at(tmp_path, split):
+    splits = {name: ROWS + 0.5 for name in ("train", "validation", "test")}
+    splits[split][3, 1, 1] = 1e39
+    np.savez(tmp_path / "rows.npz", **splits)
+    with pytest.raises(ValueError, match=f"{split}' has values beyond those of float32"):
+        _load(tmp_path / "rows.npz")
+
+
+def test_a_small_file_that_says_that_it_is_huge_is_refused_before_memory_is_taken(tmp_path):
+    path = tmp_path / "rows.npy"
+    with open(path, "wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 8)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ValueError, match="ends 32,000,000,000 bytes before the end of its array"):
+        _load(path)

@@ -6,10 +6,11 @@ import time
 import numpy as np
 import pytest
 
+import tfstruct
 from tests.trainers import tiny
 from tfstruct import files
 from tfstruct.serving import verification
-from tfstruct.serving.contents import DamagedBundleError, verify_files
+from tfstruct.serving.contents import DamagedBundleError, UntrustedBundleError, verify_files
 
 
 def test_an_undamaged_copy_verifies(copy):
@@ -111,4 +112,57 @@ def test_a_bundle_of_other_weights_does_not_give_its_golden_values(trained, copy
     files.write_checksums(copy)
     verify_files(copy)
     with pytest.raises(DamagedBundleError, match="signature log_prob does not give its golden log_prob"):
+        verification.verify(copy)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{", b"\xff", b"3"])
+def test_a_card_that_is_no_card_is_damaged_whatever_its_checksum(copy, content):
+    (copy / "card.json").write_bytes(content)
+    files.write_checksums(copy)
+    for check in (tfstruct.load, verification.verify):
+        with pytest.raises(DamagedBundleError, match=r"card.json"):
+            check(copy)
+
+
+# Bug seen: TensorFlow's own error, of 40 lines.
+@pytest.mark.parametrize("name", ["variables/variables.index", "variables/variables.data-00000-of-00001"])
+def test_variables_that_are_damaged_are_damage_whatever_their_checksum(copy, name):
+    path = copy / name
+    path.write_bytes(damaged(path, "flipped") if name.endswith("index") else path.read_bytes()[:-8])
+    files.write_checksums(copy)
+    for check in (tfstruct.load, verification.verify):
+        with pytest.raises(DamagedBundleError, match="copy cannot be loaded: "):
+            check(copy)
+
+
+@pytest.mark.parametrize("name", ["card.json", "saved_model.pb", "golden.npz"])
+def test_a_pipe_that_is_on_no_list_is_not_waited_for(copy, name):
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    files.write_checksums(copy)
+    for check in (tfstruct.load, verification.verify):
+        with pytest.raises((DamagedBundleError, UntrustedBundleError), match=f"{name} is (missing|a link or no file)"):
+            check(copy)
+
+
+# Bug seen: the process ended by a segmentation fault.
+@pytest.mark.parametrize("length", [2**62, 2**40, 1_000_000])
+def test_a_warmup_record_that_says_that_it_is_huge_is_damaged(copy, length):
+    path = copy / "assets.extra/tf_serving_warmup_requests"
+    path.write_bytes(tiny.record_header(length) + b"abc")
+    files.write_checksums(copy)
+    with pytest.raises(DamagedBundleError, match="record 0 ends behind the file"):
+        verification.verify(copy)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"x": np.float32(1.0)}, {"x": np.zeros([0, 4], np.float32)}, {"x": np.zeros([2, 5], np.float32)},
+     {"seed": np.zeros([3])}, {"log_prob/log_prob": np.array(["a"] * 3)}],
+)  # fmt: skip
+def test_golden_values_of_other_shapes_or_types_are_damage(copy, values):
+    golden = dict(np.load(copy / "golden.npz"))
+    np.savez(copy / "golden.npz", **(golden | values))
+    files.write_checksums(copy)
+    with pytest.raises(DamagedBundleError, match="golden"):
         verification.verify(copy)

@@ -48,6 +48,7 @@ def add_node(nodes, op, name="evil", inputs=(), **functions):
     node = nodes.add(name=name, op=op, input=inputs)
     for key, function in functions.items():
         node.attr[key].func.name = function
+    return node
 
 
 def add_function(meta, op):
@@ -124,7 +125,36 @@ def call_what_is_not_there(meta):
     add_node(public(meta).node_def, "PartitionedCall", f="absent")
 
 
+def call_from_a_list(meta):
+    node = add_node(public(meta).node_def, "Case")
+    node.attr["branches"].list.func.add().name = "absent"
+
+
+def _node(meta, name):
+    return next(node for node in meta.graph_def.node if node.name == name.partition(":")[0])
+
+
+def restore_another_path(meta):
+    add_node(meta.graph_def.node, "Const", name="elsewhere")
+    _node(meta, meta.saver_def.restore_op_name).input[0] = "elsewhere"
+
+
+def choose_the_path(meta):
+    node = _node(meta, meta.saver_def.filename_tensor_name)
+    node.op = "Const"
+
+
+def restore_by_another_argument(meta):
+    for node in saver(meta, "restore").node_def:
+        if node.op == "RestoreV2":
+            node.input[0] = saver(meta, "restore").signature.input_arg[1].name
+
+
 ATTACKS = {
+    "a list of functions": (call_from_a_list, "the operation Case|calls absent, which is not there"),
+    "restored from a constant": (restore_another_path, "saves or restores at a place of its own choice"),
+    "a constant as the path": (choose_the_path, "the graph chooses itself, by Const, where it saves and restores"),
+    "restored from another argument": (restore_by_another_argument, "restores from a place of its own choice"),
     **{
         f"{op} in {place}": (attack, f"the operation {op}")
         for op in ("WriteFile", "ReadFile", "PrintV2", "PyFunc", "EagerPyFunc", "SaveV2", "RestoreV2", "XlaLaunch")

@@ -41,8 +41,8 @@ CASES = {
     "key": ([TINY, "--set=optimizer.learning_rat=0.1"], ["learning_rat'", "optimizer.learning_rate"]),
     "key without its group": ([TINY, "--set=learning_rate=0.1"], ["optimizer.learning_rate"]),
     "no value": ([TINY, "--set=training.steps"], ["key=value", "training.steps"]),
-    "text for a number": ([TINY, "--set=training.steps=many"], ["training.steps takes a int", "many"]),
-    "fraction for a count": ([TINY, "--set=training.steps=1.5"], ["training.steps takes a int", "1.5"]),
+    "text for a number": ([TINY, "--set=training.steps=many"], ["training.steps takes an int", "many"]),
+    "fraction for a count": ([TINY, "--set=training.steps=1.5"], ["training.steps takes an int", "1.5"]),
     "number for a switch": ([TINY, "--set=model.batch_norm=2"], ["model.batch_norm takes a bool", "2"]),
     "a group as a key": ([TINY, "--set=model=3"], ["unknown setting 'model'"]),
     "data set": ([TINY, "--set=data.name=mnits"], ["mnits", "mnist"]),
@@ -141,3 +141,29 @@ def test_the_console_script_ends_the_same_way(tmp_path):
     done = tiny.run_program("train", "--preset=graph_vea/tiny", f"--workdir={tmp_path / 'run'}")
     assert_one_clear_line((done.returncode, done.stdout, done.stderr), ["did you mean graph_vae/tiny"])
     assert not (tmp_path / "run").exists()
+
+
+OUT_OF_MEMORY = """
+import sys, warnings
+import tensorflow as tf
+from tfstruct.trainers import entry
+
+def main():
+    warnings.warn("a checkpoint was passed over", RuntimeWarning)
+    raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor\\nand where")
+
+sys.argv = ["tfstruct-train"]
+try:
+    entry.run(main)
+except SystemExit as end:
+    print(end.code)
+"""
+
+
+def test_warnings_and_a_lack_of_memory_are_a_line_each():
+    done = tiny.run_python(OUT_OF_MEMORY)
+    assert done.stdout.strip() == "1"
+    assert done.stderr.strip().splitlines()[-2:] == [
+        "tfstruct-train: warning: a checkpoint was passed over",
+        "tfstruct-train: out of memory: OOM when allocating a tensor",
+    ]

@@ -3,10 +3,13 @@
 import json
 import os
 import pathlib
+import struct
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
+import tensorflow as tf
 
 from tfstruct.models import presets
 from tfstruct.settings import read_overrides
@@ -79,6 +82,15 @@ def write_rows(path, event_shape=(12,), num=200, seed=17):
     rows = binary_rows(np.random.default_rng(seed), num + 80, event_shape)
     np.savez(path, train=rows[:num], validation=rows[num : num + 40], test=rows[num + 40 :])
     return path
+
+
+def record_header(length):
+    """The first twelve bytes of a TFRecord that says how long it is, with a right checksum of that."""
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.io.TFRecordWriter(f"{folder}/one") as writer:
+            writer.write(struct.pack("<Q", length))
+        crc = pathlib.Path(f"{folder}/one").read_bytes()[-4:]  # of the bytes of that record
+    return struct.pack("<Q", length) + crc
 
 
 def files_of(folder):

@@ -162,6 +162,20 @@ def test_a_file_that_unpacks_to_more_than_it_has_is_damaged_before_memory_is_tak
         Checkpoints(tmp_path).load(7)
 
 
+def test_a_document_that_unpacks_to_more_than_the_file_has_is_damaged_before_memory_is_taken(tmp_path):
+    path = Checkpoints(tmp_path).save(7, {"weights": np.zeros([3], np.float32)}, {"note": " " * 1_000_000})
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = b"0" * 64
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    content = path.read_bytes()[:-64]
+    path.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+    with pytest.raises(DamagedCheckpointError, match="is larger than the file"):
+        Checkpoints(tmp_path).load(7)
+
+
 def test_renamed_checkpoint_is_not_taken_for_another_step(tmp_path):
     checkpoints, path = two_checkpoints(tmp_path)
     path.rename(tmp_path / "step_000000030.npz")

@@ -1,6 +1,7 @@
 """A run that diverges goes back to where it was well, more slowly, and nothing that is not finite is ever saved."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ from tfstruct.training import run as training
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.logging import read_rows
 from tfstruct.training.state import Best, RunState, replica
+from tfstruct.training.stop_signal import StopSignal
 from tfstruct.training.workdir import Workdir
 
 COURSE = (
@@ -343,3 +345,26 @@ def test_a_training_whose_reader_is_gone_goes_on(file, tmp_path):
     assert started.wait(200) == 0, errors
     started.stderr.close()
     assert Checkpoints(tmp_path / "run/checkpoints").latest().step == 20
+
+
+# Bug seen: the rate was kept by the next save alone, so a run that was ended before it came back as fast as it was.
+def test_the_lower_learning_rate_is_saved_at_once(monkeypatch, file, tmp_path):
+    with pytest.raises(IndexError):  # the table ends right after it went back
+        train_with_bounds(monkeypatch, file, tmp_path / "run", [[-9], [np.nan]], "training.checkpoint_minutes=60.0")
+    np.testing.assert_array_equal(scales(tmp_path / "run"), [0.5])
+
+
+def test_signals_that_were_ignored_stay_so():
+    """As nohup does for SIGHUP, and a shell for SIGINT of its background jobs."""
+    before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)]
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.requested == 0
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested == signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for number, handler in zip((signal.SIGHUP, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)

@@ -274,6 +274,34 @@ def test_another_config_is_refused_with_the_difference_and_changes_nothing(file,
     assert snapshot(workdir) == before
 
 
+def test_a_config_that_was_changed_is_said_to_be_changed(file, finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    path = workdir / "config.json"
+    path.write_text(path.read_text().replace('"learning_rate": 0.02', '"learning_rate": 0.03'))
+    with pytest.raises(ValueError, match=r"config.json was changed since step_000000020.npz was written") as error:
+        training.train(tiny.vae_config(file), workdir)
+    assert "optimizer.learning_rate: 0.02 / 0.03" in str(error.value)
+
+
+def test_settings_that_were_changed_in_the_file_and_asked_for_are_refused_too(file, finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    path = workdir / "config.json"
+    path.write_text(path.read_text().replace('"learning_rate": 0.02', '"learning_rate": 0.03'))
+    with pytest.raises(ValueError, match=r"was trained with other settings.*\n  optimizer.learning_rate: 0.02 / 0.03"):
+        training.train(tiny.vae_config(file, "optimizer.learning_rate=0.03"), workdir)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_said_to_have_none(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    for path in (workdir / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    with (
+        pytest.warns(RuntimeWarning, match="passed over a damaged checkpoint"),
+        pytest.raises(ValueError, match="every checkpoint in .* is damaged"),
+    ):
+        TrainedRun(workdir)
+
+
 def test_resume_never_refuses_a_folder_with_a_run_and_changes_nothing(file, finished):
     before = snapshot(finished[0])
     with pytest.raises(FileExistsError, match="resume=never"):

@@ -7,6 +7,7 @@ variant but `none` copies other types into memory. An `.npz` file with the keys 
 and test is split as it says; other keys beside these are ignored. Nothing is ever unpickled.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -17,7 +18,7 @@ import numpy as np
 from tfstruct import random
 from tfstruct.data import support, variants
 from tfstruct.data.prepared import DatasetNotFoundError
-from tfstruct.files import DAMAGE, require_size
+from tfstruct.files import DAMAGE, read_array_header, require_size
 
 STREAMED_BYTES = 2**30
 LARGEST_BYTES = 2**34  # of an array of a .npz file, which is read whole; .npy files are mapped
@@ -61,6 +62,8 @@ def read(path: str | os.PathLike) -> UserData:
         _check_array(rows, _place(path, key))
         summaries.append(support.summarize(rows))
         _check_finite(summaries[-1], _place(path, key))
+        if max(summaries[-1].maximum, -summaries[-1].minimum) > float(np.finfo(np.float32).max):
+            raise ValueError(f"{_place(path, key)} has values beyond those of float32, 3.4e38; scale them")
     found = support.join(summaries).support
     if len(arrays) == 1:
         splits, origin = _divide(next(iter(arrays.values())), path)
@@ -69,10 +72,7 @@ def read(path: str | os.PathLike) -> UserData:
         splits, origin = arrays, "split as in the file"
     if not any(isinstance(rows, np.memmap) for rows in splits.values()):
         dtype = np.uint8 if found in (support.BINARY, support.INTEGERS) else np.float32
-        with np.errstate(over="ignore"):
-            splits = {name: rows.astype(dtype, copy=False) for name, rows in splits.items()}
-        if not all(np.isfinite(rows).all() for rows in splits.values()):
-            raise ValueError(f"{str(path)!r} has values beyond those of float32, 3.4e38; scale them")
+        splits = {name: rows.astype(dtype, copy=False) for name, rows in splits.items()}
     return UserData(splits, found, origin)
 
 
@@ -110,7 +110,14 @@ def _place(path: pathlib.Path, key: str) -> str:
 
 def _load_npy(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads the file, or maps it when it is large; the one key is empty."""
-    mapped = path.stat().st_size > STREAMED_BYTES
+    size = path.stat().st_size
+    mapped = size > STREAMED_BYTES
+    missing = 0
+    with contextlib.suppress(*DAMAGE), open(path, "rb") as file:  # which `_open` says
+        header = read_array_header(file)
+        missing = 0 if header.dtype.hasobject else header.num_bytes - (size - file.tell())
+    if missing > 0:  # before memory is taken
+        raise ValueError(f"{str(path)!r} ends {missing:,} bytes before the end of its array")
     rows = _open(path, np.ndarray, mmap_mode="r" if mapped else None)
     return {"": rows}
 

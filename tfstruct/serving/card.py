@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from tfstruct.files import PathLike, read_json
 from tfstruct.serving.contents import DamagedBundleError
 
 SCHEMA_VERSION = 1
@@ -84,6 +85,14 @@ class Card(_Part):
     calibration: Calibration | None = None
     recipe: list[str] = []
     license: str
+
+
+def read(path: PathLike) -> Any:
+    """Reads a card; raises DamagedBundleError for what is no JSON."""
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise DamagedBundleError(str(error)) from None
 
 
 def check(card: Any, path: object) -> None:

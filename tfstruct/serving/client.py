@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.files import read_json
 from tfstruct.registry import did_you_mean
 from tfstruct.serving import card as card_lib
 from tfstruct.serving import trust
-from tfstruct.serving.contents import CARD_NAME, verify_files
+from tfstruct.serving.contents import CARD_NAME, DamagedBundleError, verify_files
 from tfstruct.serving.inputs import row_seeds
 from tfstruct.serving.scoring import ServedModel
 
@@ -106,11 +105,14 @@ class LoadedModel(ServedModel):
         self.path = Path(path)
         if verify:
             verify_files(self.path, sha256)
-        self.card: dict[str, Any] = read_json(self.path / CARD_NAME)
+        self.card: dict[str, Any] = card_lib.read(self.path / CARD_NAME)
         if verify and not allow_untrusted:
             card_lib.check(self.card, self.path / CARD_NAME)
             trust.check(self.path, self.card)
-        self._module = tf.saved_model.load(str(self.path))
+        try:
+            self._module = tf.saved_model.load(str(self.path))
+        except (tf.errors.OpError, IndexError, KeyError, ValueError) as error:  # of graph, index and data
+            raise DamagedBundleError(f"{self.path} cannot be loaded: {getattr(error, 'message', error)}") from None
         #: the graph's functions by name, of tensors
         self.signatures: Mapping[str, Any] = self._module.signatures
 

@@ -94,9 +94,9 @@ def _forbidden(meta: Any) -> Iterator[str]:
         allowed = ALLOWED_OPS | savers.get(name, frozenset())
         # A saver that something else calls would write where that likes.
         yield from _forbidden_nodes(f"function {name}", function.node_def, allowed, functions, savers)
-        arguments = {argument.name for argument in function.signature.input_arg}
+        first = [argument.name for argument in function.signature.input_arg[:1]]
         for node in function.node_def:
-            if node.op == "RestoreV2" and node.input[0] not in arguments:
+            if node.op == "RestoreV2" and node.input[0] not in first:
                 yield f"function {name} restores from a place of its own choice"
         yield from (f"function {name} is compiled by XLA" for key in _COMPILED if function.attr[key].b)
     called = [name for node in meta.graph_def.node for name in _called(node)]
@@ -163,8 +163,14 @@ def _saver_functions(meta: Any, functions: dict[str, Any]) -> dict[str, frozense
 
 
 def _uses_of_savers(meta: Any) -> Iterator[str]:
-    """Yields the signatures and nodes by which a client could make the graph save or restore."""
+    """Yields the signatures and nodes by which a client could make the graph save or restore, or choose where."""
     ends = _saver_nodes(meta)
+    place = meta.saver_def.filename_tensor_name.partition(":")[0]  # which the loader feeds
+    for node in meta.graph_def.node:
+        if node.name == place and node.op not in ("Placeholder", "PlaceholderWithDefault"):
+            yield f"the graph chooses itself, by {node.op}, where it saves and restores"
+        if node.name in ends and _called(node) and [part.partition(":")[0] for part in node.input[:1]] != [place]:
+            yield f"the node {node.name} saves or restores at a place of its own choice"
     for name, signature in meta.signature_def.items():
         if any(info.name.partition(":")[0] in ends for info in signature.outputs.values()):
             yield f"the signature {name} saves or restores"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfstruct.files import DAMAGE, read_json, require_size
+from tfstruct.files import DAMAGE, require_size
 from tfstruct.serving import card as card_lib
 from tfstruct.serving import trust, warmup
 from tfstruct.serving.client import LoadedModel
@@ -29,7 +29,7 @@ def verify(folder: str | Path, *, sha256: str | None = None) -> None:
     """
     folder = Path(folder)
     verify_files(folder, sha256)
-    card = read_json(folder / CARD_NAME)
+    card = card_lib.read(folder / CARD_NAME)
     card_lib.check(card, folder / CARD_NAME)
     trust.check(folder, card)
     warmup.check(folder, card)
@@ -44,11 +44,19 @@ def verify(folder: str | Path, *, sha256: str | None = None) -> None:
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
     except DAMAGE as error:
         raise DamagedBundleError(f"{folder / GOLDEN_NAME} is not what an export writes: {error}") from None
+    model = LoadedModel(folder, verify=False)
     try:
-        model = LoadedModel(folder, verify=False)
-    except tf.errors.OpError as error:
-        raise DamagedBundleError(f"{folder} cannot be loaded: {error.message}") from None
-    for signature, outputs in golden_outputs(model, golden["x"], golden["seed"]).items():
+        found = golden_outputs(model, golden["x"], golden["seed"])
+        _compare(folder, found, golden)
+    except DamagedBundleError:
+        raise
+    except (IndexError, TypeError, ValueError, tf.errors.OpError) as error:  # of other shapes or types
+        raise DamagedBundleError(f"{folder / GOLDEN_NAME} is not what an export writes: {error}") from None
+
+
+def _compare(folder: Path, found: dict[str, dict[str, np.ndarray]], golden: dict[str, np.ndarray]) -> None:
+    """Raises DamagedBundleError unless outputs are the golden ones."""
+    for signature, outputs in found.items():
         for name, output in outputs.items():
             expected = golden.get(f"{signature}/{name}")
             if expected is None:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from google.protobuf import message
 from tensorflow.core.framework import tensor_pb2
 
+from tfstruct.files import count_records
 from tfstruct.serving.contents import WARMUP_NAME, DamagedBundleError
 
 BATCH_SIZES = (1, 4, 16, 64)
@@ -97,6 +98,9 @@ def check(folder: Path, card: dict[str, Any]) -> None:
     """
     path, found = folder / WARMUP_NAME, 0
     try:
+        if path.exists():
+            with open(path, "rb") as file:
+                count_records(file)
         for record in tf.data.TFRecordDataset([str(path)]).as_numpy_iterator() if path.exists() else ():
             found += 1
             if is_available():

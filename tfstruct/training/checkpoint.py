@@ -242,6 +242,8 @@ def _read_archive(path: pathlib.Path, step: int) -> Checkpoint:
             raise DamagedCheckpointError(f"{path}: its bytes do not match its SHA-256 (cut short or changed)")
         try:
             with zipfile.ZipFile(file) as archive:
+                if archive.getinfo(_DOCUMENT).file_size > length:  # nothing is compressed
+                    raise DamagedCheckpointError(f"{path}: {_DOCUMENT} is larger than the file")
                 document = json.loads(archive.read(_DOCUMENT))
                 if document["format"] != _FORMAT:
                     found = document["format"]

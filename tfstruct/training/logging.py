@@ -164,7 +164,7 @@ class RunLog:
             return
         try:
             print(text, flush=True)
-        except BrokenPipeError:  # whoever read it has gone; the training has not
+        except OSError:  # whoever read it has gone, or the terminal; the training has not
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def rewind(self, step: int) -> None:

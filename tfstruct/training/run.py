@@ -43,7 +43,7 @@ def train(
         SystemExit: a signal asked to stop; with status 0 in a process of `multi_worker` that is not the chief, which
             alone writes and returns.
         LostWorkerError: another process of `multi_worker` ended.
-        NonFiniteTrainingError: more than `training.max_skipped_fraction` of a call's steps were not finite.
+        NonFiniteTrainingError: every replica diverged at every learning rate that was tried; see `Recovery.roll_back`.
     """
     folder = Workdir(workdir)
     chosen = make_strategy(strategy)

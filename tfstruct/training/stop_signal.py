@@ -8,6 +8,8 @@ from typing import Any
 class StopSignal:
     """Turns SIGTERM, SIGHUP and SIGINT into a request to stop within seconds; a second SIGINT interrupts at once.
 
+    SIGHUP and SIGINT stay ignored where they were, as under nohup.
+
     Attributes:
         requested: number of the first signal; 0 before.
     """
@@ -18,6 +20,8 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
+            if number != signal.SIGTERM and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup, or a shell's background job: not to be stopped by it
             try:
                 self._previous[number] = signal.signal(number, self._handle)
             except ValueError:  # not the main thread: signals are somebody else's business

@@ -13,6 +13,7 @@ from tfstruct.data import datasets
 from tfstruct.data.pipeline import Pipeline
 from tfstruct.files import replacing, write_checksums
 from tfstruct.models.config import Config
+from tfstruct.models.registry import parse_config
 from tfstruct.models.system import System
 from tfstruct.training.checkpoint import Checkpoint
 from tfstruct.training.distribute import MirroredLoop, WorkerLoop, divided_loop
@@ -25,7 +26,7 @@ from tfstruct.training.state import Best, RunState
 from tfstruct.training.step import TrainStep, over_replicas
 from tfstruct.training.stop_signal import StopSignal
 from tfstruct.training.validation import Validator
-from tfstruct.training.workdir import Workdir
+from tfstruct.training.workdir import Workdir, require_same
 
 
 class RunResult(NamedTuple):
@@ -154,6 +155,7 @@ class Trainer:
                     self.state = self.state._replace(train=device_state(self.state.train))
                     log.message(message)
                     log.rewind(self.state.step)
+                    self.save()  # the lower learning rate: a run that is ended here would not know of it
                     if signal_number:
                         raise SystemExit(128 + signal_number)  # what was well is saved
                     calls = self.pipeline.calls(self.spans())
@@ -261,6 +263,9 @@ class Trainer:
         found = RunState.from_checkpoint(checkpoint)
         for name, layout in self.state.layout.items():
             require_layout(found.layout.get(name, []), layout, f"{checkpoint.path}{found.maker}")
+        if found.config:
+            message = f"{checkpoint.path} was trained with other settings; choose another --workdir for others."
+            require_same(parse_config(found.config), self.config, f"{message} There / asked for")
         if found.data_checksum != self.state.data_checksum:
             raise ValueError(
                 f"{checkpoint.path} was trained on data of checksum {found.data_checksum[:12]}..., "

@@ -75,12 +75,12 @@ class Workdir:
             checkpoint = None if path.exists() else self.checkpoints.latest()
             kept = "" if checkpoint is None else RunState.from_checkpoint(checkpoint).config
             if kept or path.exists():
-                require_same(
-                    parse_config(kept) if kept else self.config(),
-                    config,
-                    f"{self.path} holds a run of another config; choose another --workdir, or the same settings. "
-                    "There / asked for",
-                )
+                message = f"{self.path} holds a run of another config; choose another --workdir, or the same settings. "
+                try:
+                    require_same(parse_config(kept) if kept else self.config(), config, f"{message}There / asked for")
+                except ValueError:
+                    self.run_state()  # which says so if it is config.json that was changed
+                    raise
         write_text(path, config.to_json() + "\n")
 
     def config(self) -> Config:
@@ -125,10 +125,12 @@ class Workdir:
 
         Raises:
             FileNotFoundError: there is none yet.
-            ValueError: config.json is not what it was when that was written.
+            ValueError: all are damaged, or config.json is not what it was when that was written.
         """
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
+            if self.checkpoints.steps():
+                raise ValueError(f"every checkpoint in {self.checkpoints.folder} is damaged")
             raise FileNotFoundError(f"{self.checkpoints.folder} holds no checkpoint; train first")
         state = RunState.from_checkpoint(checkpoint)
         if state.config and (self.path / CONFIG_NAME).exists():

@@ -64,6 +64,20 @@ def test_a_log_z_that_rests_on_few_chains_is_flagged():
     assert annealing_check.bracket_flags(PREPARED | {"prior_effective_sample_size": 10.0}) == []
 
 
+@pytest.mark.parametrize(
+    "unknown",
+    [{"prior_effective_sample_size": np.nan}, {"prior_log_partition_upper": np.nan},
+     {"prior_log_partition_std_err": np.inf}, {"prior_log_partition_upper_std_err": np.nan}],
+)  # fmt: skip
+def test_what_is_no_number_is_flagged(unknown):
+    assert len(annealing_check.bracket_flags(PREPARED | unknown)) == 1
+
+
+def test_an_excess_that_is_no_number_is_no_chance():
+    _, is_missed = annealing_check.excess_of(np.array([[1.0, 1.0], [0.1, 0.1]]), np.array([[np.nan, 1.0], [0.1, 0.1]]))
+    np.testing.assert_array_equal(is_missed, [True, False])
+
+
 # Bug seen: 2,069 nats too low with a standard error of 0.
 @pytest.mark.parametrize("scale", [1e3, 1e4])
 def test_couplings_that_annealing_cannot_follow_are_flagged(scale, rng):

@@ -219,7 +219,7 @@ class Job:
         """
         lock = contextlib.nullcontext()
         if not storage.is_remote(self.folder):
-            name = hashlib.sha256(os.path.abspath(self.folder).encode()).hexdigest()[:16]
+            name = hashlib.sha256(os.path.realpath(self.folder).encode()).hexdigest()[:16]
             lock = filelock.FileLock(f"{tempfile.gettempdir()}/tfstruct-{name}.lock", 0)
         try:
             with lock:

@@ -4,6 +4,7 @@ import abc
 import contextlib
 import dataclasses
 import functools
+import gzip
 import math
 import os
 import zipfile
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from tfstruct.files import DAMAGE, read_array_header, shaped
+from tfstruct.files import DAMAGE, count_records, read_array_header, shaped
 from tfstruct.registry import did_you_mean
 from tfstruct.serving.batch import storage
 from tfstruct.serving.batch.storage import gfile
@@ -120,8 +121,12 @@ class ArrayFile(Source):
 
     @functools.cached_property
     def num_rows(self) -> int:
-        with self._opened() as (_, shape, _):
+        with self._opened() as (stream, shape, dtype):
             if shape[1:] == self.event_shape and shape[0]:
+                start, end = stream.tell(), stream.seek(0, os.SEEK_END)
+                whole = (end - start) // (math.prod(shape[1:]) * dtype.itemsize)
+                if whole < shape[0]:
+                    raise ValueError(f"{self.path} ends before row {whole} of {shape[0]}")
                 return shape[0]
         expected = ", ".join(map(str, ("N", *self.event_shape)))
         raise ValueError(f"{self.path}: observations must have shape [{expected}] with N >= 1, found {list(shape)}")
@@ -155,7 +160,11 @@ class RecordFile(Source):
 
     @functools.cached_property
     def num_rows(self) -> int:
-        return sum(1 for _ in self._records(0, -1))
+        with storage.reading(self.path) as file, gzip.open(file) if self.path.endswith(".gz") else file as stream:
+            try:
+                return count_records(stream)
+            except (*DAMAGE, gzip.BadGzipFile) as error:
+                raise ValueError(f"{self.path} is damaged, or no TFRecord file: {error}") from None
 
     @functools.cached_property
     def _feature(self) -> str:
@@ -172,8 +181,15 @@ class RecordFile(Source):
             values.append(found[0] if kind == "bytes_list" else np.asarray(found))
         return self._decoded(values, start)
 
+    @functools.cached_property
+    def _is_encoded(self) -> bool:
+        """Whether the file is one of images, by its first records: some may be broken, or look like one by chance."""
+        first = [_features(record, self.path).get(self._feature) for record in self._records(0, 16)]
+        values = [value for feature in first if feature is not None for value in feature.bytes_list.value]
+        return any(value.startswith(MAGIC) for value in values)
+
     def _decoded(self, values: list[Any], start: int) -> Rows:
-        if any(isinstance(value, bytes) and value.startswith(MAGIC) for value in values):  # others are broken
+        if self._is_encoded and all(isinstance(value, bytes) for value in values):  # what is no image is broken
             return values
         rows = [np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value for value in values]
         size = math.prod(self.event_shape)
