@@ -7,13 +7,16 @@ from tfstruct import random
 from tfstruct.data.pipeline import batch_indices
 from tfstruct.data.variants import prepare_batch
 from tfstruct.functional import Functional
-from tfstruct.models import registry
+from tfstruct.models import presets, registry
 from tfstruct.training import run as training
 from tfstruct.training.checkpoint import Checkpoints
 from tfstruct.training.distribute import MirroredLoop, make_strategy
-from tfstruct.training.loop import TrainLoop, device_state
+from tfstruct.training.logging import read_rows
+from tfstruct.training.loop import Pace, TrainLoop, device_state
+from tfstruct.training.replica_loop import ReplicaLoop
 from tfstruct.training.state import initial_state, stack_states
 from tfstruct.training.step import TrainStep, over_replicas
+from tfstruct.training.workdir import Workdir
 
 GENTLE = "optimizer.epsilon=1e-3"
 ROWS = np.random.default_rng(6).integers(0, 256, size=[30, 12], dtype=np.uint8)
@@ -192,3 +195,62 @@ def test_a_run_begun_on_two_devices_goes_on_on_one(trained):
     folder, make = trained
     result = training.train(make(), folder / "mirrored", strategy="none", resume="must")
     assert result.step == 4
+
+
+# Replicas ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["graph_vae/tiny", "boltzmann_vae/tiny"])
+def test_replicas_on_two_devices_are_those_that_train_alone(preset, tmp_path):
+    """With batch normalisation, and with samplers for every row."""
+    file = tiny.write_rows(tmp_path / "rows.npz")
+    course = ("training.steps=6", "training.steps_per_call=3", "training.validate_every=6")
+    chosen = [f"data.file={str(file)!r}", "data.name=file", "data.variant=none", *course]
+
+    def run(folder, strategy, *overrides):
+        config = presets.get(preset, [*chosen, *overrides])
+        training.train(config, tmp_path / folder, strategy=strategy)
+        return Workdir(tmp_path / folder).run_state()
+
+    together = run("together", "mirrored", "training.replicas=2")
+    environment = Workdir(tmp_path / "together").environment()
+    assert environment["devices"] == 2
+    rows = read_rows(tmp_path / "together/metrics.jsonl")
+    for place in range(2):
+        alone = run(f"alone_{place}", "none", f"training.seed={place}")
+        found = tf.nest.map_structure(lambda leaf, place=place: leaf[place : place + 1], together.train)
+        tf.nest.map_structure(np.testing.assert_array_equal, found, alone.train)
+        np.testing.assert_array_equal(together.best.bounds[place], alone.best.bounds[0])
+        for one, two in zip(rows, read_rows(tmp_path / f"alone_{place}/metrics.jsonl"), strict=True):
+            np.testing.assert_allclose(one["train/bound"][place], two["train/bound"], rtol=1e-6)
+
+
+def test_replicas_that_the_devices_cannot_share_are_refused(tmp_path):
+    file = tiny.write_rows(tmp_path / "rows.npz")
+    with pytest.raises(ValueError, match="3 replicas cannot be shared equally by 2 devices"):
+        training.train(tiny.vae_config(file, "training.replicas=3"), tmp_path / "run", strategy="mirrored")
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices_that_share_replicas_stop_after_the_same_step(monkeypatch):
+    """In pieces, with steps that are skipped: as one device does it all at once."""
+    step, state = start("model.batch_norm=False", "model.structure=independent")
+    stacked = tf.nest.map_structure(lambda leaf: tf.concat([leaf, leaf], 0), state)
+    places = np.concatenate([indices(40)] * 2, axis=1)
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
+    loop = ReplicaLoop(lambda num: TrainLoop(over_replicas(step, num), "graph", 40), devices, 2)
+    expected, expected_metrics, _ = TrainLoop(over_replicas(step, 1), "graph", 40).run(
+        state, 0, tf.constant(ROWS), indices(40)
+    )
+    found, metrics, num_steps = loop.run(stacked, 0, tf.constant(ROWS), places)
+    assert num_steps == 40
+    for place in range(2):
+        np.testing.assert_array_equal(found.parameters[place], expected.parameters[0])
+        np.testing.assert_allclose(metrics["bound"][place], expected_metrics["bound"][0], rtol=1e-5)
+    monkeypatch.setattr(Pace, "size", 7)
+    monkeypatch.setattr(Pace, "is_worth_stopping", lambda pace, num_steps: True)
+    asked = iter([0, 0, 15])
+    found, _, num_steps = loop.run(stacked, 0, tf.constant(ROWS), places, should_stop=lambda: next(asked))
+    assert num_steps == 21
+    expected, _, _ = TrainLoop(over_replicas(step, 1), "graph", 40).run(state, 0, tf.constant(ROWS), indices(40)[:21])
+    np.testing.assert_array_equal(found.parameters[1], expected.parameters[0])

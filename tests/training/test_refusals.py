@@ -13,7 +13,7 @@ from tfstruct.training.data import load_data
 
 BAD_SETTINGS = {
     "an odd batch for two devices": (("training.batch_size=9",), "mirrored", "multiple of the number of devices"),
-    "replicas on two devices": (("training.replicas=2",), "mirrored", "one replica"),
+    "replicas on two devices": (("training.replicas=3",), "mirrored", "cannot be shared equally by 2 devices"),
     "an empty batch": (("training.batch_size=0",), "none", "batch_size"),
     "no replica": (("training.replicas=0",), "none", "replicas"),
     "no steps": (("training.steps=0",), "none", "steps"),

@@ -86,6 +86,26 @@ def test_weights_that_were_damaged_are_not_loaded_whatever_byte_it_was(finished,
         np.testing.assert_array_equal(one, two)
 
 
+# Bug seen: a run that was stopped in the middle of a call compiled its program twice.
+def test_a_run_compiles_its_program_once_whatever_calls_it_makes(file, tmp_path, monkeypatch):
+    trainers = []
+
+    def make(*arguments):
+        trainers.append(trainer.Trainer(*arguments))
+        return trainers[-1]
+
+    monkeypatch.setattr(training, "Trainer", make)
+    config = tiny.vae_config(file, "training.steps=25", "training.steps_per_call=7", "training.validate_every=10")
+    training.train(config, tmp_path / "whole")
+    training.train(config, tmp_path / "resumed")
+    checkpoints = Checkpoints(tmp_path / "resumed/checkpoints")
+    state = Workdir(tmp_path / "resumed").run_state()
+    checkpoints.discard_after(-1)
+    checkpoints.save(5, state.arrays(), state.metadata())  # in the middle of the first call
+    training.train(config, tmp_path / "resumed")
+    assert [each.loop.num_programs for each in trainers] == [1, 1, 1]
+
+
 def test_each_replica_has_its_own_best_weights(file, tmp_path):
     training.train(tiny.vae_config(file, "training.replicas=2"), tmp_path)
     run = TrainedRun(tmp_path)

@@ -57,17 +57,18 @@ class TrainLoop:
         step: (state [R, ...], step number, rows [R, B, ...], row ids [R, B]) to (state, metrics [R, ...]).
         compiler: `xla` compiles the whole loop into one program; `graph` runs the same loop op by op, which is
             faster for batched matrix products on a CPU.
+        call_steps: most steps of a call. Calls of up to so many are one program; a longer one is another.
     """
 
     stopped_by = 0  # several processes alone hear of each other's signals
 
-    def __init__(self, step: Callable[..., tuple[TrainState, Metrics]], compiler: str) -> None:
+    def __init__(self, step: Callable[..., tuple[TrainState, Metrics]], compiler: str, call_steps: int = 0) -> None:
         if compiler not in COMPILERS:
             raise ValueError(f"compiler must be one of {', '.join(COMPILERS)}, found {compiler!r}")
         self._step = step
         self._run = tf.function(self._loop, jit_compile=compiler == "xla", autograph=False)
         self._zero_sums = tf.function(self._zeros, autograph=False)
-        self._pace, self._longest = Pace(), 0
+        self._pace, self._longest = Pace(), call_steps
 
     def _loop(
         self,
@@ -142,6 +143,11 @@ class TrainLoop:
             if self._pace.is_worth_stopping(num_steps - place) and should_stop():
                 break
         return state, _means(values, place), place
+
+    @property
+    def num_programs(self) -> int:
+        """How often the loop has been traced and compiled."""
+        return self._run.experimental_get_tracing_count()
 
     def __call__(self, *call: Any) -> tuple[TrainState, dict[str, np.ndarray]]:
         """Runs all steps of a call; as `run`."""

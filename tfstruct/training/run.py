@@ -31,7 +31,8 @@ def train(
     Args:
         config: a preset's config.
         workdir: folder of the run.
-        strategy: `none`, `mirrored` (several devices), `multi_worker` (several processes, by TF_CONFIG) or `auto`.
+        strategy: `none`, `mirrored` (several devices, which share the replicas, or the batches of one), `multi_worker`
+            (several processes, by TF_CONFIG) or `auto`.
         resume: `auto`, `never` or `must`; see Workdir.claim.
         data_dir: folder of prepared data sets.
 
@@ -53,25 +54,28 @@ def train(
         folder.check_resume(resume)
     if task is not None:
         strategy = "multi_worker"
+    replicas = config.training.replicas
+    if task is not None and replicas > 1:
+        raise ValueError(f"strategy multi_worker trains one replica, found training.replicas={replicas}")
     if strategy == "auto" and chosen is not None:
-        # Several devices divide one batch of one replica; what they cannot divide trains on one device.
-        if config.training.replicas > 1 or config.training.batch_size % chosen.num_replicas_in_sync:
-            chosen = None
+        # What several devices cannot share equally trains on one: replicas, or each batch of one replica.
+        shared = replicas if replicas > 1 else config.training.batch_size
+        chosen = None if shared % chosen.num_replicas_in_sync else chosen
     data = load_data(config, data_dir)
     config = config.replace({"data.event_shape": data.event_shape})
     compiler = resolve_compiler(config)
-    build_config = config
-    if chosen is not None and config.model.batch_norm:
-        # Statistics of the global batch, so that the number of devices changes nothing; XLA cannot reduce them.
-        build_config = config.replace({"model.batch_norm_synchronized": True})
-        compiler = "graph"
-    seeds = [config.training.seed + place for place in range(config.training.replicas)]
-    models = [registry.build(build_config, seed=seed) for seed in seeds]
-    reason = None if chosen is None else _reason_for_one_device(config, models[0])
-    if reason is not None:
-        if strategy != "auto":
+    seeds = [config.training.seed + place for place in range(replicas)]
+    models = [registry.build(config, seed=seed) for seed in seeds]
+    if chosen is not None and replicas == 1:
+        reason = _reason_for_one_device(config, models[0])
+        if reason is not None and strategy != "auto":
             raise ValueError(f"{reason}: --strategy=none, found {strategy!r}")
-        chosen = None
+        if reason is not None:
+            chosen = None
+        elif config.model.batch_norm:
+            # Statistics of the global batch, so that the number of devices changes nothing; XLA cannot reduce them.
+            synchronized = config.replace({"model.batch_norm_synchronized": True})
+            models, compiler = [registry.build(synchronized, seed=seeds[0])], "graph"
     if config.training.structure_fraction and not models[0].needs.structure:
         raise ValueError(
             f"training.structure_fraction={config.training.structure_fraction} is for a structure that is learned; "

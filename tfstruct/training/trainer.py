@@ -22,6 +22,7 @@ from tfstruct.training.logging import RunLog
 from tfstruct.training.loop import TrainLoop, device_state, host_state
 from tfstruct.training.phases import fixed_structure
 from tfstruct.training.recovery import Recovery
+from tfstruct.training.replica_loop import ReplicaLoop
 from tfstruct.training.state import Best, RunState
 from tfstruct.training.step import TrainStep, over_replicas
 from tfstruct.training.stop_signal import StopSignal
@@ -55,10 +56,10 @@ class Trainer:
         models: one for each replica; the first is the one that is traced.
         seeds: of the replicas.
         compiler: `xla` or `graph`.
-        strategy: divides the batches of one replica among devices; None for one device.
+        strategy: divides the batches of one replica, or several replicas, among devices; None for one device.
 
     Raises:
-        ValueError: several replicas with a strategy, or settings that do not go with the model or the data.
+        ValueError: replicas that the devices cannot share, or settings that do not go with the model or the data.
     """
 
     def __init__(
@@ -86,11 +87,15 @@ class Trainer:
         self.initial = make_initial_state(config, models, seeds, data)
         if options.initial_weights and not folder.checkpoints.steps():
             self.initial = start_from(self.initial, self.functional, options.initial_weights)
-        self.loop: TrainLoop | MirroredLoop
+
+        def make_loop(num_replicas: int) -> TrainLoop:
+            return TrainLoop(over_replicas(self.step_function, num_replicas), compiler, self.call_steps)
+
+        self.loop: TrainLoop | MirroredLoop | ReplicaLoop
         if strategy is None:
-            self.loop = TrainLoop(over_replicas(self.step_function, len(seeds)), compiler)
+            self.loop = make_loop(len(seeds))
         elif len(seeds) > 1:
-            raise ValueError(f"several devices train one replica, found training.replicas={len(seeds)}")
+            self.loop = ReplicaLoop(make_loop, strategy.extended.worker_devices, len(seeds))
         else:
             shared = {"batch_size": options.batch_size, "compiler": compiler}
             self.loop = divided_loop(self.step_function, strategy, self.initial, **shared)
