@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import json
 import os
@@ -63,3 +64,21 @@ def test_what_is_no_json_is_named(tmp_path, content):
 def test_a_checksum_is_that_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(bytes(range(256)) * 10_000)
     assert sha256(tmp_path / "a") == hashlib.sha256(bytes(range(256)) * 10_000).hexdigest()
+
+
+def test_a_temporary_file_that_another_writer_took_for_abandoned_is_made_again(tmp_path, monkeypatch):
+    """Between its creation and its locking."""
+    flock, taken = fcntl.flock, []
+
+    def late(file, how):
+        if not taken:
+            taken.extend(tmp_path.glob(".*.tmp"))
+            taken[0].unlink()
+        return flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with files.replacing(tmp_path / "a") as file:
+        file.write(b"kept")
+    assert len(taken) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"kept"
