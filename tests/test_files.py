@@ -77,7 +77,7 @@ def test_a_temporary_file_that_another_writer_took_for_abandoned_is_made_again(t
         return flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with files.replacing(tmp_path / "a") as file:
+    with replacing(tmp_path / "a") as file:
         file.write(b"kept")
     assert len(taken) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
