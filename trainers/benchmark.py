@@ -1,10 +1,11 @@
 """Times training steps: tfstruct-benchmark --preset=graph_vae/mnist [--output=benchmark.json].
 
-Every way of training runs the same model on the same data in one process, so that their ratios mean something on a
-noisy machine; each is timed `--rounds` times after a round that compiles, and the median counts. With `--against` it
-is the same way of training for other settings of the preset, --against="model.posterior=directed model.groups=4", or
-for another preset on the same data, --against=dense_vae/mnist_continuous. With `--log_partition` it is the annealing of
-a Boltzmann VAE's prior and of one posterior, as the evaluation does it.
+Every way of training runs the same model on the same data in one process. After a round of each that compiles they take
+turns for `--rounds` rounds; medians and ranges are told, and ratios are of the same round, so that they mean something
+on a noisy machine. With `--against` it is the same way of training for other settings of the preset,
+--against="model.posterior=directed model.groups=4", or for another preset on the same data,
+--against=dense_vae/mnist_continuous. With `--log_partition` it is the annealing of a Boltzmann VAE's prior and of one
+posterior, as the evaluation does it.
 """
 
 import time
@@ -45,27 +46,49 @@ def main() -> None:
         _time_log_partition(config)
         return
     data = load_data(config, _DATA_DIR.value)
-    rows = {}
     ways = _against(config, data) if _AGAINST.value else _ways(config, data)
+    runs, compile_seconds = {}, {}
     for name, make in ways.items():
-        run = make()
-        run()  # compiles
-        seconds = []
-        for _ in range(_ROUNDS.value):
+        start = time.perf_counter()
+        runs[name] = make()
+        runs[name]()
+        compile_seconds[name] = time.perf_counter() - start
+        print(f"{name:46} compiled, {compile_seconds[name]:.1f} s", flush=True)
+    rounds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(_ROUNDS.value):
+        for name, run in runs.items():  # in turn: what disturbs the machine meanwhile disturbs all
             start = time.perf_counter()
             run()
-            seconds.append(time.perf_counter() - start)
-        rows[name] = _STEPS.value / float(np.median(seconds))
-        print(f"{name:46} {rows[name]:9.1f} steps/s", flush=True)
-    first = next(iter(rows.values()))
-    print(f"\nratios to the first row, {config.preset}, batch {config.training.batch_size}:")
-    for name, speed in rows.items():
-        print(f"{name:46} {speed / first:9.2f}")
-    if _OUTPUT.value:
-        write_json(
-            _OUTPUT.value,
-            {"preset": config.preset, "steps_per_second": rows, "environment": environment()},
+            rounds[name].append(_STEPS.value / (time.perf_counter() - start))
+    rows = _rows(rounds)
+    print(f"\n{config.preset}, batch {config.training.batch_size}; ratios to the first row, of the same round:")
+    for name, row in rows.items():
+        print(
+            f"{name:46} {row['steps_per_second']:9.1f} steps/s ({row['slowest']:.1f} to {row['fastest']:.1f})   "
+            f"ratio {row['ratio']:.2f} ({row['least_ratio']:.2f} to {row['greatest_ratio']:.2f})",
+            flush=True,
         )
+    if _OUTPUT.value:
+        rows = {name: row | {"compile_seconds": compile_seconds[name]} for name, row in rows.items()}
+        about = {"preset": config.preset, "batch_size": config.training.batch_size, "steps_of_a_round": _STEPS.value}
+        write_json(_OUTPUT.value, {**about, "rows": rows, "rounds": rounds, "environment": environment()})
+
+
+def _rows(rounds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Medians and ranges of steps per second, and of their ratios to those of the first way in the same round."""
+    first = np.array(next(iter(rounds.values())))
+    rows = {}
+    for name, speeds in rounds.items():
+        ratios = np.array(speeds) / first
+        rows[name] = {
+            "steps_per_second": float(np.median(speeds)),
+            "slowest": float(np.min(speeds)),
+            "fastest": float(np.max(speeds)),
+            "ratio": float(np.median(ratios)),
+            "least_ratio": float(np.min(ratios)),
+            "greatest_ratio": float(np.max(ratios)),
+        }
+    return rows
 
 
 def _make_loop(config: "Config", data: "Dataset", compiler: str, replicas: int) -> Callable[[], object]:
