@@ -54,7 +54,7 @@ def soft_clip(values: tf.Tensor, inner: float, outer: float) -> tf.Tensor:
     """
     inside = tf.clip_by_value(values, -inner, inner)
     beyond = (tf.clip_by_value(values, -1e18, 1e18) - inside) / (outer - inner)
-    return inside + (outer - inner) * tf.math.softsign(beyond)
+    return inside + (outer - inner) * beyond / (1.0 + tf.abs(beyond))
 
 
 def mean_and_std_err(values: np.ndarray) -> tuple[float, float]:

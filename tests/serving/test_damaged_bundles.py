@@ -10,7 +10,7 @@ import tfstruct
 from tests.trainers import tiny
 from tfstruct import files
 from tfstruct.serving import verification
-from tfstruct.serving.contents import DamagedBundleError, UntrustedBundleError, verify_files
+from tfstruct.serving.contents import DamagedBundleError, verify_files
 
 
 def test_an_undamaged_copy_verifies(copy):
@@ -141,7 +141,7 @@ def test_a_pipe_that_is_on_no_list_is_not_waited_for(copy, name):
     os.mkfifo(copy / name)
     files.write_checksums(copy)
     for check in (tfstruct.load, verification.verify):
-        with pytest.raises((DamagedBundleError, UntrustedBundleError), match=f"{name} is (missing|a link or no file)"):
+        with pytest.raises(DamagedBundleError, match=f"{name} is no file"):
             check(copy)
 
 

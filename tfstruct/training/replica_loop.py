@@ -88,13 +88,10 @@ class ReplicaLoop:
 
 def _joined_means(pieces: list[tuple[int, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
     """Means over the steps of all pieces that were not skipped, of the means of each; `skipped` is a count."""
-    skipped = sum(metrics["skipped"] for _, metrics in pieces)
-    counts = [num_steps - metrics["skipped"] for num_steps, metrics in pieces]
-    total = np.maximum(sum(counts), 1.0)
-
-    def mean(name: str) -> np.ndarray:
-        shape = [-1] + [1] * (pieces[0][1][name].ndim - 1)
-        weighted = [metrics[name] * count.reshape(shape) for count, (_, metrics) in zip(counts, pieces, strict=True)]
-        return sum(weighted) / total.reshape(shape)
-
-    return {name: skipped if name == "skipped" else mean(name) for name in pieces[0][1]}
+    counts = np.stack([num_steps - metrics["skipped"] for num_steps, metrics in pieces])  # [pieces, R]
+    shares, means = counts / np.maximum(counts.sum(axis=0), 1.0), {}
+    for name, first in pieces[0][1].items():
+        values = np.stack([metrics[name] for _, metrics in pieces])
+        weights = shares.reshape(counts.shape + (1,) * (first.ndim - 1))
+        means[name] = np.sum(values if name == "skipped" else values * weights, axis=0)
+    return means
