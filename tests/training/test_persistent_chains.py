@@ -277,7 +277,7 @@ def test_a_run_that_was_stopped_and_given_again_is_the_same_bit_for_bit(tmp_path
     )  # fmt: skip
     # What validation does to the weights of the model is no part of the state; like tracing, it would take the time.
     monkeypatch.setattr(trainer.Trainer, "validate", lambda run: (None, np.zeros([1], bool)))
-    monkeypatch.setattr(trainer, "TrainLoop", lambda step, compiler: loop)
+    monkeypatch.setattr(trainer, "TrainLoop", lambda *_: loop)
     training.train(config, tmp_path / "straight")
     seen, diverged = [], recovery.Recovery.diverged
 
