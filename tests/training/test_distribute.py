@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tests.trainers import tiny
 from tfstruct import random
-from tfstruct.data.pipeline import batch_indices
+from tfstruct.data.pipeline import Call, batch_indices
 from tfstruct.data.variants import prepare_batch
 from tfstruct.functional import Functional
 from tfstruct.models import presets, registry
@@ -232,6 +232,10 @@ def test_replicas_that_the_devices_cannot_share_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def call(places):
+    return Call(0, tf.constant(ROWS), places, places)
+
+
 def test_devices_that_share_replicas_stop_after_the_same_step(monkeypatch):
     """In pieces, with steps that are skipped: as one device does it all at once."""
     step, state = start("model.batch_norm=False", "model.structure=independent")
@@ -239,10 +243,8 @@ def test_devices_that_share_replicas_stop_after_the_same_step(monkeypatch):
     places = np.concatenate([indices(40)] * 2, axis=1)
     devices = [device.name for device in tf.config.list_logical_devices("CPU")]
     loop = ReplicaLoop(lambda num: TrainLoop(over_replicas(step, num), "graph", 40), devices, 2)
-    expected, expected_metrics, _ = TrainLoop(over_replicas(step, 1), "graph", 40).run(
-        state, 0, tf.constant(ROWS), indices(40)
-    )
-    found, metrics, num_steps = loop.run(stacked, 0, tf.constant(ROWS), places)
+    expected, expected_metrics, _ = TrainLoop(over_replicas(step, 1), "graph", 40).run(state, call(indices(40)))
+    found, metrics, num_steps = loop.run(stacked, call(places))
     assert num_steps == 40
     for place in range(2):
         np.testing.assert_array_equal(found.parameters[place], expected.parameters[0])
@@ -250,7 +252,7 @@ def test_devices_that_share_replicas_stop_after_the_same_step(monkeypatch):
     monkeypatch.setattr(Pace, "size", 7)
     monkeypatch.setattr(Pace, "is_worth_stopping", lambda pace, num_steps: True)
     asked = iter([0, 0, 15])
-    found, _, num_steps = loop.run(stacked, 0, tf.constant(ROWS), places, should_stop=lambda: next(asked))
+    found, _, num_steps = loop.run(stacked, call(places), should_stop=lambda: next(asked))
     assert num_steps == 21
-    expected, _, _ = TrainLoop(over_replicas(step, 1), "graph", 40).run(state, 0, tf.constant(ROWS), indices(40)[:21])
+    expected, _, _ = TrainLoop(over_replicas(step, 1), "graph", 40).run(state, call(indices(40)[:21]))
     np.testing.assert_array_equal(found.parameters[1], expected.parameters[0])

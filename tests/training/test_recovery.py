@@ -13,7 +13,7 @@ import tensorflow as tf
 from tests.trainers import tiny
 from tests.training.fake_scorer import FakeScorer
 from tests.training.test_loop import start, toy_state, toy_step
-from tfstruct.data.pipeline import batch_indices
+from tfstruct.data.pipeline import Call, batch_indices
 from tfstruct.evaluation import report
 from tfstruct.models import registry
 from tfstruct.training import loop as loop_lib
@@ -190,9 +190,9 @@ def test_the_last_weights_of_a_replica_that_is_given_up_are_not_kept_where_the_l
 def test_without_a_checkpoint_the_run_begins_anew(monkeypatch, file, tmp_path):
     seen, loop = [], loop_lib.TrainLoop.run
     monkeypatch.setattr(
-        loop_lib.TrainLoop, "run", lambda self, state, first, *call, **options: (
-            seen.append((first, np.array(state.parameters), np.array(state.learning_rate_scale))),
-            loop(self, state, first, *call, **options),
+        loop_lib.TrainLoop, "run", lambda self, state, call, **options: (
+            seen.append((call.first_step, np.array(state.parameters), np.array(state.learning_rate_scale))),
+            loop(self, state, call, **options),
         )[1],
     )  # fmt: skip
     table = [[np.nan], *[[-9]] * 6]
@@ -290,17 +290,17 @@ def test_a_call_stops_between_pieces_and_going_on_gives_the_same_bits(compiler, 
     data, indices = tf.constant([[1.0], [10.0], [100.0]]), np.zeros([50, 2, 1], np.int32)
     indices[:] = np.random.default_rng(0).integers(0, 3, indices.shape)
     loop = loop_lib.TrainLoop(toy_step, compiler)
-    whole, expected, num_steps = loop.run(toy_state(2), 0, data, indices)
+    whole, expected, num_steps = loop.run(toy_state(2), Call(0, data, indices, indices))
     assert num_steps == 50
     monkeypatch.setattr(loop_lib.Pace, "size", 7)
     monkeypatch.setattr(loop_lib.Pace, "is_worth_stopping", lambda pace, num: True)
     asked = iter([False, False, True])
-    half, _, done = loop.run(toy_state(2), 0, data, indices, should_stop=lambda: next(asked))
+    half, _, done = loop.run(toy_state(2), Call(0, data, indices, indices), should_stop=lambda: next(asked))
     assert done == 21
-    again, _, rest = loop.run(half, 21, data, indices[21:])
+    again, _, rest = loop.run(half, Call(21, data, indices[21:], indices[21:]))
     assert rest == 29
     np.testing.assert_array_equal(again.parameters, whole.parameters)
-    pieces, metrics, _ = loop.run(toy_state(2), 0, data, indices)
+    pieces, metrics, _ = loop.run(toy_state(2), Call(0, data, indices, indices))
     for name, value in expected.items():
         np.testing.assert_array_equal(metrics[name], value)
 

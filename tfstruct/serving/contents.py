@@ -51,9 +51,9 @@ def verify_files(folder: Path, pinned: str | None = None) -> None:
         expected = read_checksums(folder)
     except ValueError as error:
         raise DamagedBundleError(str(error)) from None
-    for name in LARGEST_BYTES:
-        if (folder / name).exists() and not (folder / name).is_file():  # a named pipe is on no list
-            raise DamagedBundleError(f"{folder / name} is no file")
+    for path in sorted(folder.rglob("*")):
+        if not (path.is_file() or path.is_dir()):  # a named pipe, which is on no list and would be waited for
+            raise DamagedBundleError(f"{path} is no file")
     found = {str(path.relative_to(folder)): path for path in listed_files(folder)}
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:

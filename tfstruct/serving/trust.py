@@ -167,7 +167,7 @@ def _uses_of_savers(meta: Any) -> Iterator[str]:
     ends = _saver_nodes(meta)
     place = meta.saver_def.filename_tensor_name.partition(":")[0]  # which the loader feeds
     for node in meta.graph_def.node:
-        if node.name == place and node.op not in ("Placeholder", "PlaceholderWithDefault"):
+        if node.name == place and node.op != "Placeholder":
             yield f"the graph chooses itself, by {node.op}, where it saves and restores"
         if node.name in ends and _called(node) and [part.partition(":")[0] for part in node.input[:1]] != [place]:
             yield f"the node {node.name} saves or restores at a place of its own choice"

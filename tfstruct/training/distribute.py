@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.data.pipeline import Call
 from tfstruct.models.config import Config
 from tfstruct.models.registry import parse_config
+from tfstruct.training.loop import Loop, means, never
 from tfstruct.training.state import TrainState, replica
 from tfstruct.training.step import Metrics, TrainStep
 from tfstruct.training.workdir import require_same
@@ -75,8 +77,8 @@ def _multi_worker(task: Task | None) -> tf.distribute.Strategy:
         raise OSError(f"worker {task.index} cannot join at {task.addresses[task.index]}: {error}") from error
 
 
-class MirroredLoop:
-    """The training loop on several devices: each takes an equal part of every batch.
+class MirroredLoop(Loop):
+    """The training loop of one replica on several devices: each takes an equal part of every batch.
 
     Only forward and backward pass may be compiled by XLA: an all-reduce inside a compiled cluster fails or hangs
     (keras issues 17187, 20763), so gradients are reduced and applied outside. Batch normalisation reduces its
@@ -94,8 +96,6 @@ class MirroredLoop:
     Raises:
         ValueError: a batch that the devices cannot share equally.
     """
-
-    stopped_by = 0  # several processes alone hear of each other's signals
 
     def __init__(self, step: TrainStep, strategy: tf.distribute.Strategy, *, batch_size: int, compiler: str) -> None:
         self._strategy = strategy
@@ -128,47 +128,31 @@ class MirroredLoop:
         return self._step.apply(state, step, *tf.nest.pack_sequence_as(results, reduced))
 
     def run(
-        self,
-        state: TrainState,
-        first_step: int,
-        data: tf.Tensor,
-        indices: np.ndarray,
-        row_ids: np.ndarray | None = None,
-        *,
-        should_stop: Callable[[], int] = lambda: 0,
+        self, state: TrainState, call: Call, *, should_stop: Callable[[], int] = never
     ) -> tuple[TrainState, dict[str, np.ndarray], int]:
-        """As `TrainLoop.run`, with one replica [1, ...] in and out."""
-        del row_ids  # of samplers that persist for every row, which one device alone can hold
+        """As `Loop.run`, with one replica [1, ...] in and out."""
         if state.chains:
             raise ValueError("samplers that persist for every training row are trained with --strategy=none")
-        if indices.shape[1] != 1:
-            raise ValueError(f"several devices train one replica, found {indices.shape[1]}")
+        if call.indices.shape[1] != 1:
+            raise ValueError(f"several devices train one replica, found {call.indices.shape[1]}")
         # From the second step on every device keeps its own copy of the state.
         current = replica(state, 0)
         history = []  # read after the last step, so that the host does not wait for every one
-        for place, row_indices in enumerate(indices[:, 0]):
+        for place, row_indices in enumerate(call.indices[:, 0]):
             current, metrics = self._run_step(
-                current, tf.constant(first_step + place, tf.int32), data, tf.constant(row_indices)
+                current, tf.constant(call.first_step + place, tf.int32), call.rows, tf.constant(row_indices)
             )
             history.append(
                 {name: self._strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
             )
             # In the end too: a call may be shorter, and other processes hear of a signal in no other way.
-            if (place % _LOOK == _LOOK - 1 or place == len(indices) - 1) and should_stop():
+            if (place % _LOOK == _LOOK - 1 or place == len(call.indices) - 1) and should_stop():
                 break
-        sums = {name: sum(metrics[name].numpy() for metrics in history) for name in history[0]}
-        skipped = sums.pop("skipped")
-        finished = max(len(history) - skipped, 1.0)
-        result = {name: np.asarray(value / finished)[np.newaxis] for name, value in sums.items()}
-        result["skipped"] = np.asarray([skipped])
+        sums = {name: np.sum([metrics[name] for metrics in history], axis=0)[np.newaxis] for name in history[0]}
         local = tf.nest.map_structure(
             lambda leaf: self._strategy.experimental_local_results(leaf)[0][tf.newaxis], current
         )
-        return local, result, len(history)
-
-    def __call__(self, *call: Any) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """Runs all steps of a call; as `run`."""
-        return self.run(*call)[:2]
+        return local, means(sums, len(history)), len(history)
 
 
 class Order(NamedTuple):
@@ -188,42 +172,36 @@ class Order(NamedTuple):
 class WorkerLoop(MirroredLoop):
     """A MirroredLoop over several processes, of which the chief decides what is done and the others follow.
 
-    The chief calls `run` and in the end `close`; each of the others iterates over `orders` and calls `run` for each.
+    The chief calls `run` while it is `leading`; each of the others iterates over `orders` and calls `run` for each.
     Before a call the chief says which steps come, and from which state if not from that of the call before.
 
     Args:
         step, strategy, batch_size, compiler: as for MirroredLoop.
         workers: the processes.
         state: one of the shapes of the run's, [1, ...].
-
-    Attributes:
-        stopped_by: number of a signal by which a process was asked to stop, this one or another; 0 before.
     """
 
     def __init__(self, step: TrainStep, strategy: Any, *, workers: Workers, state: TrainState, **options: Any) -> None:
         super().__init__(step, strategy, **options)
-        self.workers = workers
-        self._state = state  # which the others have as well, once a call has been made
-        self._is_shared = False
+        self.workers, self._state = workers, state
+        self._shared: TrainState | None = None  # which the others have as well
 
     def run(
-        self, state: TrainState, first_step: int, data: tf.Tensor, indices: np.ndarray, *arguments: Any, **options: Any
+        self, state: TrainState, call: Call, *, should_stop: Callable[[], int] = never
     ) -> tuple[TrainState, dict[str, np.ndarray], int]:
-        """As `MirroredLoop.run`; raises LostWorkerError if another process ended."""
+        """As `Loop.run`; raises LostWorkerError if another process ended."""
         if self.workers.task.is_chief:
-            is_shared = self._is_shared and state is self._state
-            leaves = [] if is_shared else [np.asarray(leaf) for leaf in tf.nest.flatten(state)]
-            arrays = {f"leaf_{place}": leaf for place, leaf in enumerate(leaves)}
-            self.workers.broadcast(pack(arrays, first_step=first_step, num_steps=len(indices)))
-        should_stop = options.pop("should_stop", lambda: 0)
+            leaves = [] if state is self._shared else tf.nest.flatten(state)
+            arrays = {f"leaf_{place}": np.asarray(leaf) for place, leaf in enumerate(leaves)}
+            self.workers.broadcast(pack(arrays, first_step=call.first_step, num_steps=len(call.indices)))
 
         def agreed() -> int:
-            self.stopped_by = self.stopped_by or self.workers.largest(int(should_stop()))
+            self.stopped_by = self.stopped_by or self.workers.largest(should_stop())
             return self.stopped_by
 
         with self.workers.reaching():
-            result = super().run(state, first_step, data, indices, *arguments, should_stop=agreed, **options)
-        self._state, self._is_shared = result[0], True
+            result = super().run(state, call, should_stop=agreed)
+        self._shared = self._state = result[0]
         return result
 
     def require_agreement(self, config: Config, checksum: str) -> None:

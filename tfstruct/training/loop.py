@@ -1,5 +1,6 @@
 """Many training steps in one compiled program, on data that stay on the device."""
 
+import abc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.data.pipeline import Call
 from tfstruct.models.config import Config
 from tfstruct.training.state import TrainState
 from tfstruct.training.step import Metrics
@@ -50,7 +52,52 @@ class Pace:
         self._size = min(4.0 * num_steps, self._seconds / self._step_seconds)
 
 
-class TrainLoop:
+def never() -> int:
+    """For a call that nothing stops."""
+    return 0
+
+
+class Loop(abc.ABC):
+    """Does the steps of a call, on one device or on several.
+
+    Attributes:
+        stopped_by: number of a signal by which another process was asked to stop; 0 where there is none.
+    """
+
+    stopped_by = 0
+
+    @abc.abstractmethod
+    def run(
+        self, state: TrainState, call: Call, *, should_stop: Callable[[], int] = never
+    ) -> tuple[TrainState, dict[str, np.ndarray], int]:
+        """Runs the steps of a call.
+
+        Neither the pieces in which they are done, nor where a call ends, changes a bit of the state.
+
+        Args:
+            state: with leading replica axis.
+            call: its steps; the rows on the device.
+            should_stop: asked every few seconds for the number of a signal, after which no more steps are done; not
+                if they are done as soon.
+
+        Returns:
+            The new state, the means over the steps of the metrics, each [R, ...] (`skipped` is a count), and how many
+            steps were done.
+        """
+
+    def __call__(
+        self,
+        state: TrainState,
+        first_step: int,
+        rows: tf.Tensor,
+        indices: np.ndarray,
+        row_ids: np.ndarray | None = None,
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """Runs all steps of a call; as `run`."""
+        return self.run(state, Call(first_step, rows, indices, indices if row_ids is None else row_ids))[:2]
+
+
+class TrainLoop(Loop):
     """Runs calls of many steps: few program launches, one row of metrics and no other traffic per call.
 
     Args:
@@ -59,8 +106,6 @@ class TrainLoop:
             faster for batched matrix products on a CPU.
         call_steps: most steps of a call. Calls of up to so many are one program; a longer one is another.
     """
-
-    stopped_by = 0  # several processes alone hear of each other's signals
 
     def __init__(self, step: Callable[..., tuple[TrainState, Metrics]], compiler: str, call_steps: int = 0) -> None:
         if compiler not in COMPILERS:
@@ -102,60 +147,36 @@ class TrainLoop:
         return tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), outputs)
 
     def run(
-        self,
-        state: TrainState,
-        first_step: int,
-        data: tf.Tensor,
-        indices: np.ndarray,
-        row_ids: np.ndarray | None = None,
-        *,
-        should_stop: Callable[[], object] = lambda: False,
+        self, state: TrainState, call: Call, *, should_stop: Callable[[], int] = never
     ) -> tuple[TrainState, dict[str, np.ndarray], int]:
-        """Runs the steps first_step, first_step + 1, ...
-
-        Neither the pieces in which they are done, nor where a call ends, changes a bit of the state.
-
-        Args:
-            state: with leading replica axis.
-            first_step: number of updates made before.
-            data: stored rows [n, *event_shape], on the device.
-            indices: rows that each step visits, int32 [steps, R, B].
-            row_ids: their places in the whole training set, where `data` is a part of it; default `indices`.
-            should_stop: asked every few seconds, whether to do no more steps; not if they are done as soon.
-
-        Returns:
-            The new state, the means over the steps of the metrics, each [R, ...] (`skipped` is a count), and how many
-            steps were done.
-        """
-        num_steps = len(indices)
+        """As `Loop.run`."""
+        num_steps = len(call.indices)
         self._longest = max(self._longest, num_steps)
         fill = [(0, self._longest - num_steps), (0, 0), (0, 0)]  # one shape, one program
-        indices = tf.constant(np.pad(indices, fill))
-        row_ids = indices if row_ids is None else tf.constant(np.pad(row_ids, fill))
+        indices = tf.constant(np.pad(call.indices, fill))
+        row_ids = indices if call.row_ids is call.indices else tf.constant(np.pad(call.row_ids, fill))
         state = tf.nest.map_structure(tf.convert_to_tensor, state)
-        sums, place, first = self._zero_sums(state, data, indices), 0, tf.constant(first_step, tf.int32)
+        sums, place, first = self._zero_sums(state, call.rows, indices), 0, tf.constant(call.first_step, tf.int32)
         while place < num_steps:
             start, end = time.monotonic(), min(place + self._pace.size, num_steps)
-            state, sums = self._run(state, sums, tf.constant(place), tf.constant(end), first, data, indices, row_ids)
+            state, sums = self._run(
+                state, sums, tf.constant(place), tf.constant(end), first, call.rows, indices, row_ids
+            )
             values = {name: value.numpy() for name, value in sums.items()}
             self._pace.took(end - place, time.monotonic() - start)
             place = end
             if self._pace.is_worth_stopping(num_steps - place) and should_stop():
                 break
-        return state, _means(values, place), place
+        return state, means(values, place), place
 
     @property
     def num_programs(self) -> int:
         """How often the loop has been traced and compiled."""
         return self._run.experimental_get_tracing_count()
 
-    def __call__(self, *call: Any) -> tuple[TrainState, dict[str, np.ndarray]]:
-        """Runs all steps of a call; as `run`."""
-        return self.run(*call)[:2]
 
-
-def _means(sums: dict[str, np.ndarray], num_steps: int) -> dict[str, np.ndarray]:
-    """Means over the steps that were not skipped."""
+def means(sums: dict[str, np.ndarray], num_steps: int) -> dict[str, np.ndarray]:
+    """Returns means [R, ...] over the steps that were not skipped, of sums; `skipped` stays a count."""
     skipped = sums["skipped"]
     scale = np.float32(1.0) / np.maximum(np.float32(num_steps) - skipped, np.float32(1.0))
     return {

@@ -16,10 +16,10 @@ from tfstruct.models.config import Config
 from tfstruct.models.registry import parse_config
 from tfstruct.models.system import System
 from tfstruct.training.checkpoint import Checkpoint
-from tfstruct.training.distribute import MirroredLoop, WorkerLoop, divided_loop
+from tfstruct.training.distribute import WorkerLoop, divided_loop
 from tfstruct.training.initial import make_initial_state, require_layout, start_from
 from tfstruct.training.logging import RunLog
-from tfstruct.training.loop import TrainLoop, device_state, host_state
+from tfstruct.training.loop import Loop, TrainLoop, device_state, host_state
 from tfstruct.training.phases import fixed_structure
 from tfstruct.training.recovery import Recovery
 from tfstruct.training.replica_loop import ReplicaLoop
@@ -91,7 +91,7 @@ class Trainer:
         def make_loop(num_replicas: int) -> TrainLoop:
             return TrainLoop(over_replicas(self.step_function, num_replicas), compiler, self.call_steps)
 
-        self.loop: TrainLoop | MirroredLoop | ReplicaLoop
+        self.loop: Loop
         if strategy is None:
             self.loop = make_loop(len(seeds))
         elif len(seeds) > 1:
@@ -145,7 +145,7 @@ class Trainer:
                 call = next(calls, None)
                 if call is None:
                     break
-                train, metrics, num_steps = self.loop.run(self.state.train, *call, should_stop=lambda: stop.requested)
+                train, metrics, num_steps = self.loop.run(self.state.train, call, should_stop=lambda: stop.requested)
                 speed.add(num_steps, time.monotonic() - call_start)
                 # Read once: it may come between two uses.
                 signal_number = stop.requested or self.loop.stopped_by
@@ -192,7 +192,7 @@ class Trainer:
         with StopSignal() as stop:
             for order in loop.orders():
                 (call,) = self.pipeline.calls([(order.first_step, order.num_steps)])
-                loop.run(order.state, *call, should_stop=lambda: stop.requested)
+                loop.run(order.state, call, should_stop=lambda: stop.requested)
         raise SystemExit(0)
 
     @property
