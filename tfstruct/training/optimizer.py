@@ -31,6 +31,7 @@ class Adam(NamedTuple):
         parameters: tf.Tensor,
         first_moment: tf.Tensor,
         second_moment: tf.Tensor,
+        is_applied: tf.Tensor | bool = True,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns the new parameters and moments, each [P], and the gradient's norm before clipping.
 
@@ -41,20 +42,27 @@ class Adam(NamedTuple):
             parameters: [P].
             first_moment: [P].
             second_moment: [P].
+            is_applied: Boolean scalar; where it is false, or the norm is not finite, parameters and moments come out
+                as they went in.
         """
         norm = tf.sqrt(tf.reduce_sum(tf.square(gradient)))
         if self.clip_norm > 0.0:
             gradient = gradient * tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-12))
         count = tf.cast(step + 1, tf.float32)
-        first_moment = self.beta_1 * first_moment + (1.0 - self.beta_1) * gradient
-        second_moment = self.beta_2 * second_moment + (1.0 - self.beta_2) * tf.square(gradient)
+        # An update of size zero, not a choice between old and new: that reads every array once more.
+        is_applied &= tf.math.is_finite(norm)
+        gradient, share = tf.where(is_applied, gradient, tf.zeros([])), tf.cast(is_applied, gradient.dtype)
+        first_moment += (1.0 - self.beta_1) * share * (gradient - first_moment)
+        second_moment += (1.0 - self.beta_2) * share * (tf.square(gradient) - second_moment)
         first = first_moment / (1.0 - tf.pow(self.beta_1, count))
         second = second_moment / (1.0 - tf.pow(self.beta_2, count))
-        parameters = parameters - learning_rate * first / (tf.sqrt(second) + self.epsilon)
+        parameters = parameters - share * learning_rate * first / (tf.sqrt(second) + self.epsilon)
         return parameters, first_moment, second_moment, norm
 
 
-def moving_average(average: tf.Tensor, values: tf.Tensor, momentum: float, step: tf.Tensor) -> tf.Tensor:
+def moving_average(
+    average: tf.Tensor, values: tf.Tensor, momentum: float, step: tf.Tensor, share: tf.Tensor | float = 1.0
+) -> tf.Tensor:
     """Returns momentum * average + (1 - momentum) * values, with the momentum raised to its value over first steps.
 
     The momentum is min(momentum, (1 + step) / (10 + step)), as in TensorFlow's ExponentialMovingAverage with
@@ -65,7 +73,8 @@ def moving_average(average: tf.Tensor, values: tf.Tensor, momentum: float, step:
         values: after this update, [P].
         momentum: in (0, 1).
         step: number of updates made before this one.
+        share: 1, or 0 for a step that leaves the average as it is.
     """
     count = tf.cast(step, average.dtype)
     momentum = tf.minimum(momentum, (1.0 + count) / (10.0 + count))
-    return average + (1.0 - momentum) * (values - average)
+    return average + (1.0 - momentum) * share * (values - average)

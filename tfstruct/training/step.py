@@ -143,6 +143,7 @@ class TrainStep:
         if self.weight_decay:
             gradient += self._decay * state.parameters
         learning_rate = self.learning_rate * self.schedules["learning_rate_factor"](step) * state.learning_rate_scale
+        is_finite = tf.math.is_finite(metrics["loss"]) & tf.reduce_all(tf.math.is_finite(statistics))
         parameters, first, second, norm = self.adam.update(
             self.phases.local_step(step),
             learning_rate,
@@ -150,23 +151,24 @@ class TrainStep:
             state.parameters,
             state.first_moment,
             state.second_moment,
+            is_finite,
         )
-        is_finite = tf.math.is_finite(metrics["loss"]) & tf.math.is_finite(norm)
-        is_finite &= tf.reduce_all(tf.math.is_finite(statistics))
+        is_finite &= tf.math.is_finite(norm)
         choose = lambda new, old: tf.where(is_finite, new, old)  # noqa: E731
         kept_chains = dict(state.chains)
         for name, states in (chains or {}).items():
             # Chosen before they are put back: choosing between whole sets of chains would copy them at every step.
             old = gibbs.gather(state.chains[name], row_ids)
             kept_chains[name] = gibbs.scatter(state.chains[name], row_ids, choose(tf.cast(states, old.dtype), old))
-        averages = self._average(state, self.phases.local_step(step), parameters, statistics)
+        statistics = choose(statistics, state.statistics)
+        share = tf.cast(is_finite, tf.float32)
         state = state._replace(
-            parameters=choose(parameters, state.parameters),
-            first_moment=choose(first, state.first_moment),
-            second_moment=choose(second, state.second_moment),
-            statistics=choose(statistics, state.statistics),
+            parameters=parameters,
+            first_moment=first,
+            second_moment=second,
+            statistics=statistics,
             chains=kept_chains,
-            averages={name: choose(values, state.averages[name]) for name, values in averages.items()},
+            averages=self._average(state, self.phases.local_step(step), parameters, statistics, share),
         )
         metrics = {**metrics, "gradient_norm": norm}
         metrics = {name: tf.where(is_finite, value, tf.zeros_like(value)) for name, value in metrics.items()}
@@ -174,13 +176,18 @@ class TrainStep:
         return state, metrics
 
     def _average(
-        self, state: TrainState, local_step: tf.Tensor, parameters: tf.Tensor, statistics: tf.Tensor
+        self,
+        state: TrainState,
+        local_step: tf.Tensor,
+        parameters: tf.Tensor,
+        statistics: tf.Tensor,
+        share: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         """The moving averages after an update; empty where none are kept."""
         if not state.averages:
             return {}
         averages = {
-            name: moving_average(state.averages[name], values, self.ema_momentum, local_step)
+            name: moving_average(state.averages[name], values, self.ema_momentum, local_step, share)
             for name, values in (("parameters", parameters), ("statistics", statistics))
         }
         averages["statistics"] = tf.where(self._is_averaged_statistic, averages["statistics"], statistics)
