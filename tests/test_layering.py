@@ -24,9 +24,10 @@ LAYERS = {
     "serving": (
         *BASE, "data", "distributions", "layers", "bijectors", "inference", "models", "training", "evaluation"
     ),
+    "benchmarks": (*BASE, "data", "distributions", "inference", "models", "training"),
     "trainers": (
         *BASE, "data", "distributions", "layers", "bijectors", "inference", "models", "training", "evaluation",
-        "serving", "plotting", "",
+        "serving", "plotting", "benchmarks", "",
     ),
     **{name: BASE for name in BASE},
     # The package itself: `tfstruct.load`.

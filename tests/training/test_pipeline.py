@@ -70,6 +70,21 @@ def test_streaming_serves_exactly_the_rows_of_the_resident_way(dtype):
             np.testing.assert_array_equal(rows[call.row_ids], expected)
 
 
+def test_processes_that_share_a_batch_read_the_rows_of_their_own_places_alone():
+    spans = [(0, 4), (4, 3)]
+    options = {"seeds": [1], "batch_size": 8, "resident_megabytes": 0}
+    parts = [Pipeline(ROWS, places=places, **options) for places in (slice(0, 4), slice(4, 8))]
+    for whole, first, second in zip(
+        Pipeline(ROWS, **options).calls(spans), *(p.calls(spans) for p in parts), strict=True
+    ):
+        for call, places in ((first, slice(0, 4)), (second, slice(4, 8))):
+            expected = ROWS[whole.row_ids[..., places]]
+            np.testing.assert_array_equal(np.asarray(call.rows)[call.indices[..., places]], expected)
+            np.testing.assert_array_equal(call.row_ids, whole.row_ids)  # a step that diverged names all
+            assert len(call.rows) == len(whole.rows) // 2
+            assert call.indices.shape == whole.indices.shape
+
+
 def test_streamed_blocks_of_equal_calls_have_one_shape():
     streaming = Pipeline(ROWS, seeds=[1], batch_size=8, resident_megabytes=0)
     shapes = {tuple(call.rows.shape) for call in streaming.calls([(0, 2), (2, 2), (4, 2)])}

@@ -59,17 +59,28 @@ class Pipeline:
         seeds: seed of each of the R replicas; it decides the order of visits.
         batch_size: B.
         resident_megabytes: largest training set that is kept on the device.
+        places: which places of every batch this process computes; of the others it reads no rows while streaming,
+            and their indices are 0.
 
     Raises:
         ValueError: no rows, or a batch size below 1.
     """
 
-    def __init__(self, rows: np.ndarray, *, seeds: Sequence[int], batch_size: int, resident_megabytes: float) -> None:
+    def __init__(
+        self,
+        rows: np.ndarray,
+        *,
+        seeds: Sequence[int],
+        batch_size: int,
+        resident_megabytes: float,
+        places: slice = slice(None),
+    ) -> None:
         if not len(rows):
             raise ValueError("the training set is empty")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, found {batch_size}")
         self.rows, self.seeds, self.batch_size = rows, list(seeds), batch_size
+        self._places = places
         self.is_resident = rows.nbytes <= resident_megabytes * 2**20
         self._resident = tf.constant(rows) if self.is_resident else None
 
@@ -96,16 +107,20 @@ class Pipeline:
                     yield Call(first_step, self._resident, indices, indices)
             return
 
-        largest = max((num_steps for _, num_steps in spans), default=0) * len(self.seeds) * self.batch_size
+        own_size = len(range(self.batch_size)[self._places])
+        largest = max((num_steps for _, num_steps in spans), default=0) * len(self.seeds) * own_size
 
         def blocks() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             for first_step, num_steps in spans:
                 indices = self._indices(first_step, num_steps)
                 # Sorted reads of distinct rows: a mapped file is read forwards, and no row twice.
-                visited, places = np.unique(indices, return_inverse=True)
+                own = indices[..., self._places]
+                visited, found = np.unique(own, return_inverse=True)
+                places = np.zeros_like(indices)
+                places[..., self._places] = found.reshape(own.shape)
                 block = np.zeros([largest, *self.rows.shape[1:]], self.rows.dtype)  # one shape, one program
                 block[: len(visited)] = self.rows[visited]
-                yield first_step, block, places.reshape(indices.shape).astype(np.int32), indices
+                yield first_step, block, places, indices
 
         signature = (
             tf.TensorSpec([], tf.int64),

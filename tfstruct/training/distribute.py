@@ -77,6 +77,15 @@ def _multi_worker(task: Task | None) -> tf.distribute.Strategy:
         raise OSError(f"worker {task.index} cannot join at {task.addresses[task.index]}: {error}") from error
 
 
+def own_places(strategy: tf.distribute.Strategy | None, batch_size: int) -> slice:
+    """Returns which places of a global batch the devices of this process compute."""
+    task = Task.from_environment()
+    if task is None or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return slice(None)
+    share = batch_size // len(task.addresses)
+    return slice(task.index * share, (task.index + 1) * share)
+
+
 class MirroredLoop(Loop):
     """The training loop of one replica on several devices: each takes an equal part of every batch.
 

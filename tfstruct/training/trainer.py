@@ -16,7 +16,7 @@ from tfstruct.models.config import Config
 from tfstruct.models.registry import parse_config
 from tfstruct.models.system import System
 from tfstruct.training.checkpoint import Checkpoint
-from tfstruct.training.distribute import WorkerLoop, divided_loop
+from tfstruct.training.distribute import WorkerLoop, divided_loop, own_places
 from tfstruct.training.initial import make_initial_state, require_layout, start_from
 from tfstruct.training.logging import RunLog
 from tfstruct.training.loop import Loop, TrainLoop, device_state, host_state
@@ -82,6 +82,7 @@ class Trainer:
             seeds=seeds,
             batch_size=options.batch_size,
             resident_megabytes=options.resident_megabytes,
+            places=own_places(strategy, options.batch_size),
         )
         self.validator = Validator(models[0], data.validation, config)
         self.initial = make_initial_state(config, models, seeds, data)

@@ -1,0 +1,177 @@
+"""Ways of training one model on the same rows: this project's loop, what a user would write instead, and rivals."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tfstruct.benchmarks.floor import Cost, count_operations
+from tfstruct.benchmarks.timing import Run, Way
+from tfstruct.registry import Registry
+
+if TYPE_CHECKING:
+    from tfstruct.data.datasets import Dataset
+    from tfstruct.models.config import Config
+    from tfstruct.training.step import TrainStep
+
+#: Makes the rounds of a rival, (config, data, steps of a round), or returns None where it has no such model.
+Rival = Callable[["Config", "Dataset", int], Callable[[], Run] | None]
+
+RIVALS: Registry[Rival] = Registry("rival")
+
+
+def register_rival(name: str, rival: Rival) -> None:
+    """Adds a way of training that is timed beside the others, for modules named by `--import`."""
+    RIVALS.register(name, rival)
+
+
+def loop_way(config: "Config", data: "Dataset", steps: int, *, replicas: int = 1) -> Way:
+    """The training loop; a unit is one step of all replicas."""
+    from tfstruct import random
+    from tfstruct.models import registry
+    from tfstruct.training import loop as loop_lib
+    from tfstruct.training.state import initial_state, stack_states
+    from tfstruct.training.step import TrainStep, over_replicas
+
+    model = registry.build(config)
+    model.adapt(data.train)
+    step = TrainStep(model, data.train_transform)
+
+    def make() -> Run:
+        import tensorflow as tf
+
+        from tfstruct.data.pipeline import batch_indices
+
+        num_rows = len(data.train)
+        states = [initial_state(step.functional, random.key(seed), num_rows) for seed in range(replicas)]
+        state = loop_lib.device_state(stack_states(states))
+        resident = tf.constant(data.train)
+        loop = loop_lib.TrainLoop(over_replicas(step, replicas), loop_lib.resolve_compiler(config))
+        batch, seeds = config.training.batch_size, list(range(replicas))
+        # The order of visits is part of the work, as it is for Keras' fit.
+        return lambda: loop(state, 0, resident, batch_indices(seeds, 0, steps, batch, num_rows))
+
+    return Way(make, steps, step_cost(step, data, config.training.batch_size, replicas))
+
+
+def step_cost(step: "TrainStep", data: "Dataset", batch_size: int, replicas: int = 1) -> Cost:
+    """The products of a step, and its reading and writing of gradient, weights, moments and averages once."""
+    import tensorflow as tf
+
+    from tfstruct import random
+    from tfstruct.training.state import initial_state
+
+    state = initial_state(step.functional, random.key(0), len(data.train))
+    rows, places = tf.constant(data.train[:batch_size]), tf.range(batch_size)
+    operations = count_operations(
+        lambda state, rows, places: step.gradient(state, tf.constant(0), rows, row_ids=places).gradient,
+        tf.nest.map_structure(tf.convert_to_tensor, state),
+        rows,
+        places,
+    )
+    arrays = 2 * (3 + bool(state.averages)) + 2
+    return Cost(replicas * operations, replicas * 4.0 * arrays * step.functional.parameters.size)
+
+
+def training_ways(config: "Config", data: "Dataset", steps: int, replicas: int) -> dict[str, Way]:
+    """This project's loop first, then what one would write without it, and the rivals that have such a model."""
+    import tensorflow as tf
+
+    from tfstruct import random
+    from tfstruct.data.pipeline import batch_indices
+    from tfstruct.models import registry
+    from tfstruct.training import loop as loop_lib
+    from tfstruct.training.state import initial_state, replica, stack_states
+    from tfstruct.training.step import TrainStep
+
+    batch = config.training.batch_size
+
+    def make_calls(jit_compile: bool) -> Run:
+        model = registry.build(config)
+        model.adapt(data.train)
+        step = TrainStep(model, data.train_transform)
+        first = loop_lib.device_state(
+            replica(stack_states([initial_state(step.functional, random.key(0), len(data.train))]), 0)
+        )
+        resident = tf.constant(data.train)
+        one = tf.function(
+            lambda state, place, chosen: step(state, place, tf.gather(resident, chosen), chosen),
+            jit_compile=jit_compile,
+            autograph=False,
+        )
+
+        def run() -> None:
+            state, indices = first, batch_indices([0], 0, steps, batch, len(data.train))[:, 0]
+            for place in range(steps):
+                state, metrics = one(state, tf.constant(place), tf.constant(indices[place]))
+            metrics["loss"].numpy()
+
+        return run
+
+    def make_fit(jit_compile: bool) -> Run:
+        import keras
+
+        # Keras fit knows one phase; a step costs the same.
+        model = registry.build(config.replace({"training.structure_fraction": 0.0}))
+        model.adapt(data.train)
+        model.compile(keras.optimizers.Adam(config.optimizer.learning_rate), jit_compile=jit_compile)
+        x = data.train[: steps * batch]
+        return lambda: model.fit(x, batch_size=batch, epochs=1, verbose=0)
+
+    loop = loop_way(config, data, steps)
+    ways = {
+        "tfstruct loop": loop,
+        "one XLA call per step": Way(lambda: make_calls(True), steps, loop.cost),
+        "one graph call per step": Way(lambda: make_calls(False), steps, loop.cost),
+        "Keras fit, jit_compile=True": Way(lambda: make_fit(True), steps, loop.cost),
+        "Keras fit": Way(lambda: make_fit(False), steps, loop.cost),
+    }
+    if replicas > 1:
+        name = f"tfstruct loop, {replicas} replicas (steps of all at once)"
+        ways[name] = loop_way(config, data, steps, replicas=replicas)
+    for name, rival in RIVALS.items():
+        if make := rival(config, data, steps):
+            ways[name] = Way(make, steps, loop.cost)
+    return ways
+
+
+def ways_against(config: "Config", data: "Dataset", steps: int, texts: list[str], changes: list[str]) -> dict[str, Way]:
+    """The training loop of a preset, and of the preset with each of the other settings, or of another preset.
+
+    Args:
+        config: the preset's.
+        data: its data.
+        steps: of a round.
+        texts: settings separated by spaces, or the name of a preset and settings.
+        changes: settings that hold for all.
+
+    Raises:
+        ValueError: another preset on other data.
+    """
+    from tfstruct.models import presets
+
+    configs = {config.preset: config}
+    for text in texts:
+        first, *rest = text.split()
+        if "=" in first:
+            configs[text] = presets.get(config.preset, [*changes, first, *rest])
+            continue
+        configs[text] = presets.get(first, [*changes, *rest])
+        for name in ("name", "variant", "event_shape"):
+            own, other = getattr(config.data, name), getattr(configs[text].data, name)
+            if own != other:
+                raise ValueError(
+                    f"--against={text} has data.{name}={other}, {config.preset} has {own}: their steps do not compare"
+                )
+    return {name: loop_way(one, data, steps) for name, one in configs.items()}
+
+
+def scaling_ways(config: "Config", data_dir: str | None, steps: int, key: str, values: list[str]) -> dict[str, Way]:
+    """The training loop for each value of a setting, or of `replicas`."""
+    from tfstruct.settings import apply_overrides
+    from tfstruct.training.data import load_data
+
+    ways = {}
+    for value in values:
+        changed = config if key == "replicas" else apply_overrides(config, [f"{key}={value}"])
+        replicas = int(value) if key == "replicas" else 1
+        ways[f"{key}={value}"] = loop_way(changed, load_data(changed, data_dir), steps, replicas=replicas)
+    return ways

@@ -1,0 +1,51 @@
+"""What a step costs against the size of what it computes."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+class ScalingCurve(NamedTuple):
+    """The cost of a step for several values of one setting.
+
+    Attributes:
+        values: of the setting.
+        seconds: of a step, medians.
+        least_seconds: what a step could take at least.
+        exponent: a of the fit seconds = c value^a.
+    """
+
+    values: Sequence[float]
+    seconds: Sequence[float]
+    least_seconds: Sequence[float]
+    exponent: float
+
+
+def draw_scaling(curves: Mapping[str, ScalingCurve]) -> Figure:
+    """Draws one panel for each setting, both axes logarithmic; the fit is a line, the floor a dashed one.
+
+    Raises:
+        ValueError: no curve.
+    """
+    if not curves:
+        raise ValueError("there is no curve to draw")
+    columns = min(len(curves), 3)
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(3.4 * columns, 3.0 * rows), dpi=150, layout="constrained")
+    for place, (name, curve) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place, xscale="log", yscale="log", xlabel=name)
+        values, seconds = np.asarray(curve.values, float), np.asarray(curve.seconds, float)
+        centre = np.exp(np.mean(np.log(seconds)) - curve.exponent * np.mean(np.log(values)))
+        axes.plot(values, 1e3 * centre * values**curve.exponent, color="tab:blue", linewidth=1.0)
+        axes.plot(values, 1e3 * seconds, "o", color="tab:blue", label=f"measured, exponent {curve.exponent:.2f}")
+        axes.plot(
+            values, 1e3 * np.asarray(curve.least_seconds, float), "--", color="0.4", label="matrix products alone"
+        )
+        axes.set_xticks(values, [f"{value:,.0f}" for value in values], rotation=45)
+        axes.minorticks_off()
+        axes.set_ylabel("ms a step")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small", frameon=False)
+    return figure
