@@ -23,6 +23,8 @@ COURSE = (
     "training.checkpoint_minutes=1e-6",
 )  # fmt: skip
 
+STREAMED = "training.resident_megabytes=0"  # each process reads the rows of its own part of every batch
+
 
 def free_ports(num):
     """Ports that are free now; all are held until the last is found."""
@@ -48,7 +50,7 @@ class Job:
                     f"--workdir={folder}{'_other' * index}",
                     f"--data_file={file}",
                     "--strategy=multi_worker",
-                    *[f"--set={setting}" for setting in (*tiny.SMALL, *COURSE, *(others if index else ()))],
+                    *[f"--set={setting}" for setting in (*tiny.SMALL, *COURSE, STREAMED, *(others if index else ()))],
                     *options,
                     TF_CONFIG=json.dumps(config),
                 )

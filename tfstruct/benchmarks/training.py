@@ -26,6 +26,7 @@ def register_rival(name: str, rival: Rival) -> None:
 def loop_way(config: "Config", data: "Dataset", steps: int, *, replicas: int = 1) -> Way:
     """The training loop; a unit is one step of all replicas."""
     from tfstruct import random
+    from tfstruct.data.pipeline import Pipeline
     from tfstruct.models import registry
     from tfstruct.training import loop as loop_lib
     from tfstruct.training.state import initial_state, stack_states
@@ -36,18 +37,25 @@ def loop_way(config: "Config", data: "Dataset", steps: int, *, replicas: int = 1
     step = TrainStep(model, data.train_transform)
 
     def make() -> Run:
-        import tensorflow as tf
-
-        from tfstruct.data.pipeline import batch_indices
-
-        num_rows = len(data.train)
-        states = [initial_state(step.functional, random.key(seed), num_rows) for seed in range(replicas)]
+        options = config.training
+        states = [initial_state(step.functional, random.key(seed), len(data.train)) for seed in range(replicas)]
         state = loop_lib.device_state(stack_states(states))
-        resident = tf.constant(data.train)
-        loop = loop_lib.TrainLoop(over_replicas(step, replicas), loop_lib.resolve_compiler(config))
-        batch, seeds = config.training.batch_size, list(range(replicas))
-        # The order of visits is part of the work, as it is for Keras' fit.
-        return lambda: loop(state, 0, resident, batch_indices(seeds, 0, steps, batch, num_rows))
+        pipeline = Pipeline(
+            data.train,
+            seeds=list(range(replicas)),
+            batch_size=options.batch_size,
+            resident_megabytes=options.resident_megabytes,
+        )
+        size = min(length for length in (steps, options.steps_per_call, pipeline.max_steps_per_call) if length)
+        spans = [(first, min(size, steps - first)) for first in range(0, steps, size)]
+        loop = loop_lib.TrainLoop(over_replicas(step, replicas), loop_lib.resolve_compiler(config), size)
+
+        def run() -> None:
+            current = state
+            for call in pipeline.calls(spans):  # as the trainer does: the order of visits, or streamed rows
+                current, _, _ = loop.run(current, call)
+
+        return run
 
     return Way(make, steps, step_cost(step, data, config.training.batch_size, replicas))
 
