@@ -285,3 +285,35 @@ def test_a_choice_is_where_the_cumulative_probability_reaches_the_uniform_number
         log_weights = np.log(probabilities).astype(np.float32) + 90.0  # any constant, beyond what exp can hold
     stacked = np.moveaxis(np.tile(log_weights, [len(uniforms), 1]), -1, 0 if axis == 0 else 1)
     np.testing.assert_array_equal(random.choose(uniforms, tf.constant(stacked), axis), [1, 1, 3, 3, 4, 4])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 1000, 4097])
+def test_shuffled_places_are_a_permutation_of_their_own_for_every_seed_and_epoch(size):
+    orders = [random.shuffled(seed, epoch, np.arange(size), size) for seed, epoch in ((0, 0), (1, 0), (0, 1))]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(size))
+    if size >= 1000:
+        for other in (*orders[1:], np.arange(size)):
+            # Of two permutations without any relation one place agrees on average; 8 has a probability below 1e-5.
+            assert np.sum(orders[0] == other) < 8
+
+
+def test_shuffled_places_do_not_depend_on_which_are_asked_for():
+    size = 2**31 - 1
+    places = np.array([[0, 5, size - 1], [17, 2**20, 2**30]])
+    found = random.shuffled(3, 2, places, size)
+    for place in np.ndindex(places.shape):
+        assert found[place] == random.shuffled(3, 2, places[place], size)
+    assert len(np.unique(found)) == found.size
+    assert (0 <= found.min()) & (found.max() < size)
+
+
+def test_shuffled_places_are_uniform_and_neighbours_are_not_related():
+    size, num = 50_000_017, 200_000
+    found = random.shuffled(0, 0, np.arange(num), size)
+    counts = np.bincount(found * 100 // size, minlength=100)
+    # Chi squared of 99 degrees of freedom: standard deviation 14.1; five of them.
+    assert abs(((counts - num / 100) ** 2 / (num / 100)).sum() - 99) < 5 * 14.1
+    centred = found / size - 0.5
+    correlation = np.mean(centred[1:] * centred[:-1]) * 12.0
+    assert abs(correlation) < 5 / np.sqrt(num)

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -130,3 +132,23 @@ def test_training_on_a_mapped_file_gives_the_same_state_bit_for_bit(tmp_path):
 def test_no_rows_and_no_batch_are_refused(rows, batch_size, message):
     with pytest.raises(ValueError, match=message):
         Pipeline(rows, seeds=[0], batch_size=batch_size, resident_megabytes=1)
+
+
+def test_the_order_of_many_rows_takes_no_memory_and_visits_each_once_an_epoch(monkeypatch):
+    monkeypatch.setattr(pipeline_lib, "_SORTED_ROWS", 10)
+    num_rows, batch = 300, 8
+    visits = batch_indices([1, 2], 0, 75, batch, num_rows)  # two epochs
+    for seed in range(2):
+        epochs = visits[:, seed].reshape(2, num_rows)
+        for epoch in epochs:
+            np.testing.assert_array_equal(np.sort(epoch), np.arange(num_rows))
+        assert (epochs[0] != epochs[1]).mean() > 0.9
+    np.testing.assert_array_equal(batch_indices([1, 2], 30, 20, batch, num_rows), visits[30:50])
+    monkeypatch.undo()
+    tracemalloc.start()
+    indices = batch_indices([0], 10**7, 100, 128, 2**31 - 1)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    assert len(np.unique(indices)) == indices.size
+    with pytest.raises(ValueError, match="at most 2,147,483,647 rows"):
+        batch_indices([0], 0, 1, 128, 2**31)

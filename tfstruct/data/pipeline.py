@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfstruct import random
 
 _BLOCK_BYTES = 2**28  # rows of one call that are in flight while streaming
+_SORTED_ROWS = 2**24  # beyond, the order of an epoch is not held in memory
 
 
 class Call(NamedTuple):
@@ -34,7 +35,12 @@ def batch_indices(seeds: list[int], first_step: int, num_steps: int, batch_size:
     Each replica goes through the rows in an order of its own, drawn anew for every epoch; a batch may end one epoch
     and begin the next, so that every row is visited exactly once an epoch. The order is a function of seed and
     step alone: the position in the data needs no state beyond the step.
+
+    Raises:
+        ValueError: more rows than int32 can number.
     """
+    if num_rows > np.iinfo(np.int32).max:
+        raise ValueError(f"a training set has at most {np.iinfo(np.int32).max:,} rows, found {num_rows:,}")
     first = first_step * batch_size
     places = np.arange(first, first + num_steps * batch_size)
     epochs = places // num_rows
@@ -43,7 +49,11 @@ def batch_indices(seeds: list[int], first_step: int, num_steps: int, batch_size:
         chosen = np.empty(len(places), np.int32)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
             inside = epochs == epoch
-            chosen[inside] = random.permutation(seed, epoch, num_rows)[places[inside] % num_rows]
+            within = places[inside] % num_rows
+            if num_rows > _SORTED_ROWS:
+                chosen[inside] = random.shuffled(seed, epoch, within, num_rows)
+            else:
+                chosen[inside] = random.permutation(seed, epoch, num_rows)[within]
         indices[:, place] = chosen.reshape(num_steps, batch_size)
     return indices
 
