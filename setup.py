@@ -23,6 +23,7 @@ SERVING = [
     "prometheus_client>=0.20",
 ]
 BEAM = ["apache-beam>=2.77"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0", "latex2mathml>=3.77"]
 
 setup(
     name="tfstruct",
@@ -59,6 +60,7 @@ setup(
         "serving": SERVING,
         "sklearn": ["scikit-learn>=1.6"],
         "beam": BEAM,
+        "docs": DOCS,
         "tests": [
             "scikit-learn>=1.6",
             "pytest>=8",
@@ -71,6 +73,7 @@ setup(
             "pyyaml>=6",
             *SERVING,
             *BEAM,
+            *DOCS,
         ],
     },
     entry_points={

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tfstruct import files
-from tfstruct.evaluation import documents
+from tfstruct.evaluation import documents, sections
 from tfstruct.evaluation import results as results_lib
 from tfstruct.models import tables
 
@@ -54,21 +54,25 @@ def test_every_file_of_results_belongs_to_a_table():
     assert stems <= {*FILLED, "FINDINGS"}
 
 
-def test_documents_are_written_from_the_results(tmp_path):
-    (tmp_path / "README.md").write_bytes((CHECKOUT / "README.md").read_bytes())
+def test_documents_are_written_from_the_results():
     named = [tables.TABLES[name] for name in tables.TABLES if name != tables.TESTS]
     results = {table.name: read(table.name) for table in named}
     assert documents.findings(named, results) == (RESULTS / "FINDINGS.md").read_text(encoding="utf-8")
     assert documents.all_results(named, results) == (CHECKOUT / "docs/results.md").read_text(encoding="utf-8")
-    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    assert documents.filled(readme, lambda name: documents.readme_part(name, results, CHECKOUT)) == readme
-    assert readme.count("<!-- results:") == 7
+    pages = sections.pages(CHECKOUT)
+    assert len(pages) >= 9
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert sections.filled(text, lambda name: sections.section(name, results, CHECKOUT)) == text, page
+        assert text.count("<!-- generated:") == text.count("<!-- end of generated -->")
 
 
-def test_every_bundle_of_the_checkout_stands_in_the_readme_with_its_score():
+def test_every_bundle_of_the_checkout_stands_among_the_pretrained_models_with_its_score():
+    page = (CHECKOUT / "docs/pretrained.md").read_text(encoding="utf-8")
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    cards = [files.read_json(path) for path in (CHECKOUT / "saved_models").glob("*/*/*/card.json")]
+    cards = {path: files.read_json(path) for path in (CHECKOUT / "saved_models").glob("*/*/*/card.json")}
     assert len(cards) >= 2
-    for card in cards:
-        assert f"`{card['preset']}` |" in readme
-        assert f" {card['metrics']['log_likelihood']:.2f} (" in readme
+    for path, card in cards.items():
+        assert f"`{card['preset']}` |" in page
+        assert f" {card['metrics']['log_likelihood']:.2f} (" in page
+        assert f"`{path.parents[2].name}/{path.parents[1].name}`" in readme

@@ -75,19 +75,25 @@ class Settings(pydantic.BaseModel):
                 yield f"{prefix}{name}", value
 
     def help(self, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-        """Yields the dotted name of every setting, its value, and what it is, with its choices."""
+        """Yields the dotted name of every setting, its value, and what it is, with its choices or its range."""
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if isinstance(value, Settings):
                 yield from value.help(f"{prefix}{name}.")
                 continue
             choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-            parts = [" or ".join(map(str, choices)), field.description or ""]
+            parts = [" or ".join(map(str, choices)), _range(field.metadata), field.description or ""]
             yield f"{prefix}{name}", value, "; ".join(part for part in parts if part)
 
     def to_json(self) -> str:
         """Returns the settings as JSON text, names sorted."""
         return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True)
+
+
+def _range(metadata: Iterable[Any]) -> str:
+    """The bounds of a setting in words; those that only keep numbers within what is computed with are left out."""
+    bounds = [(words, getattr(part, key)) for part in metadata for words, key in _BOUNDS.values() if hasattr(part, key)]
+    return " and ".join(f"{words} {value:,g}" for words, value in bounds if value < 2**31 - 1)
 
 
 def nested(changes: Mapping[str, Any]) -> dict[str, Any]:

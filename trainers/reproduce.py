@@ -2,8 +2,9 @@
 
 tfstruct-reproduce --table=graph_vae/table1 --hours=2.5 --jobs=2
 
-The same command goes on where it was interrupted. --list shows what is done; --write_docs writes the tables into
-README.md, docs/results.md and results/FINDINGS.md; --figures=FOLDER draws the tables that are figures in their paper.
+The same command goes on where it was interrupted. --list shows what is done; --write_docs writes docs/results.md,
+results/FINDINGS.md and the generated sections of README.md and docs/; --figures=FOLDER draws the tables that are
+figures in their paper.
 """
 
 import signal
@@ -31,12 +32,12 @@ _DOCUMENTS = flags.DEFINE_string("documents", ".", "Folder of README.md and docs
 
 def main() -> None:
     """Fills tables, lists them, or writes the documents."""
-    from tfstruct.evaluation import documents, reproduce, results
+    from tfstruct.evaluation import documents, reproduce, results, sections
     from tfstruct.evaluation import units as runs
     from tfstruct.models import tables
 
     if _WRITE_DOCS.value:
-        for path in documents.write_all(_RESULTS.value, _DOCUMENTS.value):
+        for path in sections.write_all(_RESULTS.value, _DOCUMENTS.value):
             print(path)
         return
     if _FIGURES.value is not None:

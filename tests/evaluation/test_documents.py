@@ -18,16 +18,16 @@ def test_a_table_shows_every_row_beside_the_papers_numbers(filled):
     text = documents.table_to_markdown(TABLE, filled)
     lines = text.splitlines()
     assert lines[0] == "**A**"
-    assert lines[2] == "| model | log-likelihood, nats | ELBO, nats | seeds | steps | the paper |"
+    assert lines[2] == "| model | log-likelihood, nats | ELBO, nats | seeds | steps | published |"
     mean = filled.document["rows"]["graph"]["summary"]["log_likelihood"]["mean"]
     (graph,) = [line for line in lines if line.startswith("| Graph VAE |")]
     assert graph.startswith(f"| Graph VAE | {mean:.2f} +- 0.2")
     assert graph.endswith("| 3 | 100 | - |")
     (tuned,) = [line for line in lines if line.startswith("| fine-tuned (flagged)")]
     assert tuned.endswith("| 3 | 50 of 2,000 | log-likelihood -80.50 +- 0.25 |")
-    assert "<details><summary>2 of 4 rows are not run yet</summary>" in lines
+    assert '<details markdown="1"><summary>2 of 4 rows are not run yet</summary>' in lines
     assert lines[lines.index("**B**") :][2:5] == [
-        "| model | steps | the paper |",
+        "| model | steps | published |",
         "| --- | --- | --- |",
         "| unrun | 200 | ELBO -99.00 |",
     ]
@@ -112,16 +112,6 @@ def test_learned_graphs_say_how_many_edges_are_open_and_lost_commits_are_told(fi
     assert "edges open" not in documents.table_to_markdown(TABLE, changed)
 
 
-def test_marked_parts_of_a_document_are_written_anew_and_nothing_else():
-    text = "a\n<!-- results: x/y -->\nold\n<!-- end of results -->\nb\n<!-- results: z -->\n<!-- end of results -->\n"
-    found = documents.filled(text, lambda name: f"new {name}")
-    assert found == (
-        "a\n<!-- results: x/y -->\n\nnew x/y\n<!-- end of results -->\nb\n<!-- results: z -->\n\nnew z\n"
-        "<!-- end of results -->\n"
-    )
-    assert documents.filled(found, lambda name: f"new {name}") == found
-
-
 def test_edges_of_learned_graphs_stand_in_tables_and_findings(tmp_path):
     row = TABLE.row("graph")
     asked = dataclasses.replace(row, evaluation=dataclasses.replace(row.evaluation, edges=True), seeds=(0,))
@@ -151,18 +141,6 @@ def test_evaluations_by_code_that_was_not_committed_are_told(filled):
     changed = filled._replace(document=filled.document | {"rows": rows | {"graph": rows["graph"] | {"seeds": seeds}}})
     text = documents.table_to_markdown(TABLE, changed)
     assert "1 of 6 evaluations: by code with changes that were not committed." in text.splitlines()
-
-
-@pytest.mark.parametrize("missing", ["results", "documents"])
-def test_documents_are_not_written_from_or_to_a_folder_that_is_not_there(tmp_path, missing):
-    folders = {name: tmp_path / name for name in ("results", "documents")}
-    for name, folder in folders.items():
-        if name != missing:
-            folder.mkdir()
-    with pytest.raises(FileNotFoundError, match=f"there is no folder .*{missing}' of {missing}"):
-        documents.write_all(folders["results"], folders["documents"])
-    assert not folders[missing].exists()
-    assert not any(any(folder.iterdir()) for folder in tmp_path.iterdir())
 
 
 def test_tables_that_are_figures_are_drawn_from_the_results(filled, tmp_path, monkeypatch):

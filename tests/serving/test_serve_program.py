@@ -4,7 +4,6 @@ import concurrent.futures
 import json
 import logging
 import re
-import shlex
 import shutil
 import threading
 import time
@@ -17,6 +16,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 import tfstruct
+from tests import documented
 from tests.serving import live
 from tests.trainers import tiny
 from tfstruct.serving import errors
@@ -170,23 +170,20 @@ def test_all_models_are_listed_with_their_cards(server, shelf):
         assert model.card == card
 
 
-def test_the_calls_of_the_readme_are_answered(shelf):
-    section = (tiny.CHECKOUT / "README.md").read_text().partition("### On a server")[2].partition("\n## ")[0]
-    lines = re.findall(r"^    (.+)$", section, re.M)
-    curls = [shlex.split(line) for line in lines if line.startswith("curl ")]
-    python = [line for line in lines if line.startswith(("model", "images"))]
-    assert len(curls) == 2
-    assert len(python) == 3
-    with live.Server(f"--models=graph_vae_mnist={shelf / 'vae'}") as server:
+def test_the_calls_of_the_documents_are_answered(shelf):
+    guide = "docs/guides/serving.md"
+    curls = [call for page in (guide, "README.md") for call in documented.commands(page) if call[0] == "curl"]
+    (block,) = [block for block in documented.blocks(guide, "python") if "tfstruct.connect(" in block.text]
+    assert len(curls) == 3
+    models = [f"--models={name}={shelf / 'vae'}" for name in ("graph_vae_mnist", "mine")]
+    with live.Server(*models) as server:
         for _, *arguments in curls:
             url = arguments[-1].replace("127.0.0.1:8501", server.rest)
             reply = httpx.post(url, content=arguments[1]) if arguments[0] == "-d" else httpx.get(url)
             assert reply.status_code == 200, reply.text
         assert len(reply.json()["predictions"]) == 2
-        names = {"tfstruct": tfstruct}
-        for line in python[:-1]:
-            exec(line.replace("127.0.0.1:8500", server.grpc), names)
-        exec(f"found = {python[-1]}", names)
+        names = {}
+        exec(block.text.replace("127.0.0.1:8500", server.grpc), names)
         assert names["found"].shape == (3,)
 
 

@@ -1,18 +1,14 @@
 """Results as Markdown: tables for documents, and which of the papers' claims hold."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfstruct import markdown, plotting
-from tfstruct.evaluation import bundle_tables
 from tfstruct.evaluation.results import Results, read
-from tfstruct.files import PathLike, write_text
+from tfstruct.files import PathLike
 from tfstruct.models import tables as tables_lib
 from tfstruct.models.tables import METRICS, Row, Table
-
-_MARKER = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- end of results -->\n)", re.DOTALL)
 
 
 def table_to_markdown(table: Table, results: Results, *, is_brief: bool = False) -> str:
@@ -29,7 +25,7 @@ def table_to_markdown(table: Table, results: Results, *, is_brief: bool = False)
         if not rows:
             continue
         metrics = [metric for metric in table.metrics if metric != "bits_per_dim" or _shows_bits(table, rows)]
-        heading = ["model", *(METRICS[metric][0] for metric in metrics), "seeds", "steps", "the paper"]
+        heading = ["model", *(METRICS[metric][0] for metric in metrics), "seeds", "steps", "published"]
         lines = [_cells(row, results.document["rows"][row.name], metrics) for row in rows]
         blocks.append(_block(group, heading, lines))
     if not blocks:
@@ -48,10 +44,10 @@ def _not_run(table: Table, results: Results) -> list[str]:
     left = [row for row in table.rows if not results.seeds(row.name)]
     if not left:
         return []
-    blocks = [f"<details><summary>{len(left)} of {len(table.rows)} rows are not run yet</summary>"]
+    blocks = [f'<details markdown="1"><summary>{len(left)} of {len(table.rows)} rows are not run yet</summary>']
     for group in dict.fromkeys(row.group for row in left):
         own = [row for row in left if row.group == group]
-        blocks.append(_block(group, ["model", "steps", "the paper"], [[row.title, *_expected(row)] for row in own]))
+        blocks.append(_block(group, ["model", "steps", "published"], [[row.title, *_expected(row)] for row in own]))
     return [*blocks, "</details>"]
 
 
@@ -233,7 +229,8 @@ def findings(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
     ]
     if waiting:
         lines += [
-            f"<details><summary>{len(waiting)} claims whose models are not all trained and evaluated yet</summary>",
+            f'<details markdown="1"><summary>{len(waiting)} claims whose models are not all trained and evaluated yet'
+            "</summary>",
             "",
         ]
         lines += [*(f"* {claim}" for claim in waiting), "", "</details>", ""]
@@ -254,16 +251,6 @@ def answer(difference: Mapping[str, Any]) -> str:
     return "no, the opposite" if high < 0.0 else "not shown"
 
 
-def filled(text: str, render: Callable[[str], str]) -> str:
-    """Returns a document with the text between its markers `<!-- results: NAME -->` and `<!-- end of results -->` new.
-
-    Args:
-        text: the document.
-        render: gives the text for a name.
-    """
-    return _MARKER.sub(lambda match: f"{match[1]}\n{render(match['name'])}\n{match[3]}", text)
-
-
 def all_results(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
     """Returns the page with every table."""
     parts = [
@@ -277,6 +264,36 @@ def all_results(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
     for table in sorted(tables, key=lambda table: not results[table.name].document["rows"]):
         parts += [f"## {table.title}", "", table_to_markdown(table, results[table.name])]
     return "\n".join(parts)
+
+
+def summary(results: Mapping[str, Results], names: Sequence[str]) -> str:
+    """Returns a table with one row for each of several tables: its best model, scored how, beside the published number.
+
+    Args:
+        results: by table.
+        names: of the tables; of each the first group of rows with results counts, whose numbers compare.
+    """
+    lines = []
+    for name in names:
+        table, found = tables_lib.TABLES[name], results[name]
+        rows = [row for row in table.rows if found.seeds(row.name)]
+        entries = [(found.document["rows"][row.name], row) for row in rows if row.group == rows[0].group]
+        if not entries:
+            lines.append([f"`{name}`", "not run yet", "-", "-", "-", "-"])
+            continue
+        entry, row = max(entries, key=lambda pair: float(pair[0]["summary"]["log_likelihood"]["mean"]))
+        scored = "; ".join(sorted({_scored(seed) for seed in entry["seeds"].values()}))
+        flagged = " (flagged)" if entry["flags"] else ""
+        cells = [
+            f"`{name}`",
+            row.title + flagged,
+            scored,
+            _measured(entry["summary"]["log_likelihood"], "log_likelihood"),
+        ]
+        number = row.published.get("log_likelihood")
+        published = "-" if number is None else _number(number.value, "log_likelihood")
+        lines.append([*cells, str(len(entry["seeds"])), published])
+    return _block("", ["table", "best model", "scored", METRICS["log_likelihood"][0], "seeds", "published"], lines)
 
 
 def write_figures(results_folder: PathLike, folder: PathLike, names: Sequence[str] = ()) -> list[Path]:
@@ -307,33 +324,3 @@ def write_figures(results_folder: PathLike, folder: PathLike, names: Sequence[st
         elif names:
             raise ValueError(f"{name} has no results yet in {results_folder}")
     return paths
-
-
-def write_all(results_folder: PathLike, folder: PathLike) -> list[Path]:
-    """Writes FINDINGS.md beside the results, and docs/results.md and the tables in README.md under a folder.
-
-    Raises:
-        FileNotFoundError: one of the folders does not exist; nothing is then written.
-        ValueError: a README that marks a table which does not exist.
-    """
-    for path, what in ((results_folder, "results"), (folder, "documents")):
-        if not Path(path).is_dir():
-            raise FileNotFoundError(f"there is no folder {str(path)!r} of {what}")
-    named = [tables_lib.TABLES[name] for name in tables_lib.TABLES if name != tables_lib.TESTS]
-    results = {table.name: read(results_folder, table) for table in named}
-    paths = [
-        write_text(Path(results_folder) / "FINDINGS.md", findings(named, results)),
-        write_text(Path(folder) / "docs" / "results.md", all_results(named, results)),
-    ]
-    readme = Path(folder) / "README.md"
-    if readme.exists():
-        text = filled(readme.read_text(encoding="utf-8"), lambda name: readme_part(name, results, folder))
-        paths.append(write_text(readme, text))
-    return paths
-
-
-def readme_part(name: str, results: Mapping[str, Results], folder: PathLike) -> str:
-    """Returns what README holds between the markers of a name: a table, or one of the bundles under `saved_models`."""
-    if name in bundle_tables.TABLES:
-        return bundle_tables.TABLES[name](Path(folder) / "saved_models")
-    return table_to_markdown(tables_lib.TABLES[name], results[name], is_brief=True)

@@ -1,0 +1,93 @@
+"""The documentation is a site that is built without warnings and network, and says what the code has."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.trainers import tiny
+
+DOCS = tiny.CHECKOUT / "docs"
+# What the page of a package need not list: internals of training, evaluation and serving have no page.
+DOCUMENTED = {"data": "data", "distributions": "distributions", "bijectors": "layers", "layers": "layers",
+              "inference": "inference", "plotting": "plotting"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    # A proxy at which nobody listens: whatever asks for the network fails.
+    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = {**os.environ, **nowhere, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        command, cwd=tiny.CHECKOUT, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return folder
+
+
+def test_every_page_is_built_and_stands_in_the_navigation(site):
+    pages = {path.relative_to(DOCS).with_suffix("") for path in DOCS.rglob("*.md")}
+    built = {page.relative_to(site).parent for page in site.rglob("index.html")}
+    assert {page if page.name != "index" else page.parent for page in pages} <= built
+    settings = (tiny.CHECKOUT / "mkdocs.yml").read_text()
+    assert not [str(page) for page in pages if f": {page.as_posix()}.md\n" not in settings]
+
+
+def test_pages_fetch_nothing_from_the_network(site):
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        fetched = re.findall(r'<(?:script|img|iframe)[^>]* src="(https?:[^"]*)"', text)
+        fetched += re.findall(r'<link[^>]* rel="(?:stylesheet|preconnect)"[^>]* href="(https?:[^"]*)"', text)
+        assert not fetched, f"{page.relative_to(site)} fetches {fetched}"
+
+
+def test_equations_are_mathml_and_none_is_left_as_tex(site):
+    page = (site / "systems/graph_vae/index.html").read_text(encoding="utf-8")
+    assert page.count('display="block"') >= 4
+    assert "<mfrac>" in page
+    for path in site.rglob("*.html"):
+        assert 'class="arithmatex"' not in path.read_text(encoding="utf-8"), path
+        assert "merror" not in path.read_text(encoding="utf-8"), path
+
+
+def test_tables_between_details_are_tables(site):
+    page = (site / "results/index.html").read_text(encoding="utf-8")
+    assert "<details>" in page
+    assert "<p>| " not in page
+
+
+@pytest.mark.parametrize("package", DOCUMENTED)
+def test_every_module_has_its_place_in_the_api_reference(package):
+    page = (DOCS / f"api/{DOCUMENTED[package]}.md").read_text()
+    stems = [path.stem for path in (tiny.CHECKOUT / "tfstruct" / package).glob("*.py") if path.stem != "__init__"]
+    assert not [stem for stem in stems if f"::: tfstruct.{package}.{stem}\n" not in page]
+
+
+def test_the_api_reference_shows_members_with_their_signatures(site):
+    page = (site / "api/distributions/index.html").read_text(encoding="utf-8")
+    assert (
+        'id="tfstruct.distributions.restricted_boltzmann_machine.RestrictedBoltzmannMachine.exact_log_partition"'
+        in page
+    )
+    page = (site / "api/models/index.html").read_text(encoding="utf-8")
+    assert 'id="tfstruct.models.system.System.terms"' in page
+
+
+def test_the_readme_is_short_and_pictures_are_small():
+    assert len((tiny.CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    pictures = [path for path in DOCS.rglob("*") if path.suffix in (".png", ".svg")]
+    assert pictures
+    assert sum(path.stat().st_size for path in pictures) < 4 * 2**20
+
+
+def test_links_of_the_readme_lead_to_files():
+    text = (tiny.CHECKOUT / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert len(links) > 15
+    assert not [link for link in links if not pathlib.Path(tiny.CHECKOUT, link).exists()]
