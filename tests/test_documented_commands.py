@@ -2,7 +2,10 @@
 
 import json
 import re
+import shlex
+from collections import defaultdict
 
+import numpy as np
 import pytest
 
 import tfstruct
@@ -14,6 +17,7 @@ from tfstruct.models import presets
 from tfstruct.models.registry import SYSTEMS
 from tfstruct.models.tables import TABLES
 from tfstruct.settings import apply_overrides
+from tfstruct.training import run as training
 
 PROGRAMS = documented.programs()
 # Flags of two programs may have one name, so each is parsed by a process of its own.
@@ -123,3 +127,49 @@ def test_the_readme_has_the_commands_of_the_guides():
     readme = documented.commands("README.md")
     for page in ("docs/guides/data.md", "docs/guides/own_system.md"):
         assert documented.commands(page)[0] in readme
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The folder in which the commands of the troubleshooting guide fail."""
+    folder, rng = tmp_path_factory.mktemp("troubles"), np.random.default_rng(0)
+    np.savez(folder / "real.npz", x=rng.normal(size=[100, 8]))
+    np.savez(folder / "same.npz", x=np.ones([100, 12], np.uint8))
+    missing = rng.random([100, 12])
+    missing[3, 2] = np.nan
+    np.savez(folder / "missing.npz", x=missing)
+    np.save(folder / "grey.npy", rng.random([5, 28, 28]))
+    np.save(folder / "flat.npy", np.zeros([5, 784]))
+    np.save(folder / "binary.npy", np.zeros([5, 28, 28]))
+    (folder / "runs/empty").mkdir(parents=True)
+    (folder / "models/taken/1").mkdir(parents=True)
+    short = [f"training.{name}=2" for name in ("steps", "steps_per_call", "validate_every")]
+    config = presets.get("vae/tiny", [*short, "training.compiler=graph"])
+    training.train(config, folder / "runs/ok", strategy="none")
+    return folder
+
+
+def placed(argument, folder):
+    """An argument with its path in a folder; pretrained models keep their names."""
+    flag, separator, value = argument.rpartition("=")
+    is_path = value.startswith(("runs/", "models/taken", "prepared")) or value.endswith((".npz", ".npy", ".png"))
+    return f"{flag}{separator}{folder / value}" if separator and is_path else argument
+
+
+@pytest.mark.slow
+def test_the_messages_of_the_troubleshooting_guide_are_those_of_the_programs(files):
+    calls = defaultdict(dict)
+    for block in documented.blocks("docs/guides/troubleshooting.md", "console"):
+        command, _, message = block.text.partition("\n")
+        name, *arguments = shlex.split(command.removeprefix("$ tfstruct-"))
+        if "runs/ok" in command and name == "train":  # the same run but for what the guide changes
+            arguments += [f"--set=training.{key}=2" for key in ("steps", "steps_per_call", "validate_every")]
+            arguments.append("--set=training.compiler=graph")
+        calls[name][message.strip()] = [placed(argument, files) for argument in arguments]
+    assert sum(map(len, calls.values())) >= 18
+    for name, expected in calls.items():
+        for message, (code, _, error) in tiny.call_program(name, expected).items():
+            found = error.replace(f"{files}/", "").partition(f"tfstruct-{name}: ")[2]
+            pattern = ".*?".join(map(re.escape, (part.strip() for part in message.split("..."))))
+            assert code == 1, message
+            assert re.match(pattern, found, re.S), f"{message}\n{found}"
