@@ -33,8 +33,8 @@ def draw_region_graph(
     if max(max(region) for region in regions) >= height * width:
         raise ValueError(f"the regions have variables outside an image of {height} x {width}")
     widest = max(len(level) for level in levels)
-    figure = Figure(figsize=(max(6.0, 0.42 * widest), 1.5 * len(levels)))
-    axes = figure.add_axes((0.01, 0.01, 0.98, 0.95))
+    figure = Figure(figsize=(max(6.0, 0.42 * widest), 1.5 * len(levels)), layout="constrained")
+    axes = figure.add_subplot()
     axes.set_axis_off()
     size, places = 0.8, {}
     for row, level in enumerate(levels):
@@ -53,12 +53,15 @@ def draw_region_graph(
                 zorder=2,
             )
     colors = [colormaps["tab10"](index)[:3] for index in range(10)]
+    line_width = min(1.5, max(0.4, 20.0 / max(1, len(partitions))))  # many wide ones would hide one another
     for number, (region, children) in enumerate(partitions):
         x, y = places[region]
         for child in children:
             child_x, child_y = places[child]
             color = colors[number % _PARTITION_COLORS]
-            axes.plot([x, child_x], [y - size / 2, child_y + size / 2], color=color, linewidth=0.4, alpha=0.6, zorder=1)
+            axes.plot(
+                [x, child_x], [y - size / 2, child_y + size / 2], color=color, linewidth=line_width, alpha=0.6, zorder=1
+            )
     axes.set_title(f"{len(regions)} regions, {len(levels[0])} of them leaf regions, {len(partitions)} partitions")
     axes.set_xlim(0.0, widest)
     axes.set_ylim(-0.7, 3.5 * (len(levels) - 1) + 0.7)

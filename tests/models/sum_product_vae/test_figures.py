@@ -179,3 +179,18 @@ def test_the_swapped_region_of_every_image_is_framed(rng):
     figure = circuits.draw_misplaced(misplaced(rng))
     frames = [(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in figure.axes[1].patches]
     assert frames == [(1.5, 0.5, 3, 2), (4.5, -0.5, 2, 2), (10.5, 1.5, 3, 2)]
+
+
+@pytest.mark.parametrize(("sides", "delta"), [((4, 4), 2), ((4, 4), 1), ((4, 6), 4)])
+def test_the_title_of_a_region_graph_is_within_the_figure(sides, delta):
+    figure = region_graph(poon_domingos(sides, delta), sides)
+    figure.draw_without_rendering()
+    title = figure.axes[0].title.get_window_extent()
+    assert title.y1 <= figure.bbox.y1
+    assert title.x0 >= 0.0
+    assert title.x1 <= figure.bbox.x1
+
+
+def test_few_partitions_are_drawn_wider_than_many():
+    few, many = (region_graph(poon_domingos((4, 4), delta), (4, 4)).axes[0].lines[0] for delta in (2, 1))
+    assert few.get_linewidth() > many.get_linewidth()
