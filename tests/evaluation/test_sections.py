@@ -66,6 +66,12 @@ def test_settings_stand_in_one_of_two_tables_with_default_choices_and_range(syst
     assert "| `objective.gradient` | `'plain'` | plain or path; " in common
 
 
+def test_descriptions_are_text_and_no_markdown():
+    own = sections.settings_table(SYSTEMS["graph_vae"].config.parse({}), Config())
+    (line,) = [line for line in own.splitlines() if "`model.adjacency`" in line]
+    assert "&#91;child]&#91;parent]" in line
+
+
 def test_a_setting_whose_default_a_system_changes_stands_in_its_own_table():
     own = sections.settings_table(SYSTEMS["boltzmann_vae"].config.parse({}), Config())
     assert "| `training.batch_size` | `100` | at least 1 |" in own

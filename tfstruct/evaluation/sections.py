@@ -81,11 +81,16 @@ def settings_table(settings: Settings, base: Settings | None) -> str:
     """
     known = {} if base is None else {name: (value, about) for name, value, about in base.help()}
     rows = [
-        [f"`{name}`", f"`{value!r}`", about]
+        [f"`{name}`", f"`{value!r}`", _escaped(about)]
         for name, value, about in settings.help()
         if known.get(name) != (value, about) and name not in ("preset", "system")
     ]
     return "\n".join(markdown.table(["setting", "default", "what it is"], rows))
+
+
+def _escaped(text: str) -> str:
+    """Text without what Markdown would take for links, emphasis, tags or equations."""
+    return re.sub(r"[\[*<$]", lambda match: f"&#{ord(match[0])};", text)
 
 
 def presets_table(system: str) -> str:
@@ -105,7 +110,7 @@ def analyses_table(system: str) -> str:
     rows = []
     for name, part in SYSTEMS[system].analyses().items():
         settings = " ".join(f"`{key}={value}`" for key, value in analysis.settings_of(part).items())
-        rows.append([f"`{name}`", part.about, settings or "-"])
+        rows.append([f"`{name}`", _escaped(part.about), settings or "-"])
     return "\n".join(markdown.table(["analysis", "what it finds out", "settings"], rows))
 
 
