@@ -83,7 +83,9 @@ def test_the_api_reference_shows_members_with_their_signatures(site):
 def test_the_readme_is_short_and_pictures_are_small():
     assert len((tiny.CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
     pictures = [path for path in DOCS.rglob("*") if path.suffix in (".png", ".svg")]
+    shown = "".join(path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md"))
     assert pictures
+    assert not [path.name for path in pictures if f"pictures/{path.name})" not in shown]
     assert sum(path.stat().st_size for path in pictures) < 4 * 2**20
 
 

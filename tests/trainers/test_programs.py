@@ -200,7 +200,7 @@ def test_the_trainer_lists_the_settings_of_a_preset_as_they_are_set():
     printed = succeed("train", "--preset=boltzmann_vae/tiny", "--list_settings", "--set=model.prior_sweeps=7")
     lines = dict(line.split("=", 1) for line in printed.splitlines() if "=" in line)
     assert list(lines) == list(presets.get("boltzmann_vae/tiny").names())
-    assert lines["model.prior_sweeps"].split(maxsplit=1) == ["7", "of the prior's chains at each step"]
+    assert lines["model.prior_sweeps"].split(maxsplit=1) == ["7", "at least 1; of the prior's chains at each step"]
     assert "rbm or directed" in lines["model.posterior"]
 
 
