@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from tests.trainers import tiny
+from tfstruct.models import presets
+from tfstruct.training import run as training
 
 DOCS = tiny.CHECKOUT / "docs"
 # What the page of a package need not list: internals of training, evaluation and serving have no page.
@@ -87,6 +89,17 @@ def test_the_readme_is_short_and_pictures_are_small():
     assert pictures
     assert not [path.name for path in pictures if f"pictures/{path.name})" not in shown]
     assert sum(path.stat().st_size for path in pictures) < 4 * 2**20
+
+
+@pytest.mark.slow
+def test_the_pictures_are_drawn_by_the_command_beside_them(tmp_path):
+    short = [f"training.{name}=4" for name in ("steps", "steps_per_call", "validate_every")]
+    config = presets.get("graph_vae/tiny", [*short, "training.compiler=graph"])
+    training.train(config, tmp_path / "run", strategy="none")
+    command = [sys.executable, DOCS / "pictures/draw.py", f"--run={tmp_path / 'run'}", f"--output={tmp_path}"]
+    subprocess.run(command, env=tiny.ENVIRONMENT, check=True, timeout=240)
+    names = ("structure.svg", "gates.svg", "inpainting.png", "overview.png")
+    assert all((tmp_path / name).stat().st_size > 5_000 for name in names)
 
 
 def test_links_of_the_readme_lead_to_files():
