@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tfstruct import markdown
 from tfstruct.data.datasets import SOURCES
-from tfstruct.evaluation import analysis, bundle_tables, documents
+from tfstruct.evaluation import analysis, benchmark_tables, bundle_tables, documents
 from tfstruct.evaluation.results import Results, read
 from tfstruct.files import PathLike, write_text
 from tfstruct.models import tables as tables_lib
@@ -44,9 +44,9 @@ def section(name: str, results: Mapping[str, Results], folder: PathLike) -> str:
     """Returns a section as Markdown.
 
     Args:
-        name: that of a table, a key of `sections`, or one of those of `bundle_tables.TABLES`.
+        name: that of a table, a key of `sections`, one of those of `bundle_tables.TABLES`, or of a benchmark.
         results: by table.
-        folder: with `saved_models`.
+        folder: with `saved_models` and `results`.
 
     Raises:
         ValueError: an unknown name; the near ones are listed.
@@ -57,8 +57,10 @@ def section(name: str, results: Mapping[str, Results], folder: PathLike) -> str:
         return documents.summary(results, MAIN_TABLES)
     if name in results:
         return documents.table_to_markdown(tables_lib.TABLES[name], results[name], is_brief=True)
-    own = dict(_sections())
-    require_known(name, [*own, *results, *bundle_tables.TABLES, "summary"], "section")
+    own, measured = dict(_sections()), benchmark_tables.names(Path(folder) / "results")
+    require_known(name, [*own, *results, *bundle_tables.TABLES, *measured, "summary"], "section")
+    if name in measured:
+        return benchmark_tables.section(Path(folder) / "results", name)
     return own[name]()
 
 
