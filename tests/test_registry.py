@@ -111,4 +111,10 @@ def test_the_package_names_what_it_offers():
 def test_names_that_begin_alike_are_suggested_first():
     known = ["graph_vae/mnist", "graph_iaf_vae/mnist", "spvae/mnist_discrete", "spvae/mnist_missing"]
     hint = registry.did_you_mean("spvae/mnist", known)
-    assert hint.startswith("; did you mean spvae/mnist_discrete or spvae/mnist_missing or graph_vae/mnist?")
+    assert hint.startswith("; did you mean spvae/mnist_discrete or spvae/mnist_missing or graph_vae/mnist")
+
+
+def test_at_most_five_near_names_are_suggested_and_long_lists_are_not_printed():
+    known = [f"graph_vae/mnist_{number}" for number in range(100)]
+    assert registry.did_you_mean("graph_vae/mnist", known).count("graph_vae/") == 5
+    assert registry.did_you_mean("xyz", known) == f". There are 100, such as {', '.join(known[:5])}."

@@ -14,7 +14,15 @@ from tfstruct.models.boltzmann_vae.prior import SAMPLERS
 from tfstruct.models.config import SCHEMA_VERSION
 from tfstruct.models.sum_product_vae.scopes import STRUCTURES
 from tfstruct.schedules import Interpolation
-from tfstruct.settings import Count, ProperFraction, Settings, apply_overrides, differences, overrides
+from tfstruct.settings import (
+    Count,
+    ProperFraction,
+    Settings,
+    apply_overrides,
+    differences,
+    overrides,
+    unknown_setting,
+)
 from tfstruct.training.loop import COMPILERS
 
 
@@ -308,3 +316,9 @@ def test_settings_of_an_evaluation_are_its_own_and_checked():
         report.evaluation_settings(config, ["evaluation.posterior_temperatures=0"])
     with pytest.raises(ValueError, match="only evaluation.key=value can be set .* 'model.groups=2'"):
         report.evaluation_settings(config, ["model.groups=2"])
+
+
+def test_at_most_five_near_settings_are_named():
+    known = [f"group_{number}.rate" for number in range(9)]
+    assert unknown_setting("rate", known).endswith(f"near it: {', '.join(known[:5])}")
+    assert unknown_setting("%", known).endswith(f"near it: none of 9, such as {', '.join(known[:5])}")

@@ -15,6 +15,9 @@ from typing import TypeVar
 #: group of entry points whose modules register something when they are imported
 ENTRY_POINTS = "tfstruct"
 
+_MOST_NEAR = 5  # names that a message suggests
+_MOST_LISTED = 20  # names that a message lists all of
+
 T = TypeVar("T")
 _loaded: set[str] = set()
 #: modules that were imported by name, in their order
@@ -52,15 +55,23 @@ def import_module(name: str) -> None:
         raise ValueError(f"there is no module {error.name!r} to import, looked for in {os.getcwd()} too") from None
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns how a message about an unknown name ends: the near names, and all of them."""
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """Returns at most five known names that are near one, the nearest first."""
     known = list(known)
     # What begins alike comes first: spvae/mnist is nearer to spvae/mnist_discrete than to graph_vae/mnist.
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(str(name), known, n=_MOST_NEAR, cutoff=0.4)
     alike = [other for other in known if other.startswith(str(name)) and name]
-    near = list(dict.fromkeys([*alike, *near]))[:3]
+    return list(dict.fromkeys([*alike, *near]))[:_MOST_NEAR]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns how a message about an unknown name ends: at most five near names, and all of them where they are few."""
+    known = list(known)
+    near = near_names(name, known)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
-    return f"{hint} There are {', '.join(known) or 'none'}."
+    if len(known) <= _MOST_LISTED:
+        return f"{hint} There are {', '.join(known) or 'none'}."
+    return hint if near else f"{hint} There are {len(known)}, such as {', '.join(known[:_MOST_NEAR])}."
 
 
 def require_known(name: str, known: Iterable[str], kind: str) -> str:
@@ -94,6 +105,10 @@ class Registry(Mapping[str, T]):
         if name in self._values:
             return self._values[name]
         return self._values[require_known(name, self, self.kind)]
+
+    def get(self, name: str, default: T | None = None) -> T | None:  # type: ignore[override]
+        """Returns the default for an unknown name."""
+        return self[name] if name in self else default
 
     def __iter__(self) -> Iterator[str]:
         load_plugins()

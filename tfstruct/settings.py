@@ -173,10 +173,11 @@ def _name(group: type[Settings], location: tuple[int | str, ...]) -> str:
 
 
 def unknown_setting(name: str, known: list[str]) -> str:
-    """Returns the message for a setting that there is not: those of the same last part and the near ones."""
+    """Returns the message for a setting that there is not: at most five, of the same last part and near ones."""
     ends = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
-    near = difflib.get_close_matches(name, known, n=4, cutoff=0.3)
-    return f"unknown setting {_shown(name)}; near it: {', '.join(dict.fromkeys(ends + near)) or known}"
+    near = list(dict.fromkeys(ends + difflib.get_close_matches(name, known, n=5, cutoff=0.3)))[:5]
+    others = ", ".join(near) if near else f"none of {len(known)}, such as {', '.join(known[:5])}"
+    return f"unknown setting {_shown(name)}; near it: {others}"
 
 
 def read_overrides(settings: Settings, overrides: Iterable[str]) -> dict[str, Any]:

@@ -20,6 +20,18 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the whole traceback of an error
 _EXPECTED = (ValueError, OSError, FloatingPointError, RuntimeError)
 
 
+class _ListParser(flags.ArgumentParser):
+    """Turns a flag without a value into the empty text; absl gives `true` for it, and `false` for --no<flag>."""
+
+    def parse(self, argument: str) -> str | None:
+        return {"true": "", "false": None}.get(argument, argument)
+
+
+def list_flag(name: str, about: str) -> flags.Flag:
+    """A flag that lists things: `--name` all (the empty text), `--name=text` those with the text; None if not given."""
+    return flags.Flag(_ListParser(), flags.ArgumentSerializer(), name, None, about, boolean=True)
+
+
 @contextlib.contextmanager
 def _quiet_standard_error() -> Iterator[None]:
     """Holds back what libraries write to file descriptor 2, and shows it only if the block fails."""

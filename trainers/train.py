@@ -17,16 +17,23 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared 
 _DATA_FILE = flags.DEFINE_string("data_file", None, "Train on a .npz or .npy file instead of the preset's data.")
 _LIST_SETTINGS = flags.DEFINE_bool("list_settings", False, "Print all settings of the preset, and end.")
 _NEEDED = "--preset and --workdir are needed; --list_presets shows the presets"
-_LIST = flags.DEFINE_bool("list_presets", False, "Print the presets and their descriptions, and end.")
+_LIST = flags.DEFINE_flag(
+    entry.list_flag("list_presets", "Print the presets as a table, and end; --list_presets=graph: those with `graph`.")
+)
 
 
 def main() -> None:
     """Trains and prints where the results lie."""
     from tfstruct.models import presets
 
-    if _LIST.value:
-        for name in presets.PRESETS:
-            print(f"{name:26} {presets.PRESETS[name].description}")
+    if _LIST.value is not None:
+        from tfstruct.evaluation import preset_table
+        from tfstruct.files import read_json
+        from tfstruct.serving import client
+        from tfstruct.serving.contents import CARD_NAME
+
+        bundles = {read_json(client.find(name) / CARD_NAME)["preset"]: name for name in client.list_models()}
+        print(*preset_table.lines(_LIST.value, bundles), sep="\n")
         return
     if _PRESET.value is None:
         raise ValueError(_NEEDED)

@@ -84,12 +84,14 @@ class Source:
         variants: those it has, of tfstruct.data.variants.
         description: what it is, for reports and cards.
         render: (variant, intensities) to rows; what `tfstruct.data.variants.render` does unless the set has its own.
+        is_embedded: whether the set comes with its package, and needs no preparation.
     """
 
     read: Callable[[str | os.PathLike | None], Mapping[str, np.ndarray]]
     variants: tuple[str, ...]
     description: str
     render: Callable[[str, Mapping[str, np.ndarray]], Rendering] = render
+    is_embedded: bool = False
 
 
 def names() -> tuple[str, ...]:
@@ -238,6 +240,7 @@ _OWN = {
         _read_mnist,
         _FROM_BYTES,
         "MNIST, the first 50,000 training images, the last 10,000 as validation, the official test set",
+        is_embedded=True,
     ),
     "binarized_mnist": Source(
         _read_binarized_mnist,
