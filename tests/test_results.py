@@ -63,7 +63,8 @@ def test_documents_are_written_from_the_results():
     assert len(pages) >= 9
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        assert sections.filled(text, lambda name: sections.section(name, results, CHECKOUT)) == text, page
+        new = sections.filled(text, lambda name: sections.section(name, results, CHECKOUT))
+        assert new == text, f"{page} is old: run tfstruct-reproduce --write_docs"
         assert text.count("<!-- generated:") == text.count("<!-- end of generated -->")
 
 

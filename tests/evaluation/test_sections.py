@@ -77,6 +77,29 @@ def test_a_setting_whose_default_a_system_changes_stands_in_its_own_table():
     assert "| `training.batch_size` | `100` | at least 1 |" in own
 
 
+def test_the_flags_of_programs_are_those_that_they_declare(tmp_path):
+    (tmp_path / "a_b.py").write_text(
+        '_A = flags.DEFINE_string("model", None, "A [folder]" " or name.", required=True)\n'
+        '_B = flags.DEFINE_enum("split", "test", ["train", "test"], "Rows.")\n'
+    )
+    (tmp_path / "entry.py").write_text('_C = flags.DEFINE_integer("port", 80, "All.", 1, 99)\n')
+    (tmp_path / "no_program.py").write_text("x = 1\n")
+    assert sections.flags(tmp_path).splitlines() == [
+        "## tfstruct-a-b",
+        "",
+        "| flag | default | what it is |",
+        "| --- | --- | --- |",
+        "| `--model` | needed | A &#91;folder] or name. |",
+        "| `--split` | `'test'` | train or test; Rows. |",
+        "",
+        "## Every program",
+        "",
+        "| flag | default | what it is |",
+        "| --- | --- | --- |",
+        "| `--port` | `80` | All. |",
+    ]
+
+
 def test_presets_and_analyses_of_a_system_are_listed():
     text = "".join(sections.presets_table(system) for system in SYSTEMS)
     assert all(f"| `{name}` |" in text for name in PRESETS if PRESETS[name].make().system in SYSTEMS)

@@ -3,6 +3,7 @@
 A document marks a section by `<!-- generated: NAME -->` and `<!-- end of generated -->`; `write_all` fills all of them.
 """
 
+import ast
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -55,10 +56,12 @@ def section(name: str, results: Mapping[str, Results], folder: PathLike) -> str:
         return bundle_tables.TABLES[name](Path(folder) / "saved_models")
     if name == "summary":
         return documents.summary(results, MAIN_TABLES)
+    if name == "flags":
+        return flags(Path(folder) / "trainers")
     if name in results:
         return documents.table_to_markdown(tables_lib.TABLES[name], results[name], is_brief=True)
     own, measured = dict(_sections()), benchmark_tables.names(Path(folder) / "results")
-    require_known(name, [*own, *results, *bundle_tables.TABLES, *measured, "summary"], "section")
+    require_known(name, [*own, *results, *bundle_tables.TABLES, *measured, "summary", "flags"], "section")
     if name in measured:
         return benchmark_tables.section(Path(folder) / "results", name)
     return own[name]()
@@ -123,6 +126,31 @@ def data_sets() -> str:
         for name in SOURCES
     ]
     return "\n".join(markdown.table(["data set", "variants", "what it is"], rows))
+
+
+def flags(folder: Path) -> str:
+    """Returns a section for each program in a folder, with its flags as its source declares them.
+
+    Programs are read, not imported: flags of two programs may have one name.
+    """
+    parts = []
+    for path in sorted(folder.glob("*.py")):
+        rows = []
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
+                name, default, *others = (ast.unparse(part) for part in node.args)
+                # The help is the first text; an enum has its choices before it, a number may have bounds after it.
+                values = [ast.literal_eval(part) for part in others]
+                choices = [value for value in values if isinstance(value, list)]
+                about = next(value for value in values if isinstance(value, str))
+                is_needed = any(keyword.arg == "required" for keyword in node.keywords)
+                shown = "needed" if is_needed else "-" if default == "None" else f"`{default}`"
+                text = "; ".join([*map(" or ".join, choices), about])
+                rows.append([f"`--{ast.literal_eval(name)}`", shown, _escaped(text)])
+        if rows:
+            title = "Every program" if path.stem == "entry" else f"tfstruct-{path.stem.replace('_', '-')}"
+            parts.append("\n".join([f"## {title}", "", *markdown.table(["flag", "default", "what it is"], rows)]))
+    return "\n\n".join(parts)
 
 
 def write_all(results_folder: PathLike, folder: PathLike) -> list[Path]:
