@@ -3,7 +3,7 @@
 All ways do the same work on the same data in one process. After a round of each that compiles they take turns for
 `--rounds` rounds; medians and ranges are told, and ratios are of the same round, so that they mean something on a noisy
 machine. "Of the most" is the share of what the device could do if it did nothing but the matrix products and one
-reading and writing of the weights, at the speeds that are measured first.
+reading and writing of the weights, at the speeds that are measured before and after (the better counts).
 
 --measure=training     steps of training: the loop, one call a step, Keras fit, replicas, and rivals of `--import`
 --measure=evaluation   importance samples, beside a call for every sample
@@ -23,7 +23,8 @@ from absl import flags
 from tfstruct.trainers import entry
 
 if TYPE_CHECKING:
-    from tfstruct.benchmarks.timing import Way
+    from tfstruct.benchmarks.floor import Machine
+    from tfstruct.benchmarks.timing import Timing, Way
     from tfstruct.models.config import Config
 
 _MEASURE = flags.DEFINE_enum(
@@ -91,23 +92,28 @@ def _time_ways() -> dict[str, Any]:
     from tfstruct.models import presets
 
     config = presets.get(_PRESET.value, _SET.value)
-    machine = floor.measure()
+    before = floor.measure()
+    if _SCALING.value:
+        curves = _time_scaling(config)
+    else:
+        ways, unit = _ways(config)
+        timings = timing.take_turns(ways, rounds=_ROUNDS.value, say=_say)
+    machine = floor.measure().better(before)
     _say(
-        f"this device: {machine.operations_per_second / 1e9:,.0f} GFLOP/s in matrix products, "
+        f"\nthis device: {machine.operations_per_second / 1e9:,.0f} GFLOP/s in matrix products, "
         f"{machine.bytes_per_second / 1e9:,.0f} GB/s"
     )
     about = {"measure": _MEASURE.value, "preset": config.preset, "batch_size": config.training.batch_size}
     about["device"] = machine._asdict()
     if _SCALING.value:
-        return about | {"steps_of_a_round": _STEPS.value, "scaling": _scaling(config, machine)}
-    ways, unit = _ways(config)
-    timings = timing.take_turns(ways, rounds=_ROUNDS.value, machine=machine, say=_say)
+        return about | {"steps_of_a_round": _STEPS.value, "scaling": _scaling(curves, machine)}
     first = next(iter(timings.values()))
-    _say(f"\n{config.preset}, batch {config.training.batch_size}; ratios to the first row, of the same round:")
-    _say("\n".join(timing.table(timings, unit)))
+    rows = {name: found.row(first, machine) for name, found in timings.items()}
+    _say(f"{config.preset}, batch {config.training.batch_size}; ratios to the first row, of the same round:")
+    _say("\n".join(timing.table(rows, unit)))
     return about | {
         "unit": unit,
-        "rows": {name: found.row(first) for name, found in timings.items()},
+        "rows": rows,
         "rounds": {name: found.rates.tolist() for name, found in timings.items()},
         "work_of_a_round": {name: found.work for name, found in timings.items()},
     }
@@ -135,13 +141,11 @@ def _ways(config: "Config") -> tuple[dict[str, "Way"], str]:
     return training.training_ways(config, data, _STEPS.value, _REPLICAS.value), "steps"
 
 
-def _scaling(config: "Config", machine: Any) -> dict[str, Any]:
-    """The cost of a step against each setting, printed and returned; drawn where `--figure` says so."""
+def _time_scaling(config: "Config") -> "dict[str, tuple[list[float], list[Timing]]]":
+    """The values of each setting of `--scaling`, and the timing of a step at each."""
     from tfstruct.benchmarks import timing, training
-    from tfstruct.plotting import figures
-    from tfstruct.plotting.scaling import ScalingCurve, draw_scaling
 
-    curves, found = {}, {}
+    asked = {}
     for text in _SCALING.value:
         key, _, listed = text.partition("=")
         values = listed.split(",")
@@ -151,13 +155,26 @@ def _scaling(config: "Config", machine: Any) -> dict[str, Any]:
             numbers = []
         if len(set(numbers)) < 2 or min(numbers) <= 0.0:
             raise ValueError(f"--scaling must be key=value,value,... of two or more positive numbers, found {text!r}")
+        asked[key] = values, numbers
+    found = {}
+    for key, (values, numbers) in asked.items():
         ways = training.scaling_ways(config, _DATA_DIR.value, _STEPS.value, key, values)
-        timings = timing.take_turns(ways, rounds=_ROUNDS.value, machine=machine, say=_say)
-        slope, error = timing.exponent(numbers, list(timings.values()))
-        _say("\n" + "\n".join(timing.table(timings, "steps")))
+        found[key] = numbers, list(timing.take_turns(ways, rounds=_ROUNDS.value, say=_say).values())
+    return found
+
+
+def _scaling(timed: "dict[str, tuple[list[float], list[Timing]]]", machine: "Machine") -> dict[str, Any]:
+    """What timings of steps say, printed and returned; drawn where `--figure` says so."""
+    from tfstruct.benchmarks import timing
+    from tfstruct.plotting import figures
+    from tfstruct.plotting.scaling import ScalingCurve, draw_scaling
+
+    curves, found = {}, {}
+    for key, (numbers, timings) in timed.items():
+        slope, error = timing.exponent(numbers, timings)
+        rows = [row.row(timings[0], machine) | {"value": number} for number, row in zip(numbers, timings, strict=True)]
+        _say("\n".join(timing.table({f"{key}={row['value']:g}": row for row in rows}, "steps")))
         _say(f"seconds of a step grow as {key}^{slope:.2f} (standard error of the fit {error:.2f})\n")
-        first = next(iter(timings.values()))
-        rows = [row.row(first) | {"value": number} for number, row in zip(numbers, timings.values(), strict=True)]
         found[key] = {"rows": rows, "exponent": slope, "exponent_std_err": error}
         seconds, least = ([1.0 / row[name] for row in rows] for name in ("per_second", "most_per_second"))
         curves[key] = ScalingCurve(numbers, seconds, least, slope)

@@ -34,6 +34,10 @@ class Machine(NamedTuple):
     operations_per_second: float
     bytes_per_second: float
 
+    def better(self, other: "Machine") -> "Machine":
+        """The larger of two measurements: what else the machine did meanwhile makes them smaller."""
+        return Machine(*map(max, zip(self, other, strict=True)))
+
     def least_seconds(self, cost: Cost) -> float:
         """Seconds that a unit of work takes if nothing waits and nothing else is computed."""
         return cost.operations / self.operations_per_second + cost.bytes / self.bytes_per_second

@@ -36,25 +36,25 @@ class Timing(NamedTuple):
         compile_seconds: of the first round, which compiles, and of making it.
         memory_bytes: how far the memory of the process grew meanwhile at most, or, on a GPU, what was allocated
             there at most; None where it is not known.
-        least_seconds: of a unit, by its cost; None where that is not known.
+        cost: of a unit; None where that is not known.
     """
 
     work: float
     seconds: tuple[float, ...]
     compile_seconds: float
     memory_bytes: int | None
-    least_seconds: float | None
+    cost: Cost | None
 
     @property
     def rates(self) -> np.ndarray:
         """Units a second, for each round."""
         return self.work / np.array(self.seconds)
 
-    def row(self, first: "Timing") -> dict[str, Any]:
-        """Medians and ranges, and of the ratios to the first way in the same round."""
+    def row(self, first: "Timing", machine: Machine) -> dict[str, Any]:
+        """Medians and ranges, of the ratios to the first way in the same round too, and the most that is possible."""
         rates = self.rates
         ratios = rates / first.rates
-        least = self.least_seconds
+        least = None if self.cost is None else machine.least_seconds(self.cost)
         return {
             "per_second": float(np.median(rates)),
             "slowest": float(np.min(rates)),
@@ -69,9 +69,7 @@ class Timing(NamedTuple):
         }
 
 
-def take_turns(
-    ways: Mapping[str, Way], *, rounds: int, machine: Machine, say: Callable[[str], None] = print
-) -> dict[str, Timing]:
+def take_turns(ways: Mapping[str, Way], *, rounds: int, say: Callable[[str], None] = print) -> dict[str, Timing]:
     """Makes every way, runs a round of each that compiles, and then rounds of all in turn.
 
     What disturbs the machine meanwhile disturbs all, so that ratios of the same round mean something.
@@ -79,7 +77,6 @@ def take_turns(
     Args:
         ways: by name.
         rounds: that are timed, at least 1.
-        machine: for the least that each way could take.
         say: is told of each way that is ready.
     """
     runs: dict[str, Run] = {}
@@ -103,17 +100,16 @@ def take_turns(
             tuple(seconds[name]),
             compiling[name],
             memory[name],
-            None if way.cost is None else machine.least_seconds(way.cost),
+            way.cost,
         )
         for name, way in ways.items()
     }
 
 
-def table(timings: Mapping[str, Timing], unit: str) -> list[str]:
-    """Lines for people: one for each way."""
-    first, lines = next(iter(timings.values())), []
-    for name, timing in timings.items():
-        row = timing.row(first)
+def table(rows: Mapping[str, Mapping[str, Any]], unit: str) -> list[str]:
+    """Lines for people: one for each way, of `Timing.row`."""
+    lines = []
+    for name, row in rows.items():
         line = (
             f"{name:46} {row['per_second']:9.1f} {unit}/s ({row['slowest']:.1f} to {row['fastest']:.1f})   "
             f"ratio {row['ratio']:.2f} ({row['least_ratio']:.2f} to {row['greatest_ratio']:.2f})"

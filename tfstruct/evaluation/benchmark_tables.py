@@ -83,7 +83,7 @@ def _about(found: Mapping[str, Any], name: str) -> str:
     device = ""
     if "device" in found:
         operations, moved = found["device"]["operations_per_second"], found["device"]["bytes_per_second"]
-        device = f" Measured first: {operations / 1e9:,.0f} GFLOP/s in matrix products, {moved / 1e9:,.0f} GB/s."
+        device = f" The device: {operations / 1e9:,.0f} GFLOP/s in matrix products, {moved / 1e9:,.0f} GB/s."
     cores = environment["cpu_count"]
     where = ", ".join(environment["gpus"]) or f"{cores} CPU core{'s' * (cores > 1)}"
     return (
