@@ -8,7 +8,7 @@ import pytest
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 
 # Which groups each group may import, beside itself. The order of the rows is the direction.
-BASE = ("schedules", "math", "random", "settings", "functional", "files", "registry", "markdown")
+BASE = ("schedules", "math", "random", "settings", "functional", "files", "registry", "markdown", "progress", "quiet")
 LAYERS = {
     "data": (*BASE,),
     "distributions": (*BASE, "data"),
@@ -31,7 +31,10 @@ LAYERS = {
     ),
     **{name: BASE for name in BASE},
     # The package itself: `tfstruct.load`.
-    "": ("serving.client", "serving.remote", "serving.bundle", "evaluation.report", "evaluation.detector"),
+    "": (
+        "quiet", "data", "models", "serving.client", "serving.remote", "serving.bundle", "evaluation.report",
+        "evaluation.detector",
+    ),
 }  # fmt: skip
 # Single modules that may import less than their group.
 MODULES = {

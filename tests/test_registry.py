@@ -1,3 +1,6 @@
+import ast
+import pathlib
+
 import pytest
 
 import tfstruct
@@ -118,3 +121,10 @@ def test_at_most_five_near_names_are_suggested_and_long_lists_are_not_printed():
     known = [f"graph_vae/mnist_{number}" for number in range(100)]
     assert registry.did_you_mean("graph_vae/mnist", known).count("graph_vae/") == 5
     assert registry.did_you_mean("xyz", known) == f". There are 100, such as {', '.join(known[:5])}."
+
+
+def test_the_package_gives_type_checkers_the_names_that_it_imports_late():
+    tree = ast.parse(pathlib.Path(tfstruct.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    named = {alias.asname or alias.name for node in block.body for alias in node.names}
+    assert named == set(tfstruct.__all__) - {"__version__"}

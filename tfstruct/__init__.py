@@ -7,7 +7,17 @@ models and trainers that made it live in `tfstruct.models` and `tfstruct.trainer
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tfstruct import quiet
+
+if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` imports them at their first use
+    from tfstruct import data, models
+    from tfstruct.evaluation.detector import DensityDetector
+    from tfstruct.evaluation.report import load_run
+    from tfstruct.serving.bundle import export_model as export
+    from tfstruct.serving.client import LoadedModel, list_models, load
+    from tfstruct.serving.remote import connect, connect_async
 
 __all__ = [
     "DensityDetector",
@@ -26,7 +36,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Imports TensorFlow at the first use of what needs it, not with the package."""
+    """Imports TensorFlow at the first use of what needs it, not with the package, and without its messages."""
+    if name in __all__:
+        quiet.import_tensorflow()
     if name in ("LoadedModel", "list_models", "load"):
         from tfstruct.serving import client
 

@@ -1,16 +1,15 @@
 """What all programs share: how they start, and how they report a mistake."""
 
-import contextlib
 import os
 import signal
 import sys
-import tempfile
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+from tfstruct import progress, quiet
 from tfstruct.registry import import_module
 
 _IMPORT = flags.DEFINE_multi_string("import", [], "A module that registers systems, presets, tables or data sets.")
@@ -30,38 +29,6 @@ class _ListParser(flags.ArgumentParser):
 def list_flag(name: str, about: str) -> flags.Flag:
     """A flag that lists things: `--name` all (the empty text), `--name=text` those with the text; None if not given."""
     return flags.Flag(_ListParser(), flags.ArgumentSerializer(), name, None, about, boolean=True)
-
-
-@contextlib.contextmanager
-def _quiet_standard_error() -> Iterator[None]:
-    """Holds back what libraries write to file descriptor 2, and shows it only if the block fails."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(saved, held.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-def _import_tensorflow() -> None:
-    """Imports TensorFlow without its start-up chatter, where a newcomer looks for errors.
-
-    Among it is "failed call to cuInit" wherever there is no GPU. TensorFlow 2.21 writes most of it before it has read
-    TF_CPP_MIN_LOG_LEVEL.
-    """
-    # 3: what TensorFlow logs as an error and does not raise is of no use here ("DT_HALF ... falling back").
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _quiet_standard_error():
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
 
 
 def _print_help(main: Callable[[], None]) -> None:
@@ -99,7 +66,8 @@ def run(main: Callable[[], None]) -> None:
                 raise ValueError(f"unexpected argument {arguments[1]!r}; settings have the form --name=value")
             logging.set_verbosity(logging.WARNING)
             signal.signal(signal.SIGTERM, _end)
-            _import_tensorflow()
+            quiet.import_tensorflow()
+            progress.show()
             for name in _IMPORT.value:
                 import_module(name)
             with warnings.catch_warnings():

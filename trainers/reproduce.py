@@ -50,7 +50,7 @@ def main() -> None:
     if len(names) > 1 and _ROWS.value:
         raise ValueError(f"--rows goes with one table, found {', '.join(names)}")
     deadline = None if _HOURS.value is None else time.monotonic() + 3600.0 * _HOURS.value
-    is_complete = True
+    is_complete, interrupted = True, False
     for table in [tables.TABLES[name] for name in names]:
         units = runs.units(
             table,
@@ -77,12 +77,13 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, runner.stop)
         is_complete &= runner.run(units)
+        interrupted |= runner.stopped_by == signal.SIGINT
         print(documents.table_to_markdown(table, results.read(_RESULTS.value, table), is_brief=True))
         for label, reason in runner.failed.items():
             print(f"FAILED {label}: {reason}")
     if not _LIST.value and not is_complete:
         print("not all is done; the same command goes on")
-        raise SystemExit(3)
+        raise SystemExit(128 + signal.SIGINT if interrupted else 3)
 
 
 def _seeds_per_run() -> int:

@@ -30,7 +30,7 @@ def lines(text: str, bundles: Mapping[str, str], results_folder: PathLike = RESU
     if not names:
         PRESETS[text]  # raises with the near names
     best = best_results(results_folder)
-    cells = [_HEADING]
+    cells: list[tuple[str, ...]] = [_HEADING]
     for name in names:
         config = PRESETS[name].make()
         source = SOURCES.get(config.data.name)  # none of a file

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tfstruct import progress
 from tfstruct.data import datasets, variants
 from tfstruct.evaluation import plausibility
 from tfstruct.files import PathLike, read_json, replacing, write_json
@@ -65,6 +66,12 @@ class TrainedRun:
                 f"checksum {self._data_checksum[:12]}..., found {data.checksum[:12]}..."
             )
         return data
+
+    def __repr__(self) -> str:
+        return (
+            f"TrainedRun({str(self.folder.path)!r}, preset={self.config.preset!r}, replicas={self.num_replicas}, "
+            f"trained_steps={self.trained_steps})"
+        )
 
     @property
     def num_replicas(self) -> int:
@@ -214,7 +221,8 @@ def evaluate(
     for replica in range(run.num_replicas):
         parameters = run.weights.parameters[replica]
         statistics, prepared = scorer.prepare(parameters, run.weights.statistics[replica], options, seed=seed)
-        estimate = scorer(parameters, statistics, rows, seed=seed)
+        with progress.watched(rows, f"evaluating replica {replica + 1} of {run.num_replicas}") as watched:
+            estimate = scorer(parameters, statistics, watched, seed=seed)
         log_probs.append(estimate.log_prob)
         elbos.append(estimate.elbo)
         report = _replica_report(run, data, replica, scorer.summarise(estimate))

@@ -89,11 +89,11 @@ class Runner:
         self.table, self.results_folder, self.jobs = table, results_folder, jobs
         self.data_dir, self.deadline, self.progress_seconds, self.say = data_dir, deadline, progress_seconds, say
         self.failed: dict[str, str] = {}
-        self._stop_requested = False
+        self._stop_requested, self.stopped_by = False, 0
 
-    def stop(self, *_: object) -> None:
-        """Asks for an end as at the deadline; may be a signal handler."""
-        self._stop_requested = True
+    def stop(self, number: int = 0, *_: object) -> None:
+        """Asks for an end as at the deadline; may be a signal handler, whose signal `stopped_by` then is."""
+        self._stop_requested, self.stopped_by = True, number
 
     def _is_over(self) -> bool:
         return self._stop_requested or (self.deadline is not None and time.monotonic() >= self.deadline)

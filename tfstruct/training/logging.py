@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tqdm
+from tqdm import auto as tqdm
 
+from tfstruct import progress
 from tfstruct.files import PathLike, replacing, to_json, writing
 
 METRICS_NAME = "metrics.jsonl"
@@ -157,6 +158,13 @@ class RunLog:
                     tf.summary.scalar(f"replica_{replica}/{name}", item, step=step)
         self._show(step, values)
 
+    def compiling(self) -> None:
+        """Says that what follows compiles; the bar's speed is measured from the next row on."""
+        if self._bar is None:
+            self.message("compiling, once")
+        else:
+            self._bar.set_description("compiling, once")
+
     def message(self, text: str) -> None:
         """Prints a line without disturbing the bar."""
         if self._bar is not None:
@@ -212,7 +220,11 @@ class RunLog:
         text = "  ".join(f"{name} {np.mean(value):.2f}" for name, value in shown)
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self._bar.n)
+            if self._bar.desc:  # so far it compiled
+                self._bar.set_description("", refresh=False)
+                progress.restart(self._bar, step)
+            else:
+                self._bar.update(step - self._bar.n)
             return
         self._waiting = (step, text)
         waited = _SECONDS_BETWEEN_LINES if self._shown_time is None else self._clock() - self._shown_time

@@ -1,5 +1,6 @@
 """Stopping a run by a signal without losing what it has done."""
 
+import os
 import signal
 import types
 from typing import Any
@@ -31,6 +32,9 @@ class StopSignal:
     def _handle(self, number: int, frame: types.FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self.requested and number == signal.SIGINT:
+            # Not print: a signal may come while something is printed.
+            os.write(2, b"\nstopping after this call, and saving; Ctrl-C again ends at once, without saving\n")
         self.requested = self.requested or number
 
     def __exit__(self, *exception: object) -> None:

@@ -146,6 +146,8 @@ class Trainer:
                 call = next(calls, None)
                 if call is None:
                     break
+                if not speed.is_compiled:
+                    log.compiling()
                 train, metrics, num_steps = self.loop.run(self.state.train, call, should_stop=lambda: stop.requested)
                 speed.add(num_steps, time.monotonic() - call_start)
                 # Read once: it may come between two uses.
@@ -308,12 +310,12 @@ class _Speed:
     """Steps per second without the first call, which compiles."""
 
     def __init__(self) -> None:
-        self._steps, self._seconds, self._is_compiled = 0, 0.0, False
+        self._steps, self._seconds, self.is_compiled = 0, 0.0, False
 
     def add(self, steps: int, seconds: float) -> None:
-        if self._is_compiled:
+        if self.is_compiled:
             self._steps, self._seconds = self._steps + steps, self._seconds + seconds
-        self._is_compiled = True
+        self.is_compiled = True
 
     @property
     def steps_per_second(self) -> float:
