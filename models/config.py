@@ -21,7 +21,7 @@ class Data(Settings):
 
     name: str = Field(default="mnist", description="of the data set; `file` for one of the user's")
     variant: str = Field(default="dynamic", description="how rows are made of what is stored")
-    file: str = Field(default="", description="path of a .npz or .npy file, for data.name=file")
+    file: str = Field(default="", description="path of a file, or folder of images, for data.name=file")
     event_shape: Annotated[tuple[Count, ...], Field(max_length=8)] = Field(
         default=(28, 28), description="of one row; () takes that of a user file"
     )

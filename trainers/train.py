@@ -14,7 +14,9 @@ _STRATEGY = flags.DEFINE_enum(
 )
 _RESUME = flags.DEFINE_enum("resume", "auto", ["auto", "never", "must"], "What to do with an earlier run.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
-_DATA_FILE = flags.DEFINE_string("data_file", None, "Train on a .npz or .npy file instead of the preset's data.")
+_DATA_FILE = flags.DEFINE_string(
+    "data_file", None, "Train on a .npz, .npy, .csv or .parquet file, or a folder of images, instead."
+)
 _LIST_SETTINGS = flags.DEFINE_bool("list_settings", False, "Print all settings of the preset, and end.")
 _NEEDED = "--preset and --workdir are needed; --list_presets shows the presets"
 _LIST = flags.DEFINE_flag(

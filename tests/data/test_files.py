@@ -213,8 +213,8 @@ def test_a_suffix_that_does_not_fit_the_content_is_refused(tmp_path):
 def test_missing_files_and_other_suffixes_are_named(tmp_path):
     with pytest.raises(DatasetNotFoundError, match="rows.npy' does not exist"):
         _load(tmp_path / "rows.npy")
-    with pytest.raises(ValueError, match="ends with .npy or .npz, found .*rows.csv"):
-        _load(tmp_path / "rows.csv")
+    with pytest.raises(ValueError, match=".npy, .npz, .csv, .parquet or is a folder of images, found .*rows.txt"):
+        _load(tmp_path / "rows.txt")
 
 
 # What is larger than it seems -----------------------------------------------------------------------------------------

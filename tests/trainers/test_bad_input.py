@@ -31,7 +31,7 @@ def write_files(folder):
     np.save(folder / "text.npy", np.array([["a", "b"]] * 60))
     (folder / "nothing.npy").write_bytes(b"")
     (folder / "noise.npz").write_bytes(b"PK\x03\x04 this is no archive")
-    (folder / "table.csv").write_text("0,1\n1,0\n")
+    (folder / "table.txt").write_text("0,1\n1,0\n")
 
 
 # Arguments by case, and what the message must hold.
@@ -60,7 +60,7 @@ CASES = {
     "text": ([TINY, "--data_file={data}/text.npy"], ["text.npy", "type <U1"]),
     "an empty file": ([TINY, "--data_file={data}/nothing.npy"], ["nothing.npy"]),
     "a damaged archive": ([TINY, "--data_file={data}/noise.npz"], ["noise.npz"]),
-    "another format": ([TINY, "--data_file={data}/table.csv"], ["table.csv", ".npy or .npz"]),
+    "another format": ([TINY, "--data_file={data}/table.txt"], ["table.txt", ".npy, .npz, .csv, .parquet"]),
     "no such file": ([TINY, "--data_file={data}/absent.npy"], ["absent.npy", "does not exist"]),
     "shape of a set": ([TINY, "--set=data.event_shape=(14,14)"], ["(14, 14)", "(28, 28)"]),
     "shape of a file": (

@@ -121,7 +121,8 @@ def load(
             `svhn_cropped`, `omniglot` (prepared TFDS folders), `omniglot_burda` (`chardata.mat`) or `file`.
         variant: one of `variants_of(name)`; `tfstruct.data.variants` says what they mean.
         data_dir: folder of prepared sets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-        data_file: an .npy or .npz file, for the name `file` and no other; see `tfstruct.data.files`.
+        data_file: a .npy, .npz, .csv or .parquet file or a folder of images, for the name `file` and no other; see
+            `tfstruct.data.files` and `tfstruct.data.tables`.
         event_shape: gives rows this shape, in row-major order; default the shape they have. Rows of a file
             get it before the variant is applied, those of a named set afterwards.
         use_validation: whether the validation rows are training rows as well, after those of the training split; they

@@ -1,5 +1,6 @@
 """User data: `.npy` and `.npz` files of any event shape, checked before anything is trained on them.
 
+`.csv` and `.parquet` tables and folders of images are read as well, see `tfstruct.data.tables`.
 One array is split 80/10/10: by a fixed permutation, or, when an `.npy` file is larger than `STREAMED_BYTES`,
 into contiguous blocks in this order, because then the file is mapped rather than read and rows come from disk
 as they are needed. Shuffle the rows of such a file before saving it, and store intensities as uint8: every
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tfstruct import random
-from tfstruct.data import support, variants
+from tfstruct.data import support, tables, variants
 from tfstruct.data.prepared import DatasetNotFoundError
 from tfstruct.files import DAMAGE, read_array_header, require_size
 
@@ -43,7 +44,7 @@ class UserData:
 
 
 def read(path: str | os.PathLike) -> UserData:
-    """Reads and checks a file.
+    """Reads and checks a file, or a folder of images.
 
     Raises:
         DatasetNotFoundError: if there is no such file (it is also a ValueError).
@@ -52,11 +53,11 @@ def read(path: str | os.PathLike) -> UserData:
             splits whose events differ.
     """
     path = pathlib.Path(path).expanduser()
-    if path.suffix not in (".npy", ".npz"):
-        raise ValueError(f"a data file ends with .npy or .npz, found {str(path)!r}")
-    if not path.is_file():
+    if path.suffix not in _READERS and not path.is_dir():
+        raise ValueError(f"a data file ends with {', '.join(_READERS)} or is a folder of images, found {str(path)!r}")
+    if not path.exists():
         raise DatasetNotFoundError(f"the data file {str(path)!r} does not exist")
-    arrays = _load_npy(path) if path.suffix == ".npy" else _load_npz(path)
+    arrays = tables.read_image_folder(path) if path.is_dir() else _READERS[path.suffix](path)
     summaries = []
     for key, rows in arrays.items():
         _check_array(rows, _place(path, key))
@@ -161,6 +162,13 @@ def _wanted_keys(keys: list[str], path: pathlib.Path) -> dict[str, str]:
             "valid) and test, or a single array, which is split 80/10/10"
         )
     return wanted
+
+
+_READERS = {
+    ".npy": _load_npy,
+    ".npz": _load_npz,
+    **{suffix: lambda path: {"": tables.read_table(path)} for suffix in tables.TABLES},
+}
 
 
 def _check_array(rows: np.ndarray, place: str) -> None:

@@ -36,6 +36,7 @@ MEANING = {
     INTEGERS: "integers in 0..255",
     REAL: "finite",
 }
+_REMEDY_REAL = "`--set model.likelihood=gaussian`: no variant makes other values of real numbers"
 _REMEDY = {
     BINARY: "`--set data.variant=dynamic` (draws from the intensities) or `--set data.variant=thresholded`",
     UNIT_INTERVAL: "`--set data.variant=grey` (intensity / 255) or `--set data.variant=dequantized`",
@@ -135,8 +136,13 @@ def require_support(values: Any, support: str, what: str) -> None:
         value, place = first
         raise ValueError(
             f"{what} must be {MEANING[support]}; found {value!r} at index {place} and {count:,} such values "
-            f"of {values.size:,}. Use {_REMEDY[support]}."
+            f"of {values.size:,}. Use {_remedy(values, support)}."
         )
+
+
+def _remedy(values: np.ndarray, support: str) -> str:
+    is_real = support != REAL and summarize(values).support == REAL
+    return _REMEDY_REAL if is_real else _REMEDY[support]
 
 
 def require_binary(values: Any, what: str) -> None:

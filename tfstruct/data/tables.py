@@ -1,0 +1,87 @@
+"""User data in other files than NumPy's: tables of numbers (CSV, parquet) and folders of images, as arrays."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import tensorflow as tf
+
+from tfstruct.data.variants import SPLITS
+
+TABLES = (".csv", ".parquet")
+_IMAGES = (".png", ".jpg", ".jpeg")
+
+
+def read_table(path: pathlib.Path) -> np.ndarray:
+    """Reads a CSV file, whose first line names the columns, or a parquet file.
+
+    Returns:
+        One row per line, one value per column in their order: float64 [n, columns], or int64 where all are integers.
+
+    Raises:
+        ValueError: a file that cannot be read, a column that does not hold numbers, or a missing value, by name.
+    """
+    try:
+        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a table of numbers: {error}") from error
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            raise ValueError(f"{str(path)!r}, column {name!r} holds {kind}; expected numbers: leave the column out")
+        if column.null_count:
+            first = column.is_null().to_pylist().index(True)
+            raise ValueError(
+                f"{str(path)!r}, column {name!r} has {column.null_count:,} missing values, first in row {first}; fill "
+                "them or leave those rows out"
+            )
+        columns.append(column.to_numpy())
+    if not columns:
+        raise ValueError(f"{str(path)!r} has no columns; expected at least one, of numbers")
+    rows = np.stack(columns, axis=1)
+    return rows.astype(np.int64 if rows.dtype.kind in "biu" else np.float64)
+
+
+def read_image_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the PNG and JPEG images of a folder and its subfolders, in the order of their names.
+
+    Returns:
+        The images of each of the subfolders `train`, `validation` and `test` where all of them are there, else all
+        images with the key "": uint8 [n, h, w], or [n, h, w, 3] for images with colour.
+
+    Raises:
+        ValueError: no images, one that cannot be decoded, or images of different sizes, by name.
+    """
+    is_split = all((folder / split).is_dir() for split in SPLITS)
+    return {split: _read_images(folder / split) for split in (SPLITS if is_split else ("",))}
+
+
+def _read_images(folder: pathlib.Path) -> np.ndarray:
+    images, first = [], None
+    for path in _image_paths(folder):
+        try:
+            image = tf.io.decode_image(tf.io.read_file(str(path)), expand_animations=False).numpy()
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(f"{str(path)!r} is not a PNG or JPEG image: {error.message}") from None
+        image = image[..., 0] if image.shape[-1] == 1 else image
+        first = first or (path, image.shape)
+        if image.shape != first[1]:
+            raise ValueError(
+                f"images must have one size and one number of channels; {str(first[0])!r} has {first[1]}, "
+                f"{str(path)!r} {image.shape}"
+            )
+        images.append(image)
+    if not images:
+        raise ValueError(f"{str(folder)!r} holds no images; expected files that end with {', '.join(_IMAGES)}")
+    return np.stack(images)
+
+
+def _image_paths(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (pathlib.Path(parent) / name for name in sorted(names) if name.lower().endswith(_IMAGES))
