@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 
 class ScalingCurve(NamedTuple):
@@ -40,11 +41,11 @@ def draw_scaling(curves: Mapping[str, ScalingCurve]) -> Figure:
         centre = np.exp(np.mean(np.log(seconds)) - curve.exponent * np.mean(np.log(values)))
         axes.plot(values, 1e3 * centre * values**curve.exponent, color="tab:blue", linewidth=1.0)
         axes.plot(values, 1e3 * seconds, "o", color="tab:blue", label=f"measured, exponent {curve.exponent:.2f}")
-        axes.plot(
-            values, 1e3 * np.asarray(curve.least_seconds, float), "--", color="0.4", label="matrix products alone"
-        )
+        axes.plot(values, 1e3 * np.asarray(curve.least_seconds, float), "--", color="0.4", label="the least possible")
         axes.set_xticks(values, [f"{value:,.0f}" for value in values], rotation=45)
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylabel("ms a step")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", frameon=False)
