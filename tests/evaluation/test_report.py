@@ -27,6 +27,7 @@ REPLICA_KEYS = {
     "edge_probabilities", "open_edges", "possible_edges", "largest_gate_uncertainty",
 }  # fmt: skip
 KEYS = {
+    "baselines",
     "schema_version", "system", "preset", "data", "num_samples", "settings", "target", "latents", "replicas", "mean",
     "std", "flags", "trained_steps", "num_parameters", "seconds", "environment", "command",
 }  # fmt: skip
@@ -181,7 +182,15 @@ def test_one_image_has_a_likelihood_without_an_error(run):
 def test_the_line_for_people_has_likelihood_spread_and_source(result):
     line = report.summary_line(result)
     mean, std = result["mean"]["log_likelihood"], result["std"]["log_likelihood"]
-    for part in (f"{mean:.2f} +- {std:.2f}", "over 2 seeds", "K=7", "40 images", "test split", "file (none)"):
+    for part in (
+        f"{mean:.2f} +- {std:.2f}",
+        "over 2 seeds",
+        "K=7",
+        "40 images",
+        "test split",
+        "file (none)",
+        "bits/dim (uniform 1.0000, ",
+    ):
         assert part in line
     one = {**result, "replicas": result["replicas"][:1]}
     assert f"+- {result['replicas'][0]['std_err']:.2f} (standard error over images)" in report.summary_line(one)

@@ -1,11 +1,16 @@
-"""Detectors that a user would try first, to compare with: scikit-learn's (the extra `sklearn`)."""
+"""What a user would try first, to compare with: densities without latents, and scikit-learn's detectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from tfstruct.data.datasets import Dataset
+from tfstruct.data.support import BINARY, UNIT_INTERVAL
+from tfstruct.data.variants import pixel_means
+
 ISOLATION_FOREST, GAUSSIAN_PCA = "isolation_forest", "gaussian_pca"
 _COMPONENTS = 50
+_COUNTED_ROWS = 1_000
 
 
 def fit(rows: np.ndarray, *, seed: int = 0) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -39,3 +44,53 @@ def fit(rows: np.ndarray, *, seed: int = 0) -> dict[str, Callable[[np.ndarray], 
         return lambda new: score(new.reshape(len(new), -1).astype(np.float32))
 
     return {ISOLATION_FOREST: on_flat(forest.score_samples), GAUSSIAN_PCA: on_flat(pca.score_samples)}
+
+
+def bits_per_dim(data: Dataset, rows: np.ndarray) -> dict[str, float] | None:
+    """Returns what two models without latents need for rows, bits per dimension: what any model must be better than.
+
+    `uniform` gives all values the same probability; `histogram` gives every dimension, alone, its frequencies in the
+    training rows, with one row's weight spread over all values, so that nothing is impossible.
+
+    Args:
+        data: that the model is trained on: zeros and ones, or 256 levels.
+        rows: final values [n, *event_shape] to score.
+
+    Returns:
+        None where the values are neither, and bits per dimension have no meaning.
+    """
+    if data.bits_per_dim_offset is None:
+        return None
+    num_values = 2 if data.support == BINARY else 256
+    if num_values == 2:
+        ones = pixel_means(data.train, data.train_transform, 1.0)
+        frequencies = np.stack([1.0 - ones, ones])
+    else:
+        frequencies = _counts(data.train, num_values) / len(data.train)
+    weight = 1.0 / (len(data.train) + 1.0)
+    bits = -np.log2((1.0 - weight) * frequencies + weight / num_values)  # [value, dimension]
+    # Dequantised rows, (x + u) / 256, are back at their levels.
+    scale = 256.0 if data.support == UNIT_INTERVAL else 1.0
+    histogram = float(np.mean(_counts(rows, num_values, scale) * bits)) * num_values / len(rows)
+    return {"uniform": float(np.log2(num_values)), "histogram": histogram}
+
+
+def _counts(rows: np.ndarray, num_values: int, scale: float = 1.0) -> np.ndarray:
+    """Counts how often each dimension has each of the values 0..num_values - 1, float64 [num_values, dims]."""
+    dims = int(np.prod(rows.shape[1:]))
+    counts = np.zeros(num_values * dims)
+    for start in range(0, len(rows), _COUNTED_ROWS):  # rows may be those of a mapped file
+        levels = (rows[start : start + _COUNTED_ROWS].reshape(-1, dims) * scale).astype(np.int64)
+        counts += np.bincount((levels * dims + np.arange(dims)).reshape(-1), minlength=num_values * dims)
+    return counts.reshape(num_values, dims)
+
+
+def flags(baselines: Mapping[str, float] | None, bits: float | None, std_err: float) -> list[str]:
+    """Returns flags where bits per dimension are worse than those of a baseline by more than two standard errors."""
+    if baselines is None or bits is None:
+        return []
+    return [
+        f"worse than no model: {bits:.4f} bits/dim, the {name} model has {value:.4f}"
+        for name, value in baselines.items()
+        if bits - 2.0 * std_err > value
+    ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfstruct import progress
 from tfstruct.data import datasets, variants
-from tfstruct.evaluation import plausibility
+from tfstruct.evaluation import baselines, plausibility
 from tfstruct.files import PathLike, read_json, replacing, write_json
 from tfstruct.functional import Functional
 from tfstruct.inference.held_out import HeldOutScorer
@@ -217,6 +217,7 @@ def evaluate(
     if edges:
         edge_rows = rows[:edge_images]
         edge_scorer = make_scorer(num_samples=edge_samples, batch_size=min(batch_size, len(edge_rows)))
+    simple = None if run.model.target.is_conditional else baselines.bits_per_dim(run.data, rows)
     replicas, log_probs, elbos = [], [], []
     for replica in range(run.num_replicas):
         parameters = run.weights.parameters[replica]
@@ -233,7 +234,8 @@ def evaluate(
         report, flags = report | own, flags + own_flags
         if edge_effects is not None:
             report["edge_effects"] = edge_effects(edge_scorer, parameters, statistics, edge_rows, seed=seed)
-        report["flags"] += flags + run.training_flags(split)
+        error = bits_per_dim(report["std_err"], data.dims, 0.0)
+        report["flags"] += flags + run.training_flags(split) + baselines.flags(simple, report["bits_per_dim"], -error)
         replicas.append(report)
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -257,6 +259,7 @@ def evaluate(
         "settings": {name: value for name, value in options.items() if name in _PREPARATION},
         "target": run.model.target.name,
         "latents": run.model.evaluated_as,
+        "baselines": simple,
         "replicas": replicas,
         "mean": _over_replicas(replicas, np.mean),
         "std": _over_replicas(replicas, lambda values: np.std(values, ddof=1) if len(values) > 1 else None),
@@ -362,6 +365,9 @@ def summary_line(result: dict[str, Any]) -> str:
     else:
         spread = f"{float(result['replicas'][0]['std_err']):.2f} (standard error over images)"
     bits = f", {mean['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in mean else ""
+    bits += f" ({', '.join(f'{name} {value:.4f}' for name, value in (result.get('baselines') or {}).items())})" * bool(
+        bits
+    )
     largest = max(float(replica["rate_quantiles"]["1.0"]) for replica in result["replicas"])
     quantity = "log-likelihood" if result["target"] == "log p(x)" else result["target"]
     return (
