@@ -138,7 +138,10 @@ def flags(folder: Path) -> str:
         rows = []
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
-                name, default, *others = (ast.unparse(part) for part in node.args)
+                # A flag of its own kind is made by a call, of name and help.
+                arguments = node.args[0].args if isinstance(node.args[0], ast.Call) else node.args
+                name, *others = (ast.unparse(part) for part in arguments)
+                default = "None" if arguments is not node.args else others.pop(0)
                 # The help is the first text; an enum has its choices before it, a number may have bounds after it.
                 values = [ast.literal_eval(part) for part in others]
                 choices = [value for value in values if isinstance(value, list)]
