@@ -18,6 +18,9 @@ _DATA_FILE = flags.DEFINE_string(
     "data_file", None, "Train on a .npz, .npy, .csv or .parquet file, or a folder of images, instead."
 )
 _LIST_SETTINGS = flags.DEFINE_bool("list_settings", False, "Print all settings of the preset, and end.")
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print settings, parameters, memory and time after a few steps; write nothing."
+)
 _NEEDED = "--preset and --workdir are needed; --list_presets shows the presets"
 _LIST = flags.DEFINE_flag(
     entry.list_flag("list_presets", "Print the presets as a table, and end; --list_presets=graph: those with `graph`.")
@@ -50,9 +53,21 @@ def main() -> None:
             file_overrides.append("data.variant=none")
         overrides = file_overrides + overrides
     config = presets.get(_PRESET.value, overrides)
-    if _LIST_SETTINGS.value:
+    if _LIST_SETTINGS.value or _DRY_RUN.value:
         for name, value, about in config.help():
             print(f"{f'{name}={value!r}':60} {about}".rstrip())
+    if _DRY_RUN.value:
+        from tfstruct.training.dry_run import dry_run
+
+        print("compiling, once", flush=True)
+        estimate = dry_run(config, _DATA_DIR.value)
+        print(f"{estimate.num_parameters:,} parameters, {estimate.megabytes:,.0f} MiB of memory")
+        speed = f", then {estimate.steps_per_second:.1f} steps/s" if estimate.steps_per_second > 0 else ""
+        print(
+            f"{estimate.compile_seconds:.0f} s for the first call, which compiles{speed}: "
+            f"{estimate.seconds / 60.0:.1f} min for {config.training.steps:,} steps, without validations"
+        )
+    if _LIST_SETTINGS.value or _DRY_RUN.value:
         return
     workdir = _WORKDIR.value
     if workdir is None:

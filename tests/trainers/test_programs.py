@@ -1,6 +1,7 @@
 """The programs from end to end, each in a process of its own."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -277,3 +278,12 @@ def test_help_of_an_installed_program_shows_what_it_does_and_its_flags(name):
     expected = {"train": "--preset", "score": "--model"}[name]
     assert expected in done.stdout
     assert "--[no]debug" in done.stdout
+
+
+def test_a_dry_run_prints_settings_and_estimates_and_makes_no_folder(tmp_path):
+    changes = flags(["training.compiler=graph", "training.steps=20", "training.steps_per_call=10"])
+    printed = succeed("train", "--preset=graph_vae/tiny", "--dry_run", f"--workdir={tmp_path / 'run'}", *changes)
+    assert "training.steps=20" in printed
+    assert re.search(r"[\d,]+ parameters, [\d,]+ MiB of memory", printed)
+    assert re.search(r"compiles(, then [\d.]+ steps/s)?: \d+\.\d min for 20 steps", printed)
+    assert not (tmp_path / "run").exists()
