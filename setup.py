@@ -14,6 +14,7 @@ PROGRAMS = (
     *("train", "evaluate", "compare", "reproduce", "analyse"),
     *("export", "verify", "calibrate", "score", "sample", "serve", "quickstart", "benchmark"),
 )
+PYTHONS = ("3.11", "3.12", "3.13")  # as in .github/workflows/tests.yml
 SERVING = [
     "tensorflow-serving-api>=2.21,<2.22",
     "grpcio>=1.68",
@@ -33,6 +34,17 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords="tensorflow keras variational-autoencoder normalizing-flow boltzmann-machine sum-product-network",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: {version}" for version in PYTHONS),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=[*find_packages(include=["tfstruct", "tfstruct.*"]), *PACKAGES, MODELS],
     package_dir=BESIDE | {MODELS: "saved_models"},

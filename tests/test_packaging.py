@@ -8,6 +8,7 @@ import sys
 import zipfile
 
 import pytest
+import yaml
 
 import tfstruct
 from tests.trainers import tiny
@@ -93,7 +94,19 @@ def test_every_program_is_a_console_script_with_a_run_function(wheel):
 def test_the_version_is_the_same_everywhere(wheel):
     (found,) = re.findall(r"^Version: (.+)$", info(wheel, "METADATA"), flags=re.MULTILINE)
     (stated,) = re.findall(r'version="([^"]+)"', (CHECKOUT / "setup.py").read_text())
-    assert found == stated == tfstruct.__version__
+    cited = yaml.safe_load((CHECKOUT / "CITATION.cff").read_text())
+    assert found == stated == tfstruct.__version__ == cited["version"]
+    assert cited["license"] == "Apache-2.0"
+
+
+def test_the_continuous_integration_runs_on_every_python_that_the_package_names(wheel):
+    metadata = info(wheel, "METADATA")
+    named = re.findall(r"^Classifier: Programming Language :: Python :: (3\.\d+)$", metadata, flags=re.MULTILINE)
+    workflow = yaml.safe_load((CHECKOUT / ".github/workflows/tests.yml").read_text())
+    job = workflow["jobs"]["tests"]
+    assert named == job["strategy"]["matrix"]["python-version"]
+    assert {"run": ".ci/run"} in job["steps"]
+    assert f"Requires-Python: >={named[0]}" in metadata
 
 
 def test_importing_the_package_does_not_import_tensorflow():
