@@ -62,3 +62,20 @@ def test_scoring_that_is_interrupted_keeps_its_shards_and_says_so_in_a_line(tmp_
     left = sorted(path.name for path in (tmp_path / "scores.npz.shards").iterdir())
     assert left[0] == "000000.npz"
     assert left[-1] == "job.json"
+
+
+def test_the_first_ctrl_c_of_a_training_says_that_it_stops_after_this_call_and_the_log_that_it_compiles(tmp_path):
+    file = tiny.write_rows(tmp_path / "rows.npz", event_shape=(4,))
+    process = started(
+        "train", "--preset=graph_vae/tiny", f"--data_file={file}", f"--workdir={tmp_path / 'run'}",
+        "--set=training.compiler=graph", "--set=training.steps=10000000",
+    )  # fmt: skip
+    wait_for(
+        lambda: (tmp_path / "run/metrics.jsonl").exists() and (tmp_path / "run/metrics.jsonl").read_text(), process
+    )
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.strip() == "stopping after this call, and saving; Ctrl-C again ends at once, without saving"
+    assert printed.splitlines()[0] == "compiling, once"
+    assert "stopped by a signal" in printed.splitlines()[-1]
