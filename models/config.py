@@ -29,6 +29,11 @@ class Data(Settings):
         default=0.0, description="part of the values of training and validation rows that are replaced by uniform draws"
     )
     train_images: Index = Field(default=0, description="the first so many training rows; 0: all")
+    standardise: bool = Field(
+        default=False,
+        description="bring every value to mean 1/2 and standard deviation 1/6 over the training rows; results stay "
+        "those of the values as given",
+    )
     use_validation: bool = Field(
         default=False, description="train on the validation rows as well, once all choices are made"
     )
@@ -184,6 +189,8 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "Config":
+        if self.data.standardise:
+            self._check_standardised()
         if self.training.initial_weights and self.training.structure_fraction:
             raise ValueError(
                 "training.initial_weights does not go with training.structure_fraction, whose second phase starts all "
@@ -195,6 +202,23 @@ class Config(Settings):
                 "trains on; set training.patience=0"
             )
         return self
+
+    def _check_standardised(self) -> None:
+        if self.model.likelihood != "gaussian":
+            raise ValueError(
+                "data.standardise=True is for real values; set model.likelihood=gaussian, found "
+                f"{self.model.likelihood}"
+            )
+        if getattr(self.model, "missing_fraction", 0.0):
+            raise ValueError(
+                "data.standardise=True does not go with model.missing_fraction, whose bounds in training are of other "
+                "values at every step; set model.missing_fraction=0.0"
+            )
+        if self.data.corruption:
+            raise ValueError(
+                "data.standardise=True does not go with data.corruption, which draws values between 0 and 1; set "
+                "data.corruption=0.0"
+            )
 
     def to_json(self) -> str:
         """See Settings; with the schema's version."""

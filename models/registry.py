@@ -84,6 +84,10 @@ def build(config: Config, *, seed: int = 0) -> "System":
     system = SYSTEMS[config.system].load()
     with seeded_initializers(seed):
         model = system(config, name=config.system)
+        if config.data.standardise:
+            from tfstruct.models.standardised import Standardised  # which is a system itself
+
+            model = Standardised(model)
         model.build()
     return model
 

@@ -71,6 +71,6 @@ def test_values_that_are_not_numbers_are_refused():
 
 
 def test_real_vectors_under_a_bernoulli_model_are_sent_to_the_gaussian():
-    with pytest.raises(ValueError, match="Use `--set model.likelihood=gaussian`") as caught:
+    with pytest.raises(ValueError, match="Use `--set model.likelihood=gaussian --set data.standardise=True`") as caught:
         support.require_binary(np.array([[-1.5, 2.0]]), "rows")
     assert "data.variant" not in str(caught.value)

@@ -36,7 +36,8 @@ MEANING = {
     INTEGERS: "integers in 0..255",
     REAL: "finite",
 }
-_REMEDY_REAL = "`--set model.likelihood=gaussian`: no variant makes other values of real numbers"
+#: of real numbers, of which no variant makes other values
+REAL_REMEDY = "`--set model.likelihood=gaussian --set data.standardise=True`, a density of real numbers"
 _REMEDY = {
     BINARY: "`--set data.variant=dynamic` (draws from the intensities) or `--set data.variant=thresholded`",
     UNIT_INTERVAL: "`--set data.variant=grey` (intensity / 255) or `--set data.variant=dequantized`",
@@ -96,6 +97,13 @@ def summarize(values: np.ndarray) -> Summary:
     return Summary(non_finite, first, minimum, maximum, integral)
 
 
+def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation of every value of rows [n, *event], float64 [*event], piece by piece."""
+    mean = np.sum([chunk.sum(axis=0, dtype=np.float64) for _, chunk in _chunks(values)], axis=0) / len(values)
+    squares = [np.square(chunk - mean).sum(axis=0, dtype=np.float64) for _, chunk in _chunks(values)]
+    return mean, np.sqrt(np.sum(squares, axis=0) / len(values))
+
+
 def join(summaries: Iterable[Summary]) -> Summary:
     """Returns what one pass over several arrays in turn would have found, without the row."""
     summaries = list(summaries)
@@ -142,7 +150,7 @@ def require_support(values: Any, support: str, what: str) -> None:
 
 def _remedy(values: np.ndarray, support: str) -> str:
     is_real = support != REAL and summarize(values).support == REAL
-    return _REMEDY_REAL if is_real else _REMEDY[support]
+    return REAL_REMEDY if is_real else _REMEDY[support]
 
 
 def require_binary(values: Any, what: str) -> None:

@@ -12,6 +12,7 @@ import pydantic
 from tfstruct.evaluation.report import TrainedRun, evaluation_rows
 from tfstruct.files import PathLike, write_json
 from tfstruct.models.registry import SYSTEMS, Analysis
+from tfstruct.models.standardised import Standardised
 from tfstruct.registry import Registry
 from tfstruct.settings import Settings, apply_overrides
 from tfstruct.training.workdir import environment
@@ -70,7 +71,9 @@ def analyse(
     count = (min(part.num_rows, len(values)) if rows is None else rows) or len(values)
     if count > len(values):
         raise ValueError(f"rows must be 0 (all) to {len(values)}, the size of the {part.split} split, found {count}")
-    model = run.use(replica)
+    model, rows_of_model = run.use(replica), values[:count]
+    if isinstance(model, Standardised):  # analyses look into the system, whose units are other ones
+        model, rows_of_model = model.system, model.standardise(rows_of_model).numpy()
     result["run"] = {
         "workdir": str(run.folder.path),
         "preset": run.config.preset,
@@ -79,8 +82,9 @@ def analyse(
         "data": f"{run.data.name}/{run.data.variant}",
         "split": part.split,
         "rows": count,
+        "standardised": run.config.data.standardise,
     }
-    return result | {"results": part.function(*part.subject(model, values[:count]), **dict(settings))}
+    return result | {"results": part.function(*part.subject(model, rows_of_model), **dict(settings))}
 
 
 def write(path: PathLike, result: dict[str, Any]) -> Path:

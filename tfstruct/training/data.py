@@ -1,6 +1,7 @@
 """The data of a config, checked against its model."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 
@@ -38,9 +39,18 @@ def load_data(config: Config, data_dir: str | None = None) -> datasets.Dataset:
             )
     allowed = support.LIKELIHOOD_SUPPORTS.get(likelihood)
     if allowed is not None and data.support not in allowed:
+        cure = f". Use {support.REAL_REMEDY}." if data.support == support.REAL else ""
         raise ValueError(
-            f"the likelihood {likelihood} is for data of support {' or '.join(allowed)}; {label} has {data.support}"
+            f"the likelihood {likelihood} is for data of support {' or '.join(allowed)}; {label} has "
+            f"{data.support}{cure}"
         )
+    if options.standardise and data.train_transform != "cast":
+        raise ValueError(
+            f"data.standardise=True takes values as they are stored, and {label} draws them anew at every visit; set "
+            "data.variant=none or grey"
+        )
+    if likelihood == "gaussian" and not options.standardise:
+        _warn_of_far_values(data.validation, label)
     if getattr(config.model, "batch_norm", False) and data.train_transform == "cast" and _are_equal(data.train):
         raise ValueError(
             f"all {len(data.train)} training rows of {label} are the same, which leaves batch normalisation no "
@@ -55,6 +65,17 @@ def load_data(config: Config, data_dir: str | None = None) -> datasets.Dataset:
     if first > len(data.train):
         raise ValueError(f"data.train_images must be 0 (all) to {len(data.train)}, found {first}")
     return dataclasses.replace(data, train=data.train[:first]) if first else data
+
+
+def _warn_of_far_values(rows: np.ndarray, label: str) -> None:
+    """Warns of values that are far from (0, 1), where the mean of the Gaussian likelihood lies."""
+    found = support.summarize(rows)
+    if found.minimum < -1.0 or found.maximum > 2.0:
+        warnings.warn(
+            f"the values of {label} reach from {found.minimum:.4g} to {found.maximum:.4g}, and the mean of the "
+            "Gaussian likelihood lies between 0 and 1; use `--set data.standardise=True`",
+            stacklevel=3,
+        )
 
 
 def _are_equal(rows: np.ndarray) -> bool:
