@@ -48,7 +48,10 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["tfstruct", "tfstruct.*"]), *PACKAGES, MODELS],
     package_dir=BESIDE | {MODELS: "saved_models"},
-    package_data={"tfstruct": ["py.typed", "data/embedded/*.xz", "serving/server/page/*"], MODELS: ["**/*"]},
+    package_data={
+        "tfstruct": ["py.typed", "data/embedded/*.xz", "serving/released_models.json", "serving/server/page/*"],
+        MODELS: ["**/*"],
+    },
     # TensorFlow, Keras, tf-keras and TFP break together: their upper bounds move together.
     install_requires=[
         "tensorflow>=2.21,<2.22",
@@ -66,6 +69,7 @@ setup(
         "matplotlib>=3.8",
         "tqdm>=4.66",
         "pyarrow>=17",
+        "pooch>=1.8",
     ],
     extras_require={
         "and-cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],

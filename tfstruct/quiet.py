@@ -2,43 +2,67 @@
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
 
-_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+#: what TensorFlow's C++ code logs: 0 everything, 1 no information, 2 errors only, 3 nothing that does not end it
+LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+#: what TensorFlow 2.21 writes at every start, most of it before it reads the level of its log
+_NOISE = re.compile(
+    rb"WARNING: All log messages before absl|To enable the following instructions: |[IW]\d{4} \d\d:\d\d:\d\d"
+)
+_NO_GPU = re.compile(rb"E\d{4} \d\d:\d\d:\d\d.* failed call to cuInit")  # on every machine without one
+
+
+def is_noise(line: bytes) -> bool:
+    """Whether a line of standard error says nothing that a user of this machine could act upon."""
+    return bool(_NOISE.match(line) or (_NO_GPU.match(line) and not os.path.exists("/dev/nvidia0")))
 
 
 @contextlib.contextmanager
-def _held_standard_error() -> Iterator[None]:
-    """Holds back what libraries write to file descriptor 2, and shows it only if the block fails."""
-    sys.stderr.flush()
-    saved = os.dup(2)
+def without_noise() -> Iterator[None]:
+    """Holds back what is written to file descriptor 2, and then shows it without TensorFlow's noise.
+
+    If the block fails, all of it is shown.
+    """
+    try:
+        saved = os.dup(2)
+    except OSError:  # a process without standard error
+        yield
+        return
+    if sys.stderr is not None:
+        sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
+        has_failed = True
         try:
             yield
-        except BaseException:
-            held.seek(0)
-            os.write(saved, held.read())
-            raise
+            has_failed = False
         finally:
+            if sys.stderr is not None:
+                sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
+            held.seek(0)
+            for line in held:
+                if has_failed or not is_noise(line):
+                    os.write(2, line)
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow without its start-up messages, where a newcomer looks for errors.
+def import_tensorflow(log_level: str = "2") -> None:
+    """Imports TensorFlow without noise.
 
-    Among them is "failed call to cuInit" wherever there is no GPU. TensorFlow 2.21 writes most of them before it has
-    read TF_CPP_MIN_LOG_LEVEL. Who has set that variable to 0 or 1 sees all of them, and nothing changes where
-    TensorFlow is imported already.
+    Who has set the level of TensorFlow's log to 0 or 1 sees everything.
+
+    Args:
+        log_level: of TensorFlow's log from then on, where the environment does not say.
     """
     if "tensorflow" in sys.modules:
         return
-    # 3: what TensorFlow logs as an error and does not raise is of no use here ("DT_HALF ... falling back").
-    is_wanted = os.environ.setdefault(_LEVEL, "3") in ("0", "1")
-    with contextlib.nullcontext() if is_wanted or sys.stderr is None else _held_standard_error():
+    is_asked_for = os.environ.setdefault(LOG_LEVEL, log_level) in ("0", "1")
+    with contextlib.nullcontext() if is_asked_for else without_noise():
         import tensorflow as tf
 
         tf.config.list_physical_devices()

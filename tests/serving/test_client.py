@@ -95,7 +95,7 @@ def test_row_seeds_are_distinct_within_and_between_seeds():
 
 @pytest.fixture
 def shelf(folder, tmp_path, monkeypatch):
-    """A folder of models with versions 2 and 10 of tiny/small, as $TFSTRUCT_SAVED_MODELS."""
+    """A folder of models with versions 2 and 10 of tiny/small, as $TFSTRUCT_MODELS."""
     for version in ("2", "10"):
         target = tmp_path / "tiny/small" / version
         target.mkdir(parents=True)

@@ -13,10 +13,11 @@ from tfstruct.serving import card as card_lib
 from tfstruct.serving import trust
 from tfstruct.serving.contents import CARD_NAME, DamagedBundleError, verify_files
 from tfstruct.serving.inputs import row_seeds
+from tfstruct.serving.released import URL_VARIABLE, Released
 from tfstruct.serving.scoring import ServedModel
 
 __all__ = ["ROOT_VARIABLE", "LoadedModel", "find", "list_models", "load", "roots", "row_seeds"]
-ROOT_VARIABLE = "TFSTRUCT_SAVED_MODELS"
+ROOT_VARIABLE = "TFSTRUCT_MODELS"
 
 
 def load(
@@ -29,9 +30,10 @@ def load(
     """Opens an exported model, whose graph is checked first: it may compute, and do nothing else (`serving.trust`).
 
     Args:
-        name: `<system>/<preset>`, which is looked for under $TFSTRUCT_SAVED_MODELS, the models that come with the
-            package, and `saved_models` in the current folder; or a folder that holds `card.json`, or folders of
-            numbered versions that do. A text that begins with `.` or `/` is a folder only.
+        name: `<system>/<preset>`, which is looked for under $TFSTRUCT_MODELS, the models that come with the package,
+            and `saved_models` in the current folder, and then fetched from the release (see `serving.released`); or a
+            folder that holds `card.json`, or folders of numbered versions that do. A text that begins with `.` or `/`
+            is a folder only.
         version: of several numbered versions; default the largest.
         sha256: of the bundle's SHA256SUMS, as `tfstruct-verify` prints it, to accept that bundle and no other.
         allow_untrusted: skips the check of the graph. A SavedModel is a program: it may then read and write files, or
@@ -39,6 +41,7 @@ def load(
 
     Raises:
         FileNotFoundError: nothing there; the message lists the near names (see `list_models`) and where it looked.
+        OSError: a released model that cannot be fetched.
         DamagedBundleError: a file is not what was exported.
         UntrustedBundleError: the graph has something that no bundle of this library has.
         ValueError: the folder's files are not a model of this library.
@@ -75,15 +78,26 @@ def find(name: str | os.PathLike[str], *, version: int | None = None) -> Path:
             return place / str(numbers[-1] if version is None else version)
     if (Path(name) / "checkpoints").is_dir():
         raise FileNotFoundError(f"{name} is a training run, not an exported model: tfstruct-export makes one of it")
+    released = Released.read()
+    fetched = None if is_path else released.fetch(str(name), version)
+    if fetched is not None:
+        return fetched
     looked = ", ".join(str(place) for place in places)
+    if released.versions(str(name)):
+        raise FileNotFoundError(
+            f"{name} is a released model that is not installed: looked for a {CARD_NAME} in {looked}. Set "
+            f"{ROOT_VARIABLE} to the folder that has it as {name}/<version>, or {URL_VARIABLE} to the address of the "
+            "release's archives"
+        )
     hint = did_you_mean(str(name), list_models())
     raise FileNotFoundError(f"no exported model {str(name)!r}{hint} Looked for a {CARD_NAME} in {looked}")
 
 
 def list_models() -> list[str]:
-    """Returns the names, `<system>/<preset>`, of the exported models that `load` finds by name, sorted."""
+    """Returns the names, `<system>/<preset>`, of the models that `load` finds by name or fetches, sorted."""
     cards = [card for root in roots() for card in root.glob(f"*/*/*/{CARD_NAME}") if card.parent.name.isdecimal()]
-    return sorted({f"{card.parents[2].name}/{card.parents[1].name}" for card in cards})
+    found = {f"{card.parents[2].name}/{card.parents[1].name}" for card in cards}
+    return sorted(found.union(Released.read().names()))
 
 
 class LoadedModel(ServedModel):
