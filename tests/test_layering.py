@@ -43,7 +43,7 @@ MODULES = {
     "serving.trust": ("serving.contents",),
     "serving.inputs": (),
     "serving.released": ("files", "serving.contents"),
-    "serving.scoring": ("registry", "serving.inputs"),
+    "serving.scoring": ("progress", "registry", "serving.inputs"),
     "serving.extras": (),
     "serving.errors": (),
     "serving.tensors": (),
@@ -83,6 +83,7 @@ MODULES = {
     ),
     "serving.warmup": ("files", "serving.contents"),
     "serving.verification": (
+        "progress",
         "files",
         "serving.card",
         "serving.client",

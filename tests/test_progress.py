@@ -51,3 +51,52 @@ def test_watched_rows_count_what_was_read_and_done_with():
         parts = [watched[start : start + 10] for start in (0, 10, 20)]
         assert watched._progress._done == 20
     np.testing.assert_array_equal(np.concatenate(parts), rows)
+
+
+def on_terminal(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+
+
+def test_work_within_work_has_no_bar_and_no_line(shown, capsys, monkeypatch):
+    now = [0.0]
+    with progress.Progress("outer", 10, "part", clock=lambda: now[0]) as outer:
+        with progress.Progress("inner", 10, "row", clock=lambda: now[0]) as inner:
+            now[0] = 11.0
+            inner.update(5)
+        outer.update(5)
+    assert capsys.readouterr().err == "outer: 5 of 10 parts\n"
+    on_terminal(monkeypatch)
+    for _ in progress.track(["a", "b"], "file", "outer"):
+        assert list(progress.track([1, 2], "row", "inner")) == [1, 2]
+    printed = capsys.readouterr().err
+    assert "outer" in printed
+    assert "inner" not in printed
+
+
+def test_what_was_done_before_counts_and_does_not_hide_that_it_compiles(shown, capsys, monkeypatch):
+    on_terminal(monkeypatch)
+    with progress.Progress("scoring", 50, "row", initial=20) as counted:
+        assert "20/50" in str(counted._bar)
+        assert "compiling, once" in str(counted._bar)
+        counted.update(10)
+        assert "30/50" in str(counted._bar)
+        assert "compiling" not in str(counted._bar)
+
+
+def test_a_loop_that_ends_early_closes_its_bar_and_one_value_has_none(shown, capsys, monkeypatch):
+    on_terminal(monkeypatch)
+    for value in progress.track([1, 2, 3], "row", "searching"):
+        if value == 2:
+            break
+    assert progress._num_open == 0
+    capsys.readouterr()
+    assert list(progress.track(["one"], "row", "asking")) == ["one"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_message_is_for_terminals_alone(shown, capsys, monkeypatch):
+    progress.message("writing the bundle")
+    assert capsys.readouterr() == ("", "")
+    on_terminal(monkeypatch)
+    progress.message("writing the bundle")
+    assert capsys.readouterr().err == "writing the bundle\n"

@@ -7,9 +7,9 @@ alone: not Keras, not TensorFlow Probability, not the model's code; --runner nee
 import os
 from typing import TYPE_CHECKING
 
-import tqdm
 from absl import flags
 
+from tfstruct import progress
 from tfstruct.trainers import entry
 
 if TYPE_CHECKING:  # what imports TensorFlow
@@ -84,7 +84,7 @@ def _score(job: "Job", model: "LoadedModel") -> None:
     else:
         total = sum(shard.num_rows for shard in job.shards())
         done = total - sum(shard.num_rows for shard in job.begin())
-        with tqdm.tqdm(total=total, initial=done, unit="row", dynamic_ncols=True, disable=None) as bar:
+        with progress.Progress("scoring", total, "row", initial=done) as bar:
             job.run(model, bar.update)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import flags
 
+from tfstruct import progress
 from tfstruct.serving.server.settings import Settings
 from tfstruct.trainers import entry
 
@@ -47,6 +48,7 @@ def main() -> None:
     except ImportError as error:
         needed = "tfstruct-serve needs the extra `serving`: pip install 'tfstruct[serving]'"
         raise RuntimeError(f"{needed} ({error})") from error
+    progress.show(False)  # requests are asked by many threads
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     values: dict[str, Any] = {name: flags.FLAGS[name].value for name in Settings._fields}
     values["models"] = tuple(values["models"])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfstruct import progress
 from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
 from tfstruct.inference import annealing
 from tfstruct.inference.mean_field import mean_field
@@ -88,7 +89,7 @@ def log_partition_estimates(
         Nats, [len(num_temperatures), R, B].
     """
     result = []
-    for index, count in enumerate(num_temperatures):
+    for index, count in enumerate(progress.track(num_temperatures, "number", "annealing by numbers of temperatures")):
         key = stream_key(seed, 3, index)
         samples = annealed(rbm, key, num_temperatures=count, num_chains=num_repeats * num_chains, base=base)
         log_weights = tf.reshape(tf.cast(samples.log_weights, tf.float64), [num_repeats, num_chains, -1])
@@ -272,7 +273,7 @@ def fixed_points(
     """
     mean_1 = tf.convert_to_tensor(initial_1, rbm.dtype)
     descend = compiled(_descend, num_iterations=_BLOCK)
-    for _ in range(max(1, max_iterations // _BLOCK)):
+    for _ in progress.track(range(max(1, max_iterations // _BLOCK)), "block", "descending, at most"):
         mean_1, mean_2, bound, moved = descend(parts_of(rbm), mean_1)
         if float(tf.reduce_max(moved)) < tolerance:
             break

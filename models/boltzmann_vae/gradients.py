@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfstruct import progress
+
 #: of the paper: mean and precision of p
 TARGET_LOC = (1.0, 1.0)
 TARGET_PRECISION = ((1.1, 0.9), (0.9, 1.1))
@@ -345,7 +347,7 @@ def analyse_gradients(
     start = time.monotonic()
     record = sorted({round(step) for step in np.linspace(0, num_steps, 101)})
     curves, errors = {}, {}
-    for index, estimator in enumerate(ESTIMATORS):
+    for index, estimator in enumerate(progress.track(ESTIMATORS, "estimator", "learning by estimators")):
         learn_noise, error_noise = np.random.default_rng([seed, index]).spawn(2)
         values = learn(
             estimator,

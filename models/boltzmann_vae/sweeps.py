@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfstruct import random
+from tfstruct import progress, random
 from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
 from tfstruct.inference import gibbs
 from tfstruct.models.boltzmann_vae.machines import (
@@ -96,7 +96,7 @@ def hard_sweep_moments(
     parts, pairs = parts_of(rbm), tf.constant(pairs)
     z_1, *moments = compiled(_start, num_chains=num_chains)(parts, stream_key(seed, _PURPOSE), pairs)
     sweep, found, done = compiled(_sweep, num_sweeps=1), [], 0
-    for count in num_sweeps:
+    for count in progress.track(num_sweeps, "length", "sweeping"):
         while done < count:
             z_1, *moments = sweep(parts, z_1, stream_key(seed, _PURPOSE + 1, done), pairs)
             done += 1
@@ -133,7 +133,7 @@ def equilibrium(
     sweep, found = compiled(_sweep, num_sweeps=_THINNING), []
     num_blocks = max(2, num_sweeps // _THINNING)
     num_dropped = num_blocks // 10
-    for index in range(num_dropped + num_blocks):
+    for index in progress.track(range(num_dropped + num_blocks), "block", "running chains to equilibrium"):
         z_1, *moments = sweep(parts, z_1, stream_key(seed, _PURPOSE + 4, index), pairs)
         if index >= num_dropped:
             found.append([part.numpy() for part in moments])
@@ -191,7 +191,7 @@ def relaxed_sweep_shifts(
     parts, pairs = parts_of(rbm), tf.constant(pairs)
     step = compiled(_relax_beside, relax=relax)
     zeta_1, shifts, noise = z_1, [], []
-    for index in range(num_sweeps[-1]):
+    for index in progress.track(range(num_sweeps[-1]), "sweep", "relaxing beside hard chains"):
         zeta_1, z_1, *halves = step(parts, zeta_1, z_1, stream_key(seed, _PURPOSE + 5, index), pairs)
         if index + 1 in num_sweeps:
             shifts.append([part.numpy().mean(axis=0) for part in halves])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from tfstruct import random
+from tfstruct import progress, random
 from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.inference.likelihood import LikelihoodEstimate
 from tfstruct.math import mean_and_std_err
@@ -55,7 +55,7 @@ class LatentUse:
         """
         key = random.fold_in(random.fold_in(random.key(seed), random.DIAGNOSTICS), 0)
         means, rates = [], np.zeros(self.model.num_nodes)
-        for start in range(0, len(rows), batch_size):
+        for start in progress.track(range(0, len(rows), batch_size), "batch", "measuring the use of latents"):
             x = np.asarray(rows[start : start + batch_size], np.float32)
             mean, rate = self._measure(tf.constant(x), random.fold_in(key, start + tf.range(len(x))))
             means.append(mean.numpy())
@@ -114,7 +114,8 @@ def edge_effects(
     hard, probabilities = model.gates.hard().numpy(), model.gates.probabilities().numpy().astype(np.float64)
     rounded = scores(hard)
     edges = []
-    for (child, parent), probability in zip(model.gates.edges, probabilities, strict=True):
+    flips = list(zip(model.gates.edges, probabilities, strict=True))
+    for (child, parent), probability in progress.track(flips, "edge", "flipping edges"):
         gates = hard.copy()
         gates[child, parent] = 1.0 - gates[child, parent]
         edges.append(
@@ -154,7 +155,8 @@ def _undecided_gates(
     if not undecided:
         return None
     terms = []
-    for states in itertools.product((0.0, 1.0), repeat=len(undecided)):
+    combinations = list(itertools.product((0.0, 1.0), repeat=len(undecided)))
+    for states in progress.track(combinations, "state", "averaging over undecided edges"):
         gates, log_prob = hard.copy(), 0.0
         for edge, state in zip(undecided, states, strict=True):
             gates[edges[edge]] = state

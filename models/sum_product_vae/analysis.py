@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
-from tfstruct import random
+from tfstruct import progress, random
 from tfstruct.math import mean_and_std_err
 from tfstruct.models.sum_product_vae.model import SumProductVAE
 
@@ -140,7 +140,7 @@ def inpainting(
     )
     score = _scorer(model, num_samples)
     whole = score(rows[:scored], np.ones([*rows[:scored].shape], bool), random.fold_in(key, 1))
-    for name, mask in _masks(model.event_shape, seed).items():
+    for name, mask in progress.track(list(_masks(model.event_shape, seed).items()), "mask", "inpainting"):
         shown = rows[:images]
         observed = np.broadcast_to(mask, shown.shape)
         completed, means = [], []
@@ -244,7 +244,8 @@ def misplaced_regions(
     def fits(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         shaped = rows.reshape(-1, *model.event_shape)
         parts = [slice(start, start + 50) for start in range(0, len(rows), 50)]
-        found = [densities(tf.constant(shaped[part]), keys[part]) for part in parts]
+        tracked = progress.track(parts, "batch", "scoring regions")
+        found = [densities(tf.constant(shaped[part]), keys[part]) for part in tracked]
         conditional, marginal = (
             np.concatenate([part[name].numpy() for part in found]) for name in ("conditional", "marginal")
         )

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfstruct import progress
 from tfstruct.inference import code_length
 from tfstruct.serving.blocks import signature
 from tfstruct.serving.signatures import Untracked
@@ -175,7 +176,7 @@ class AnomalyScores(tf.Module):
 def _in_batches(function: Function, x: np.ndarray, *others: np.ndarray) -> dict[str, np.ndarray]:
     """Joined answers of a function of float32 rows and of other arrays, `_BATCH` rows at once."""
     parts = []
-    for start in range(0, len(x), _BATCH):
+    for start in progress.track(range(0, len(x), _BATCH), "batch", "scoring rows for calibration"):
         rows, *rest = (tf.constant(values[start : start + _BATCH]) for values in (x, *others))
         parts.append(function(tf.cast(rows, tf.float32), *rest))
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfstruct import progress
 from tfstruct.data.support import require_support
 from tfstruct.evaluation.report import TrainedRun
 from tfstruct.functional import Functional
@@ -127,6 +128,7 @@ def _write(
         with weights.rounded(Functional(model), weights_dtype):
             prepared = model.prepare_evaluation(model.config.evaluation)
             served = make(weights_dtype=weights_dtype)
+    progress.message(f"tracing {len(model.queries)} signatures")
     signatures = served.signatures()
     card = cards.of_model(model, served, signatures, options.num_samples, weights_dtype)
     card |= {"bits_per_dim_offset": bits_per_dim_offset, "prepared": prepared} | about()

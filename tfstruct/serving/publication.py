@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfstruct import progress
 from tfstruct.files import read_json, replacing, to_json, write_checksums, write_text, writing
 from tfstruct.serving import warmup
 from tfstruct.serving.client import LoadedModel
@@ -56,6 +57,7 @@ def publish(
     # A sibling whose name is not a number: a server that watches the folder never sees half a version.
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
+        progress.message("writing the bundle")
         with writing(output, tf.errors.OpError):
             tf.saved_model.save(module, str(aside), signatures=dict(signatures))
             slim(aside)
@@ -68,6 +70,7 @@ def publish(
             with replacing(aside / GOLDEN_NAME) as file:
                 np.savez(file, allow_pickle=False, **golden)
             write_checksums(aside)
+        progress.message("verifying the bundle")
         verify(aside)
         aside.chmod(0o755)
         try:

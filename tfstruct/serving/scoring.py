@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from tfstruct import progress
 from tfstruct.registry import did_you_mean
 from tfstruct.serving.inputs import checked_images, checked_rates, checked_seeds, parts, row_seeds
 
@@ -341,7 +342,8 @@ class ServedModel(Questions[dict[str, np.ndarray], np.ndarray]):
         """Returns the outputs of a signature for a few rows, each [n, ...]."""
 
     def _ask(self, request: Request) -> dict[str, np.ndarray]:
-        return join([self._run(request.signature, chunk) for chunk in request.chunks])
+        chunks = progress.track(request.chunks, "batch", f"asking {request.signature}")
+        return join([self._run(request.signature, chunk) for chunk in chunks])
 
     def _only(self, answers: dict[str, np.ndarray], name: str) -> np.ndarray:
         return answers[name]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from tfstruct import progress
 from tfstruct.files import DAMAGE, require_size
 from tfstruct.serving import card as card_lib
 from tfstruct.serving import trust, warmup
@@ -69,8 +70,8 @@ def _compare(folder: Path, found: dict[str, dict[str, np.ndarray]], golden: dict
 
 def golden_outputs(model: LoadedModel, x: np.ndarray, seed: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Returns the outputs of every signature for observations and one seed each."""
+    signatures = [item for item in model.card["signatures"].items() if item[0] != "serving_default"]
     return {
         name: model.query(name, **warmup.example(signature["inputs"], x, seed))
-        for name, signature in model.card["signatures"].items()
-        if name != "serving_default"
+        for name, signature in progress.track(signatures, "signature", "asking every signature")
     }
