@@ -1,12 +1,13 @@
 """What TensorFlow writes at its start is held back, and nothing else."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from tests.trainers import tiny
 from tfstruct import quiet
 
 NOISE = b"I0000 00:00:1795399458.081701   28895 port.cc:153] oneDNN custom operations are on.\n"
@@ -14,28 +15,54 @@ NO_GPU = b"E0000 00:00:1795399467.191642   28897 cuda_platform.cc:52] failed cal
 FAULT = b"E0000 00:00:1795399467.191642   28897 file.cc:52] a fault\n"
 
 
-def run(script, **environment):
-    kept = {name: value for name, value in tiny.ENVIRONMENT.items() if name != quiet.LOG_LEVEL}
-    return subprocess.run(
-        [sys.executable, "-c", script], env=kept | environment, capture_output=True, text=True, timeout=120, check=True
+_FAKE = f"""
+import os, sys, types
+os.write(2, {NOISE!r} + {NO_GPU!r})
+os.write(2, {FAULT!r})
+if os.environ.get("FAIL"): raise ImportError("no such library")
+if os.environ.get("WAIT"):
+    import pathlib, time
+    pathlib.Path(os.environ["WAIT"]).touch()
+    time.sleep(60)
+config = types.SimpleNamespace(list_physical_devices=lambda: [])
+"""
+_SCRIPT = "from tfstruct import quiet; quiet.import_tensorflow(); import os; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "is_heard"),
+    [({}, "2", False), ({"TF_CPP_MIN_LOG_LEVEL": "3"}, "3", False), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "0", True),
+     ({"FAIL": "1"}, None, True)],
+)  # fmt: skip
+def test_noise_is_held_back_unless_wanted_or_the_import_fails(changes, level, is_heard, tmp_path):
+    (tmp_path / "tensorflow.py").write_text(_FAKE)
+    environment = {name: value for name, value in os.environ.items() if name != quiet.LOG_LEVEL}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), **changes}
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
+    assert ("oneDNN" in done.stderr) == is_heard, done.stderr
+    assert "a fault" in done.stderr
+    assert (done.stdout.strip() or None) == level
 
 
-SCRIPT = "import os, tfstruct; tfstruct.load; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
-
-
-def test_the_first_use_of_tensorflow_is_quiet_and_leaves_errors_to_be_logged():
-    done = run(SCRIPT)
-    assert done.stderr == ""
-    assert done.stdout == "2\n"
-
-
-def test_a_level_that_was_set_stays_and_0_shows_everything():
-    done = run(
-        "import os, tfstruct; tfstruct.load; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])", TF_CPP_MIN_LOG_LEVEL="0"
+def test_a_program_that_is_interrupted_while_tensorflow_is_imported_ends_with_one_line(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(_FAKE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfstruct.trainers.train", "--list_presets"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "WAIT": str(tmp_path / "begun")},
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores Ctrl-C, and so does all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert done.stdout == "0\n"
-    assert "oneDNN" in done.stderr
+    until = time.monotonic() + 60
+    while not (tmp_path / "begun").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "\ntrain.py: interrupted\n"
 
 
 def write(*lines):

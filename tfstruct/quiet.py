@@ -15,6 +15,13 @@ _NOISE = re.compile(
 )
 _NO_GPU = re.compile(rb"E\d{4} \d\d:\d\d:\d\d.* failed call to cuInit")  # on every machine without one
 
+_standard_error = 2  # file descriptor, another one while it is held back
+
+
+def write_error(text: str) -> None:
+    """Writes to standard error, also while it is held back."""
+    os.write(_standard_error, text.encode())
+
 
 def is_noise(line: bytes) -> bool:
     """Whether a line of standard error says nothing that a user of this machine could act upon."""
@@ -27,6 +34,7 @@ def without_noise() -> Iterator[None]:
 
     If the block fails, all of it is shown.
     """
+    global _standard_error
     try:
         saved = os.dup(2)
     except OSError:  # a process without standard error
@@ -36,7 +44,7 @@ def without_noise() -> Iterator[None]:
         sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
-        has_failed = True
+        _standard_error, has_failed = saved, True
         try:
             yield
             has_failed = False
@@ -44,6 +52,7 @@ def without_noise() -> Iterator[None]:
             if sys.stderr is not None:
                 sys.stderr.flush()
             os.dup2(saved, 2)
+            _standard_error = 2
             os.close(saved)
             held.seek(0)
             for line in held:

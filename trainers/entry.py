@@ -50,6 +50,28 @@ def _end(number: int, frame: types.FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+def _interrupted() -> str:
+    return f"\n{os.path.basename(sys.argv[0])}: interrupted\n"
+
+
+def _end_at_once(number: int, frame: types.FrameType | None) -> None:
+    """Ends a program that has done nothing yet: an exception in the middle of an import may become another one."""
+    quiet.write_error(_interrupted())
+    os._exit(128 + number)
+
+
+def _import_libraries() -> None:
+    """Imports TensorFlow, and the modules that register something."""
+    previous = signal.getsignal(signal.SIGINT)
+    if previous == signal.default_int_handler:  # else it is ignored, or somebody else's
+        signal.signal(signal.SIGINT, _end_at_once)
+    # 3: what TensorFlow logs as an error and does not raise is of no use here ("DT_HALF ... falling back").
+    quiet.import_tensorflow(log_level="3")
+    for name in _IMPORT.value:
+        import_module(name)
+    signal.signal(signal.SIGINT, previous)
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a program: an expected error becomes one message on standard error and exit status 1.
 
@@ -66,15 +88,14 @@ def run(main: Callable[[], None]) -> None:
                 raise ValueError(f"unexpected argument {arguments[1]!r}; settings have the form --name=value")
             logging.set_verbosity(logging.WARNING)
             signal.signal(signal.SIGTERM, _end)
-            quiet.import_tensorflow()
+            _import_libraries()
             progress.show()
-            for name in _IMPORT.value:
-                import_module(name)
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 main()
         except KeyboardInterrupt:
-            print(f"\n{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr, flush=True)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would disturb the way out
+            print(_interrupted(), end="", file=sys.stderr, flush=True)
             raise SystemExit(128 + signal.SIGINT) from None
         except Exception as error:
             is_out_of_memory = type(error).__name__ in ("MemoryError", "ResourceExhaustedError")

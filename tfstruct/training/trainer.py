@@ -45,6 +45,10 @@ class RunResult(NamedTuple):
     seconds: float
     steps_per_second: float
 
+    def __repr__(self) -> str:
+        bounds = ", ".join(f"{bound:.2f}" for bound in self.best.bounds)
+        return f"RunResult(step={self.step}, bounds=[{bounds}] nats, seconds={self.seconds:.0f})"
+
 
 class Trainer:
     """Trains the replicas of a config in a folder that is theirs, from the latest checkpoint if there is one.
