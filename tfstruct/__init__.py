@@ -37,16 +37,16 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Imports TensorFlow at the first use of what needs it, not with the package, and without its messages."""
+    if name in ("connect", "connect_async"):  # these need no TensorFlow
+        from tfstruct.serving import remote
+
+        return getattr(remote, name)
     if name in __all__:
         quiet.import_tensorflow()
     if name in ("LoadedModel", "list_models", "load"):
         from tfstruct.serving import client
 
         return getattr(client, name)
-    if name in ("connect", "connect_async"):
-        from tfstruct.serving import remote
-
-        return getattr(remote, name)
     if name == "DensityDetector":
         from tfstruct.evaluation import detector
 

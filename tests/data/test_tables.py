@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfstruct.data import load
+from tfstruct.serving.images import ImageInput
 
 
 def _load(path):
@@ -76,7 +77,9 @@ def test_a_folder_of_splits_keeps_them(tmp_path):
 
 def test_images_that_do_not_go_together_are_named(tmp_path):
     _write_images(tmp_path / "images", [np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8)])
-    with pytest.raises(ValueError, match=r"one size .*000.png' has \(2, 2\), .*001.png' \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"one size; .*000.png' has \(2, 2\), .*001.png' \(2, 3\).*event_shape=\(2,2\)"
+    ):
         _load(tmp_path / "images")
     (tmp_path / "images/001.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="001.png' is not a PNG or JPEG image"):
@@ -84,3 +87,45 @@ def test_images_that_do_not_go_together_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty' holds no images"):
         _load(tmp_path / "empty")
+
+
+def test_an_event_shape_resizes_images_as_a_served_model_does(tmp_path):
+    rng = np.random.default_rng(0)
+    _write_images(tmp_path / "images", [rng.integers(0, 256, shape, dtype=np.uint8) for shape in [(6, 9), (4, 4)] * 5])
+    data = load("file", "none", data_file=tmp_path / "images", event_shape=(3, 3))
+    assert (data.event_shape, data.train.dtype) == ((3, 3), np.uint8)
+    files = [path.read_bytes() for path in sorted((tmp_path / "images").iterdir())]
+    served = (
+        ImageInput.of((3, 3), "integers_0_255", "none").decode(tf.constant(files), tf.zeros([10], tf.int64)).numpy()
+    )
+    rows = np.concatenate([data.train, data.validation, data.test])
+    np.testing.assert_array_equal(np.sort(rows.reshape(10, -1), axis=0), np.sort(served.reshape(10, -1), axis=0))
+
+
+def test_transparency_is_left_out_and_the_first_image_says_whether_there_are_colours(tmp_path):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (5, 2, 2, 4), dtype=np.uint8)
+    _write_images(tmp_path / "images", [*colours, colours[0, ..., 0]])
+    data = _load(tmp_path / "images")
+    assert data.event_shape == (2, 2, 3)
+    rows = np.concatenate([data.train, data.validation, data.test])
+    assert any((row == colours[0, ..., :3]).all() for row in rows)
+    assert any((row == colours[0, ..., :1]).all() for row in rows)
+
+
+@pytest.mark.parametrize("rows", [np.arange(480).reshape(shape) % 256 for shape in ([10, 48], [10, 4, 4, 3])])
+def test_colours_that_became_grey_are_read_again_by_the_shape_of_the_grey_rows(rows, tmp_path):
+    np.save(tmp_path / "rows.npy", rows)
+    first = load("file", "dynamic", data_file=tmp_path / "rows.npy", event_shape=(4, 4, 3))
+    assert first.event_shape == (4, 4)
+    again = load("file", "dynamic", data_file=tmp_path / "rows.npy", event_shape=first.event_shape)
+    assert again.checksum == first.checksum
+    with pytest.raises(ValueError, match=r"event_shape \(4, 4\) does not fit"):
+        load("file", "levels", data_file=tmp_path / "rows.npy", event_shape=(4, 4))
+
+
+def test_a_csv_file_without_names_loses_no_row(tmp_path):
+    (tmp_path / "rows.csv").write_text("".join(f"{number},{number / 2}\n" for number in range(20)))
+    data = _load(tmp_path / "rows.csv")
+    rows = np.concatenate([data.train, data.validation, data.test])
+    np.testing.assert_array_equal(np.sort(rows[:, 0]), np.arange(20.0))

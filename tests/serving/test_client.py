@@ -66,7 +66,9 @@ def test_the_batch_size_changes_no_answer(model):
 
 def test_a_single_seed_scores_equal_rows_equally(model):
     scores = model.log_prob(np.ones([5, 4]), seed=3)["log_prob"]
-    np.testing.assert_array_equal(scores, scores[:1].repeat(5))
+    # The last of five rows may be summed in another order than four that fill a vector: a unit in the last place.
+    # Other noise moves a score by 1e-2 and more.
+    np.testing.assert_allclose(scores, scores[:1].repeat(5), rtol=2e-7)
 
 
 def test_draws_of_neighbouring_seeds_are_not_shifted_copies(model):

@@ -15,7 +15,7 @@ import numpy as np
 
 from tfstruct import random
 from tfstruct.data import files, mnist, omniglot, prepared, variants
-from tfstruct.data.support import BINARY, require_binary
+from tfstruct.data.support import BINARY, INTEGERS, require_binary
 from tfstruct.data.variants import Rendering, render
 from tfstruct.files import shaped
 from tfstruct.registry import Registry, require_known
@@ -137,9 +137,13 @@ def load(
     if (name == "file") != (data_file is not None):
         raise ValueError(f"data_file goes with the name 'file' and only with it; found {name!r}, {data_file!r}")
     if data_file is not None:
-        data = files.read(data_file)
+        data = files.read(data_file, event_shape)
         # Before the variant, which has to know the images of flat rows.
-        splits = {split: shaped(rows, event_shape) for split, rows in data.splits.items()}
+        makes_grey = data.support == INTEGERS and variants.makes_grey(variant)
+        splits = {
+            split: shaped(rows, _with_colours(rows, event_shape) if makes_grey else event_shape)
+            for split, rows in data.splits.items()
+        }
         data = dataclasses.replace(data, splits=_joined(splits) if use_validation else splits)
         rendering = files.render(data, variant)
         description = f"User file {os.path.basename(data_file)}, {data.origin}"
@@ -161,6 +165,13 @@ def load(
         checksum=checksum(rows),
         description=f"{description}; {_VARIANT_PHRASES[variant]}{_JOINED_PHRASE * use_validation}.",
     )
+
+
+def _with_colours(rows: np.ndarray, event_shape: Sequence[int] | None) -> Sequence[int] | None:
+    """The shape of stored rows that become grey rows of an event shape: it lacks the axis of colours that they have."""
+    if event_shape and len(event_shape) == 2 and math.prod(rows.shape[1:]) == 3 * math.prod(event_shape):
+        return (*event_shape, 3)
+    return event_shape
 
 
 def checksum(rows: Mapping[str, np.ndarray]) -> str:

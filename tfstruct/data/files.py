@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,12 @@ class UserData:
     origin: str
 
 
-def read(path: str | os.PathLike) -> UserData:
+def read(path: str | os.PathLike, event_shape: Sequence[int] | None = None) -> UserData:
     """Reads and checks a file, or a folder of images.
+
+    Args:
+        path: of it.
+        event_shape: to which the images of a folder are resized; arrays and tables are read as they are.
 
     Raises:
         DatasetNotFoundError: if there is no such file (it is also a ValueError).
@@ -57,7 +62,7 @@ def read(path: str | os.PathLike) -> UserData:
         raise ValueError(f"a data file ends with {', '.join(_READERS)} or is a folder of images, found {str(path)!r}")
     if not path.exists():
         raise DatasetNotFoundError(f"the data file {str(path)!r} does not exist")
-    arrays = tables.read_image_folder(path) if path.is_dir() else _READERS[path.suffix](path)
+    arrays = tables.read_image_folder(path, event_shape) if path.is_dir() else _READERS[path.suffix](path)
     summaries = []
     for key, rows in arrays.items():
         _check_array(rows, _place(path, key))

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import tensorflow as tf
 
+from tfstruct.data import images
 from tfstruct.data.variants import SPLITS
 
 TABLES = (".csv", ".parquet")
@@ -17,7 +18,7 @@ _IMAGES = (".png", ".jpg", ".jpeg")
 
 
 def read_table(path: pathlib.Path) -> np.ndarray:
-    """Reads a CSV file, whose first line names the columns, or a parquet file.
+    """Reads a CSV file, whose first line names the columns unless it is one of numbers, or a parquet file.
 
     Returns:
         One row per line, one value per column in their order: float64 [n, columns], or int64 where all are integers.
@@ -26,7 +27,7 @@ def read_table(path: pathlib.Path) -> np.ndarray:
         ValueError: a file that cannot be read, a column that does not hold numbers, or a missing value, by name.
     """
     try:
-        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+        table = _read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as a table of numbers: {error}") from error
     columns = []
@@ -47,38 +48,60 @@ def read_table(path: pathlib.Path) -> np.ndarray:
     return rows.astype(np.int64 if rows.dtype.kind in "biu" else np.float64)
 
 
-def read_image_folder(folder: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_csv(path: pathlib.Path) -> pa.Table:
+    table = pyarrow.csv.read_csv(path)
+    try:
+        [float(name) for name in table.column_names]
+    except ValueError:
+        return table
+    # A file without names: its first line is a row as the others are.
+    return pyarrow.csv.read_csv(path, read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=True))
+
+
+def read_image_folder(folder: pathlib.Path, event_shape: Sequence[int] | None = None) -> dict[str, np.ndarray]:
     """Reads the PNG and JPEG images of a folder and its subfolders, in the order of their names.
+
+    All are grey where the first one is, else all have colours; transparency is left out.
+
+    Args:
+        folder: the folder.
+        event_shape: height and width to which images are resized by area averages, and perhaps channels; default the
+            size that they have.
 
     Returns:
         The images of each of the subfolders `train`, `validation` and `test` where all of them are there, else all
         images with the key "": uint8 [n, h, w], or [n, h, w, 3] for images with colour.
 
     Raises:
-        ValueError: no images, one that cannot be decoded, or images of different sizes, by name.
+        ValueError: no images, one that cannot be decoded, or images of different sizes without an event shape, by name.
     """
     is_split = all((folder / split).is_dir() for split in SPLITS)
-    return {split: _read_images(folder / split) for split in (SPLITS if is_split else ("",))}
+    size = tuple(event_shape[:2]) if event_shape and len(event_shape) in (2, 3) else None
+    return {split: _read_images(folder / split, size) for split in (SPLITS if is_split else ("",))}
 
 
-def _read_images(folder: pathlib.Path) -> np.ndarray:
-    images, first = [], None
+def _read_images(folder: pathlib.Path, size: tuple[int, ...] | None) -> np.ndarray:
+    read, first = [], None
     for path in _image_paths(folder):
+        encoded = tf.io.read_file(str(path))
         try:
-            image = tf.io.decode_image(tf.io.read_file(str(path)), expand_animations=False).numpy()
+            if first is None:
+                shape = images.decode(encoded).shape
+                first = path, size or tuple(shape[:2]), 1 if shape[-1] < 3 else 3
+            image = images.decode(encoded, first[2])
+            if size is not None and tuple(image.shape[:2]) != size:
+                image = images.decode_resized(encoded, size, first[2])
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(f"{str(path)!r} is not a PNG or JPEG image: {error.message}") from None
-        image = image[..., 0] if image.shape[-1] == 1 else image
-        first = first or (path, image.shape)
-        if image.shape != first[1]:
+        if tuple(image.shape[:2]) != first[1]:
             raise ValueError(
-                f"images must have one size and one number of channels; {str(first[0])!r} has {first[1]}, "
-                f"{str(path)!r} {image.shape}"
+                f"images must have one size; {str(first[0])!r} has {first[1]}, {str(path)!r} "
+                f"{tuple(image.shape[:2])}. `--set data.event_shape=({first[1][0]},{first[1][1]})` resizes them"
             )
-        images.append(image)
-    if not images:
+        read.append((image[..., 0] if first[2] == 1 else image).numpy().astype(np.uint8))
+    if not read:
         raise ValueError(f"{str(folder)!r} holds no images; expected files that end with {', '.join(_IMAGES)}")
-    return np.stack(images)
+    return np.stack(read)
 
 
 def _image_paths(folder: pathlib.Path) -> Iterator[pathlib.Path]:

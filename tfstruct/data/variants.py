@@ -125,6 +125,11 @@ def is_colour(rows: np.ndarray) -> bool:
     return rows.ndim == 4 and rows.shape[-1] == 3 and rows.dtype == np.uint8
 
 
+def makes_grey(variant: str) -> bool:
+    """Whether a variant makes RGB images grey."""
+    return variant in _RENDERERS and variant not in _COLOURED
+
+
 def render(variant: str, splits: Mapping[str, np.ndarray]) -> Rendering:
     """Applies a variant to the three splits of a data set.
 
@@ -138,7 +143,7 @@ def render(variant: str, splits: Mapping[str, np.ndarray]) -> Rendering:
     """
     if variant not in _RENDERERS:
         raise ValueError(f"unknown variant {variant!r}; there are {', '.join(_RENDERERS)}")
-    if variant not in _COLOURED:
+    if makes_grey(variant):
         splits = {name: to_grey(rows) if is_colour(rows) else rows for name, rows in splits.items()}
     return _RENDERERS[variant](splits)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfstruct import random
+from tfstruct.data.images import decode_resized
 from tfstruct.data.support import BINARY, INTEGERS, UNIT_INTERVAL
 from tfstruct.serving.blocks import signature
 
@@ -52,14 +53,8 @@ class ImageInput(NamedTuple):
 
     def decode(self, image_bytes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Turns PNG or JPEG images [N] into observations [N, *event_shape]; one that is neither fails the request."""
-
-        def levels(encoded: tf.Tensor) -> tf.Tensor:
-            image = tf.io.decode_image(encoded, channels=self.channels, expand_animations=False)
-            image = tf.ensure_shape(image, [None, None, self.channels])
-            resized = tf.image.resize(image, self.size, method="area")
-            return tf.round(resized)
-
         spec = tf.TensorSpec([*self.size, self.channels], tf.float32)
+        levels = lambda encoded: decode_resized(encoded, self.size, self.channels)  # noqa: E731
         rows = tf.reshape(tf.map_fn(levels, image_bytes, fn_output_signature=spec), [-1, *self.shape])
         return self._scaled(rows, seed)
 
