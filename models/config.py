@@ -116,6 +116,9 @@ class Training(Settings):
     )
     checkpoint_minutes: NonNegative = 5.0
     compiler: Literal["auto", "xla", "graph"] = "auto"
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the matrix products and convolutions of networks, in training alone"
+    )
     resident_megabytes: Index = Field(default=2_000, description="larger training sets are streamed")
     max_skipped_fraction: Fraction = Field(
         default=0.02, description="of a call's steps may have a loss or gradient that is not finite and be skipped"

@@ -12,6 +12,9 @@ _REPLICAS = flags.DEFINE_integer("replicas", None, "Number of seeds trained at o
 _STRATEGY = flags.DEFINE_enum(
     "strategy", "auto", ["auto", "none", "mirrored", "multi_worker"], "Use of several devices."
 )
+_PRECISION = flags.DEFINE_enum(
+    "precision", None, ["float32", "bfloat16"], "Of matrix products in training; default the preset's."
+)
 _RESUME = flags.DEFINE_enum("resume", "auto", ["auto", "never", "must"], "What to do with an earlier run.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets prepared by TensorFlow Datasets.")
 _DATA_FILE = flags.DEFINE_string(
@@ -47,6 +50,8 @@ def main() -> None:
         overrides.append(f"training.seed={_SEED.value}")
     if _REPLICAS.value is not None:
         overrides.append(f"training.replicas={_REPLICAS.value}")
+    if _PRECISION.value is not None:
+        overrides.append(f"training.precision={_PRECISION.value}")
     if _DATA_FILE.value is not None:
         file_overrides = ["data.name=file", f"data.file={_DATA_FILE.value!r}"]
         if not any(override.startswith("data.variant=") for override in overrides):

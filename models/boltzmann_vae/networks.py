@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfstruct.distributions.restricted_boltzmann_machine import RestrictedBoltzmannMachine
 from tfstruct.layers.mlp import BlockOptions
+from tfstruct.layers.precision import Dense, product
 
 #: Couplings are normalised to this standard deviation over the batch, divided by the root of V.
 COUPLING_SCALE = 1.5
@@ -101,9 +102,9 @@ class BoltzmannHead(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_units = tuple(num_units)
         num_1, num_2 = self.num_units
-        self.fields = keras.layers.Dense(num_1 + num_2, kernel_initializer=kernel_initializer, name="fields")
+        self.fields = Dense(num_1 + num_2, kernel_initializer=kernel_initializer, name="fields")
         # No bias before a normalisation that takes it away.
-        self.couplings = keras.layers.Dense(
+        self.couplings = Dense(
             num_1 * num_2, use_bias=not options.batch_norm, kernel_initializer=kernel_initializer, name="couplings"
         )
         self.normalization = options.normalization([num_1 * num_2], "normalization")
@@ -159,7 +160,7 @@ class DirectedHead(keras.layers.Layer):
             raise ValueError(f"groups must divide the {num_units} units, found {num_groups}")
         self.num_units, self.num_groups = num_units, num_groups
         self.group_layers = [
-            keras.layers.Dense(num_units // num_groups, kernel_initializer=kernel_initializer, name=f"group_{index}")
+            Dense(num_units // num_groups, kernel_initializer=kernel_initializer, name=f"group_{index}")
             for index in range(num_groups)
         ]
 
@@ -201,8 +202,8 @@ class DirectedHead(keras.layers.Layer):
             if stopped:
                 kernel, bias = tf.stop_gradient(kernel), tf.stop_gradient(bias)
             width = inputs.shape[-1]
-            said = tf.tensordot(inputs, kernel[:width], 1) + bias
+            said = product(keras.ops.matmul, inputs, kernel[:width]) + bias
             if index:
-                said += tf.tensordot(tf.concat(groups[:index], axis=-1), kernel[width:], 1)
+                said += product(keras.ops.matmul, tf.concat(groups[:index], axis=-1), kernel[width:])
             logits.append(said + tf.zeros_like(groups[index]))
         return tf.concat(logits, axis=-1)

@@ -4,12 +4,15 @@ The leaf axis comes first, [L, N, ...]: each layer is then one batched matrix pr
 softplus; kernels start as truncated normals with He's variance and biases as zeros, as in the published code of SPVAE.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tfstruct.layers.precision import product
 
 _TRUNCATION = 0.87962566103423978  # standard deviation of a normal cut at +-2
 
@@ -28,8 +31,8 @@ def softplus(x: tf.Tensor) -> tf.Tensor:
 def leaf_matmul(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """[L, N, I] times [L, I, O]."""
     if kernel.shape[0] == 1:  # no batch: the plain product is faster
-        return (inputs[0] @ kernel[0])[tf.newaxis]
-    return inputs @ kernel
+        return product(tf.matmul, inputs[0], kernel[0])[tf.newaxis]
+    return product(tf.matmul, inputs, kernel)
 
 
 class LeafDense(keras.layers.Layer):
@@ -101,10 +104,12 @@ class LeafConv(keras.layers.Layer):
             if self.transpose:
                 shape = [num, out_height, out_width, self.filters]
                 filters = tf.transpose(filters, [0, 1, 3, 2])
-                result = tf.nn.conv2d_transpose(image, filters, shape, self.stride, padding="SAME")
+                convolve = functools.partial(
+                    tf.nn.conv2d_transpose, output_shape=shape, strides=self.stride, padding="SAME"
+                )
             else:
-                result = tf.nn.conv2d(image, filters, self.stride, padding="SAME")
-            return result[tf.newaxis] + bias
+                convolve = functools.partial(tf.nn.conv2d, strides=self.stride, padding="SAME")
+            return product(convolve, image, filters)[tf.newaxis] + bias
         # One batched product by the matrices of the convolutions: a leaf's image is small, and convolutions in as many
         # groups as there are leaves have no fast kernel.
         taps = tf.constant(_taps(*large, self.stride), kernel.dtype)
@@ -113,8 +118,8 @@ class LeafConv(keras.layers.Layer):
         matrices = tf.reshape(
             matrices, [self.num_leaves, height * width * channels, out_height * out_width * self.filters]
         )
-        product = leaf_matmul(tf.reshape(inputs, [self.num_leaves, num, height * width * channels]), matrices)
-        return tf.reshape(product, [self.num_leaves, num, out_height, out_width, self.filters]) + bias
+        result = leaf_matmul(tf.reshape(inputs, [self.num_leaves, num, height * width * channels]), matrices)
+        return tf.reshape(result, [self.num_leaves, num, out_height, out_width, self.filters]) + bias
 
 
 class LeafMLP(keras.layers.Layer):

@@ -14,7 +14,7 @@ import tfstruct.layers
 import tfstruct.models
 from tfstruct import random
 from tfstruct.distributions.region_graph import poon_domingos
-from tfstruct.layers import flow, grouped, likelihood, made, mlp, sum_product
+from tfstruct.layers import flow, grouped, likelihood, made, mlp, precision, sum_product
 from tfstruct.models.boltzmann_vae import networks as boltzmann
 from tfstruct.models.graph_vae import gates as edge_gates
 from tfstruct.models.sum_product_vae import components as gaussian_components
@@ -63,6 +63,11 @@ LAYERS = {
         lambda: mlp.TopDown(_ADJACENCY, (1, 2), 2, 4, _OPTIONS),
         None,
         lambda layer, batch: layer([tf.ones([batch, 2]), tf.ones([batch, 4])]),
+    ),
+    precision.Dense: (
+        lambda: precision.Dense(2),
+        (None, 4),
+        lambda layer, batch: layer(tf.ones([batch, 4])),
     ),
     grouped.GroupedDense: (
         lambda: grouped.GroupedDense(3, 2),

@@ -118,6 +118,17 @@ def test_metrics_are_those_of_the_global_batch(without_batch_norm):
             np.testing.assert_allclose(mirrored[name], alone[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def test_products_of_bfloat16_differ_among_devices_by_their_rounding_alone(strategy, without_batch_norm):
+    step, state = start("model.batch_norm=False", "model.structure=full", "training.precision=bfloat16")
+    mirrored = MirroredLoop(step, strategy, batch_size=8, compiler="xla")
+    (found, _), (expected, _) = (
+        loop(state, 0, tf.constant(ROWS), indices(1)) for loop in (mirrored, TrainLoop(over_replicas(step, 1), "graph"))
+    )
+    (in_full, _) = without_batch_norm[1][1][1]
+    assert relative_distance(found.first_moment, expected.first_moment) < 2**-8
+    assert relative_distance(expected.first_moment, in_full.first_moment) > 1e-3
+
+
 def test_synchronised_batch_norm_gives_the_gradient_and_statistics_of_one_device(strategy):
     step, state = start(synchronized=True)
     mirrored = MirroredLoop(step, strategy, batch_size=8, compiler="graph")

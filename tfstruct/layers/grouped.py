@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.layers.precision import product
+
 
 @functools.cache
 def _batched_matmul_is_fast() -> bool:
@@ -26,22 +28,25 @@ def grouped_matmul(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         [..., G, O].
     """
     if _batched_matmul_is_fast():
-        return tf.einsum("...gi,gio->...go", inputs, kernel)
-    products = [inputs[..., group, :] @ kernel[group] for group in range(kernel.shape[0])]
+        return product(functools.partial(tf.einsum, "...gi,gio->...go"), inputs, kernel)
+    products = [product(tf.matmul, inputs[..., group, :], kernel[group]) for group in range(kernel.shape[0])]
     return tf.stack(products, axis=-2)
 
 
 def ragged_matmul(inputs: Sequence[tf.Tensor], kernels: Sequence[tf.Tensor]) -> tf.Tensor:
     """Multiplies group g's inputs [..., I_g] by its matrix [I_g, O]; returns [..., G, O]."""
     if not _batched_matmul_is_fast():
-        return tf.stack([values @ kernel for values, kernel in zip(inputs, kernels, strict=True)], axis=-2)
+        return tf.stack(
+            [product(tf.matmul, values, kernel) for values, kernel in zip(inputs, kernels, strict=True)], axis=-2
+        )
     width = max(kernel.shape[0] for kernel in kernels)
     padded_inputs, padded_kernels = [], []
     for values, kernel in zip(inputs, kernels, strict=True):
         missing = width - kernel.shape[0]
         padded_inputs.append(tf.pad(values, [[0, 0]] * (values.shape.rank - 1) + [[0, missing]]))
         padded_kernels.append(tf.pad(kernel, [[0, missing], [0, 0]]))
-    return tf.einsum("...gi,gio->...go", tf.stack(padded_inputs, axis=-2), tf.stack(padded_kernels))
+    joined = tf.stack(padded_inputs, axis=-2), tf.stack(padded_kernels)
+    return product(functools.partial(tf.einsum, "...gi,gio->...go"), *joined)
 
 
 class GroupedDense(keras.layers.Layer):

@@ -11,6 +11,7 @@ from tfstruct import random
 from tfstruct.data.support import REAL
 from tfstruct.distributions.color_pixels import ColorLogisticMixturePixels
 from tfstruct.distributions.pixels import LogVarianceGaussianPixels, Pixels, make_pixels
+from tfstruct.layers.precision import Dense
 
 
 class Likelihood(keras.layers.Layer):
@@ -72,7 +73,7 @@ class GaussianLikelihood(Likelihood):
     def __init__(self, dims: int, log_variance_floor: float, **kwargs) -> None:
         super().__init__(LogVarianceGaussianPixels(log_variance_floor), dims, **kwargs)
         self.num_outputs, self.support = dims, REAL
-        self.log_variance = keras.layers.Dense(dims, name="log_variance")
+        self.log_variance = Dense(dims, name="log_variance")
 
     def build(self, input_shape: Sequence[Any]) -> None:
         self.log_variance.build(input_shape)

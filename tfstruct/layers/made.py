@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct.bijectors.order import resolve_order
+from tfstruct.layers.precision import product
 
 # What mixes units would lead around the masks.
 ELEMENTWISE = (
@@ -141,7 +142,7 @@ class MADE(keras.layers.Layer):
         for index in range(len(self.kernels)):
             features = self._linear(index, features, context)
             kernel = self._masked_kernel(index)
-            tangents = kernel if tangents is None else tangents @ kernel
+            tangents = kernel if tangents is None else product(tf.matmul, tangents, kernel)
             if index < len(self.kernels) - 1:
                 with tf.GradientTape() as tape:
                     tape.watch(features)
@@ -161,8 +162,12 @@ class MADE(keras.layers.Layer):
         return kernel * tf.constant(self.masks[index], kernel.dtype)
 
     def _linear(self, index: int, features: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
-        # Not `@`: that takes no single vector, and multiplies a batch of samples matrix by matrix.
-        features = tf.tensordot(features, self._masked_kernel(index), axes=1) + self.biases[index]
+        features = product(_last_axis, features, self._masked_kernel(index)) + self.biases[index]
         if index == 0 and context is not None:
-            features += tf.tensordot(context, tf.convert_to_tensor(self.context_kernel), axes=1)
+            features += product(_last_axis, context, tf.convert_to_tensor(self.context_kernel))
         return features
+
+
+def _last_axis(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Not `@`: that takes no single vector, and multiplies a batch of samples matrix by matrix."""
+    return tf.tensordot(inputs, kernel, axes=1)

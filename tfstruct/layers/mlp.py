@@ -14,6 +14,7 @@ from tfstruct.layers.grouped import (
     ragged_matmul,
     split_last,
 )
+from tfstruct.layers.precision import Dense
 from tfstruct.math import soft_clip
 
 
@@ -90,7 +91,7 @@ class MLP(keras.layers.Layer):
         self.dense, self.normalizations = [], []
         for index, units in enumerate(hidden_units):
             self.dense.append(
-                keras.layers.Dense(
+                Dense(
                     units,
                     use_bias=options.use_bias,
                     kernel_initializer=kernel_initializer,
@@ -102,7 +103,7 @@ class MLP(keras.layers.Layer):
         self.activation = keras.activations.get(options.activation)
         self.output_layer = None
         if output_units is not None:
-            self.output_layer = keras.layers.Dense(
+            self.output_layer = Dense(
                 output_units, use_bias=use_output_bias, kernel_initializer=kernel_initializer, name="output"
             )
 
@@ -178,7 +179,7 @@ class BottomUp(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_nodes = num_nodes
         # The nodes read the same features, so their first layers are one matrix product.
-        self.dense = keras.layers.Dense(num_nodes * hidden_units, use_bias=options.use_bias, name="dense")
+        self.dense = Dense(num_nodes * hidden_units, use_bias=options.use_bias, name="dense")
         self.normalization = options.normalization([num_nodes, hidden_units], "normalization")
         self.activation = keras.activations.get(options.activation)
         self.heads = NodeHeads(num_nodes, node_dim, log_variance_bound=log_variance_bound, name="heads")

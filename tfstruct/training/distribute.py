@@ -122,34 +122,39 @@ class MirroredLoop(Loop):
         self._run_step = tf.function(self._distributed_step, autograph=False)
 
     def _distributed_step(
-        self, state: TrainState, step: tf.Tensor, data: tf.Tensor, indices: tf.Tensor
+        self, state: TrainState, step: tf.Tensor, data: tf.Tensor, indices: tf.Tensor, row_ids: tf.Tensor
     ) -> tuple[TrainState, Metrics]:
         # Gathered here, so that a step sends one batch to each device and not the data set.
-        return self._strategy.run(self._device_step, args=(state, step, tf.gather(data, indices)))
+        return self._strategy.run(self._device_step, args=(state, step, tf.gather(data, indices), row_ids))
 
-    def _device_step(self, state: TrainState, step: tf.Tensor, batch: tf.Tensor) -> tuple[TrainState, Metrics]:
+    def _device_step(
+        self, state: TrainState, step: tf.Tensor, batch: tf.Tensor, row_ids: tf.Tensor
+    ) -> tuple[TrainState, Metrics]:
         context = tf.distribute.get_replica_context()
         first_row = tf.cast(context.replica_id_in_sync_group, tf.int32) * self._per_device
-        rows = batch[first_row : first_row + self._per_device]
-        rows = tf.ensure_shape(rows, [self._per_device, *batch.shape[1:]])
-        results = self._gradient(state, step, rows, first_row)
+        own = slice(first_row, first_row + self._per_device)
+        rows = tf.ensure_shape(batch[own], [self._per_device, *batch.shape[1:]])
+        *results, chains = self._gradient(
+            state, step, rows, first_row, tf.ensure_shape(row_ids[own], [self._per_device])
+        )
         reduced = context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.nest.flatten(results))
-        return self._step.apply(state, step, *tf.nest.pack_sequence_as(results, reduced))
+        # Each device moves the samplers of its rows on, and hears of the others': any row may be anybody's next.
+        chains = {name: context.all_gather(states, axis=1) for name, states in chains.items()}
+        return self._step.apply(state, step, *tf.nest.pack_sequence_as(results, reduced), chains, row_ids)
 
     def run(
         self, state: TrainState, call: Call, *, should_stop: Callable[[], int] = never
     ) -> tuple[TrainState, dict[str, np.ndarray], int]:
         """As `Loop.run`, with one replica [1, ...] in and out."""
-        if state.chains:
-            raise ValueError("samplers that persist for every training row are trained with --strategy=none")
         if call.indices.shape[1] != 1:
             raise ValueError(f"several devices train one replica, found {call.indices.shape[1]}")
         # From the second step on every device keeps its own copy of the state.
         current = replica(state, 0)
         history = []  # read after the last step, so that the host does not wait for every one
-        for place, row_indices in enumerate(call.indices[:, 0]):
+        for place, (row_indices, row_ids) in enumerate(zip(call.indices[:, 0], call.row_ids[:, 0], strict=True)):
+            number = tf.constant(call.first_step + place, tf.int32)
             current, metrics = self._run_step(
-                current, tf.constant(call.first_step + place, tf.int32), call.rows, tf.constant(row_indices)
+                current, number, call.rows, tf.constant(row_indices), tf.constant(row_ids, tf.int32)
             )
             history.append(
                 {name: self._strategy.experimental_local_results(value)[0] for name, value in metrics.items()}

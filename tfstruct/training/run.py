@@ -7,7 +7,6 @@ import tensorflow as tf
 from tfstruct.files import PathLike
 from tfstruct.models import registry
 from tfstruct.models.config import Config
-from tfstruct.models.system import System
 from tfstruct.training.checkpoint import WorkdirLock
 from tfstruct.training.data import load_data
 from tfstruct.training.distribute import WorkerLoop, make_strategy
@@ -67,10 +66,10 @@ def train(
     seeds = [config.training.seed + place for place in range(replicas)]
     models = [registry.build(config, seed=seed) for seed in seeds]
     if chosen is not None and replicas == 1:
-        reason = _reason_for_one_device(config, models[0])
-        if reason is not None and strategy != "auto":
+        reason = models[0].needs.whole_batch
+        if reason and strategy != "auto":
             raise ValueError(f"{reason}: --strategy=none, found {strategy!r}")
-        if reason is not None:
+        if reason:
             chosen = None
         elif config.model.batch_norm:
             # Statistics of the global batch, so that the number of devices changes nothing; XLA cannot reduce them.
@@ -100,11 +99,3 @@ def train(
                 "starts_from": starts_from,
             }
         )
-
-
-def _reason_for_one_device(config: Config, model: System) -> str | None:
-    """Says why a training cannot be divided among devices; None if it can."""
-    needs = model.needs
-    if needs.chains is not None:
-        return f"{config.preset} keeps samplers for every training row, which stay on one device"
-    return needs.whole_batch or None

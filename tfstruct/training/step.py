@@ -10,6 +10,7 @@ from tfstruct import random
 from tfstruct.data import variants
 from tfstruct.functional import Functional
 from tfstruct.inference import gibbs, objectives
+from tfstruct.layers.precision import product_precision
 from tfstruct.models.system import System
 from tfstruct.training.optimizer import Adam, moving_average
 from tfstruct.training.phases import Phases
@@ -110,7 +111,8 @@ class TrainStep:
                     scheduled={name: self.schedules[name](step) for name in self._scheduled},
                     chains={name: gibbs.gather(chains, row_ids) for name, chains in state.chains.items()},
                 )
-                result = self.model.objective(x, draws, kl_weight=self.schedules["kl_weight"](step))
+                with product_precision(self.model.config.training.precision):
+                    result = self.model.objective(x, draws, kl_weight=self.schedules["kl_weight"](step))
                 diagnostics = self.model.diagnostics()
             statistics = self.functional.new_statistics(scope)
         gradients = objectives.group_gradients(tape, result, pieces, [pieces[place] for place in self.posterior_places])
