@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.trainers import tiny
+from tfstruct.models import presets
 from tfstruct.training import run as training
 from tfstruct.training import workers
 from tfstruct.training.distribute import make_strategy
@@ -38,7 +39,7 @@ def free_ports(num):
 class Job:
     """Two processes of the same training; the second is told another folder, which must stay empty."""
 
-    def __init__(self, file, folder, *options, others=()):
+    def __init__(self, file, folder, *options, others=(), preset="graph_vae/tiny", settings=(*tiny.SMALL, *COURSE)):
         addresses = [f"localhost:{port}" for port in free_ports(2)]
         self.folder, self.processes = folder, []
         for index in range(2):
@@ -46,11 +47,11 @@ class Job:
             self.processes.append(
                 tiny.start_program(
                     "train",
-                    "--preset=graph_vae/tiny",
+                    f"--preset={preset}",
                     f"--workdir={folder}{'_other' * index}",
                     f"--data_file={file}",
                     "--strategy=multi_worker",
-                    *[f"--set={setting}" for setting in (*tiny.SMALL, *COURSE, STREAMED, *(others if index else ()))],
+                    *[f"--set={setting}" for setting in (*settings, STREAMED, *(others if index else ()))],
                     *options,
                     TF_CONFIG=json.dumps(config),
                 )
@@ -106,6 +107,24 @@ def test_two_processes_train_as_one(file, together, tmp_path):
     np.testing.assert_allclose(found.best.bounds, expected.best.bounds, rtol=1e-5)
     environment = Workdir(together).environment()
     assert (environment["strategy"], environment["devices"]) == ("multi_worker", 2)
+
+
+def test_two_processes_hold_the_samplers_of_all_rows(file, tmp_path):
+    settings = (
+        "model.num_units_1=4", "model.num_units_2=3", "model.encoder_units=(5,)", "model.decoder_units=(6,)",
+        "optimizer.epsilon=1e-3", "training.steps=12", "training.batch_size=8", "training.validate_every=12",
+        "training.compiler=graph",
+    )  # fmt: skip
+    job = Job(file, tmp_path / "together", preset="boltzmann_vae/tiny", settings=settings)
+    (status, _, errors), (other_status, _, _) = job.results()
+    assert (status, other_status) == (0, 0), errors
+    chosen = ["data.name=file", f"data.file={str(file)!r}", "data.variant=none"]
+    training.train(presets.get("boltzmann_vae/tiny", [*chosen, *settings]), tmp_path / "alone", strategy="none")
+    found, expected = (Workdir(tmp_path / name).run_state().train for name in ("together", "alone"))
+    one, two = (np.asarray(state.chains["posterior"]) for state in (found, expected))
+    assert 0.1 < np.mean(two) < 0.9
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(found.parameters, expected.parameters, rtol=1e-4, atol=1e-6)
 
 
 def test_a_job_that_is_killed_and_stopped_goes_on_and_ends_as_one_that_was_not(file, together, tmp_path):
