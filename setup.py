@@ -11,7 +11,7 @@ PACKAGES = [
 ]
 MODELS = "tfstruct.saved_models"  # the pretrained bundles: data, no modules
 PROGRAMS = (
-    *("train", "evaluate", "compare", "reproduce", "analyse"),
+    *("train", "evaluate", "compare", "report", "reproduce", "analyse"),
     *("export", "verify", "calibrate", "score", "sample", "serve", "quickstart", "benchmark"),
 )
 PYTHONS = ("3.11", "3.12", "3.13")  # as in .github/workflows/tests.yml
@@ -49,7 +49,13 @@ setup(
     packages=[*find_packages(include=["tfstruct", "tfstruct.*"]), *PACKAGES, MODELS],
     package_dir=BESIDE | {MODELS: "saved_models"},
     package_data={
-        "tfstruct": ["py.typed", "data/embedded/*.xz", "serving/released_models.json", "serving/server/page/*"],
+        "tfstruct": [
+            "py.typed",
+            "data/embedded/*.xz",
+            "serving/released_models.json",
+            "serving/server/page/*",
+            "reporting/templates/*",
+        ],  # fmt: skip
         MODELS: ["**/*"],
     },
     # TensorFlow, Keras, tf-keras and TFP break together: their upper bounds move together.
@@ -70,6 +76,7 @@ setup(
         "tqdm>=4.66",
         "pyarrow>=17",
         "pooch>=1.8",
+        "jinja2>=3.1",
     ],
     extras_require={
         "and-cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],

@@ -21,13 +21,16 @@ LAYERS = {
     "evaluation": (
         *BASE, "data", "distributions", "layers", "bijectors", "inference", "models", "training", "plotting"
     ),
+    "reporting": (
+        *BASE, "data", "inference", "models", "training", "evaluation", "plotting", "",
+    ),
     "serving": (
         *BASE, "data", "distributions", "layers", "bijectors", "inference", "models", "training", "evaluation"
     ),
     "benchmarks": (*BASE, "data", "distributions", "inference", "models", "training"),
     "trainers": (
         *BASE, "data", "distributions", "layers", "bijectors", "inference", "models", "training", "evaluation",
-        "serving", "plotting", "benchmarks", "",
+        "serving", "plotting", "benchmarks", "reporting", "",
     ),
     **{name: BASE for name in BASE},
     # The package itself: `tfstruct.load`.

@@ -18,6 +18,7 @@ def main() -> None:
     """Prints the tables, and writes the numbers behind them."""
     from tfstruct.evaluation import comparison
     from tfstruct.files import write_json
+    from tfstruct.training.workdir import environment
 
     groups = []
     for text in _MODEL.value:
@@ -28,7 +29,7 @@ def main() -> None:
     result = comparison.compare(groups)
     print(comparison.to_markdown(result))
     if _OUTPUT.value:
-        write_json(_OUTPUT.value, result)
+        write_json(_OUTPUT.value, result | {"environment": environment()})
         print(f"written: {_OUTPUT.value}")
 
 

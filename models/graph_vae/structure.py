@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 DECIDED = 0.1
 #: Undecided gates that are summed over; of more the least decided ones.
 MAX_ENUMERATED_GATES = 6
-_ACTIVE_VARIANCE = 0.01
+#: Variance of its mean beyond which a latent is active (Burda, Grosse & Salakhutdinov, ICLR 2016, section 5.1).
+ACTIVE_VARIANCE = 0.01
 _RATE_SAMPLES = 10
 
 
@@ -61,7 +62,7 @@ class LatentUse:
             means.append(mean.numpy())
             rates += rate.numpy()
         variance = np.concatenate(means).astype(np.float64).var(axis=0)
-        active = (variance > _ACTIVE_VARIANCE).reshape(self.model.num_nodes, self.model.node_dim)
+        active = (variance > ACTIVE_VARIANCE).reshape(self.model.num_nodes, self.model.node_dim)
         return {
             "active_units": active.sum(axis=1).tolist(),
             "units_per_node": self.model.node_dim,

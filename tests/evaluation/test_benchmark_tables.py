@@ -51,6 +51,22 @@ def test_scaling_stands_with_exponents_and_requests_with_percentiles(write):
     assert "`a/b`, K=100; 1 CPU core" in text
 
 
+def test_a_comparison_stands_as_the_program_prints_it(write):
+    setting = {"name": "mnist", "variant": "dynamic", "split": "test", "images": 20, "num_samples": 5}
+    models = [
+        {"name": name, "num_parameters": 1234, "num_seeds": 2, "log_likelihood": value, "std_over_seeds": 0.5,
+         "std_err_over_images": 0.25, "elbo": -92.0, "flags": []}
+        for name, value in (("one", -90.0), ("two", -91.5))
+    ]  # fmt: skip
+    difference = {"first": "one", "other": "two", "log_likelihood": 1.5, "std_err_over_seeds": None,
+                  "std_err_over_images": 0.125, "elbo": 1.0}  # fmt: skip
+    text = write("c", setting=setting, models=models, differences=[difference])
+    assert "mnist (dynamic), test split, 20 images, K=5; nats" in text
+    assert "| two | 1,234 | 2 | -91.50 | 0.50 | 0.25 | -92.00 |" in text
+    assert "| one - two | 1.50 | - | 0.12 | 1.00 |" in text
+    assert "`one`, `two`; 1 CPU core; commit 0123456; `results/benchmarks/c.json`" in text
+
+
 def test_the_names_are_those_of_the_files(write, tmp_path):
     write("b", measure="scoring", model="m", rows={})
     write("a", measure="scoring", model="m", rows={})

@@ -37,7 +37,13 @@ def test_samples_and_reconstructions_of_a_run_are_divided_by_255(tmp_path, monke
     config = config.replace({"data.event_shape": data.event_shape})
     model = registry.build(config, seed=1)
     run = types.SimpleNamespace(
-        folder=types.SimpleNamespace(path=tmp_path), use=lambda replica: model, num_replicas=1, config=config, data=data
+        folder=types.SimpleNamespace(path=tmp_path),
+        use=lambda replica: model,
+        num_replicas=1,
+        config=config,
+        data=data,
+        trained_steps=0,
+        structure=lambda replica: {},
     )
     for name in ("draw_grid", "draw_reconstructions"):
         real = getattr(plotting, name)

@@ -119,6 +119,21 @@ def test_one_arrow_per_open_edge_in_its_colour_and_one_line_per_closed_edge(num_
     assert names == [f"z{node + 1}" for node in range(num_nodes)] + ["x"]
 
 
+def test_undecided_edges_are_dashed_in_their_colours():
+    probabilities = np.zeros([4, 4])
+    probabilities[1, 0], probabilities[2, 0], probabilities[2, 1], probabilities[3, 0] = 0.95, 0.7, 0.3, 0.05
+    figure = plotting.draw_structure(probabilities, decided=0.1)
+    edges = artists(figure, "open") | artists(figure, "closed")
+    dashes = {edge: artist.get_linestyle() for edge, artist in edges.items()}
+    assert {edge for edge, style in dashes.items() if style == (0, (4, 2))} == {(2, 0), (2, 1)}
+    assert set(artists(figure, "open")) == {(1, 0), (2, 0)}
+    colors = plotting.edge_colors(plotting.lower_triangle_edges(4))
+    np.testing.assert_allclose(edges[2, 1].get_edgecolor()[:3], colors[2, 1][:3])
+    assert len(set(edges[3, 0].get_edgecolor()[:3])) == 1  # grey
+    plain = plotting.draw_structure(probabilities)
+    assert not any(artist.get_linestyle() == (0, (4, 2)) for artist in artists(plain, "open").values())
+
+
 def test_closed_edges_and_x_can_be_left_out():
     probabilities = random_probabilities(6)
     figure = plotting.draw_structure(probabilities, threshold=0.8, show_closed=False, show_observed=False)

@@ -1,10 +1,11 @@
-"""What `tfstruct-benchmark` has measured, as tables for the documents."""
+"""What `tfstruct-benchmark` and `tfstruct-compare` have measured, as tables for the documents."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfstruct import markdown
+from tfstruct.evaluation import comparison
 from tfstruct.files import PathLike, read_json
 
 
@@ -16,7 +17,9 @@ def names(folder: PathLike) -> list[str]:
 def section(folder: PathLike, name: str) -> str:
     """Returns a benchmark as Markdown: the table, and what was measured how."""
     found = read_json(Path(folder) / f"{name}.json")
-    if "scaling" in found:
+    if "differences" in found:
+        lines = comparison.to_markdown(found).splitlines()
+    elif "scaling" in found:
         lines = _scaling(found["scaling"])
     elif found["measure"] == "scoring":
         lines = _requests(found["rows"])
@@ -76,6 +79,8 @@ def _about(found: Mapping[str, Any], name: str) -> str:
     """The sentence below a table."""
     environment = found["environment"]
     what = f"`{found.get('preset', found.get('model'))}`"
+    if "differences" in found:
+        what = ", ".join(f"`{model['name']}`" for model in found["models"])
     if "batch_size" in found and found["measure"] == "training":
         what += f", batch {found['batch_size']}"
     if "num_samples" in found:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from tfstruct.plotting.figures import broken_line
@@ -81,6 +82,39 @@ def draw_curves(
     axes.margins(x=0.01)
     if low < high:
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, metric: str, unit: str = "nats") -> Figure:
+    """Draws a metric of several runs over their steps.
+
+    The first tenth of the steps may leave the frame, as in `draw_curves`.
+
+    Args:
+        runs: rows of `metrics.jsonl` of each run, by its name; each has the metric.
+        metric: name of the metric, such as `validation/bound`.
+        unit: of the metric.
+    """
+    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel=f"{metric.replace('/', ' ')} ({unit})")
+    late = []
+    for place, (name, rows) in enumerate(runs.items()):
+        steps, values = _series(rows, metric)
+        values = np.where(np.isfinite(values), values, np.nan)
+        color = colormaps["tab10"](place % 10)
+        if values.shape[1] > 1:
+            axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.5)
+        axes.plot(steps, values.mean(axis=1), color=color, linewidth=2.0, marker="o" * (len(steps) == 1), label=name)
+        late.append(values[_is_late(steps, 0)].ravel())
+    shown = np.concatenate(late)
+    shown = shown[np.isfinite(shown)]
+    if shown.size and shown.min() < shown.max():
+        margin = 0.05 * (shown.max() - shown.min())
+        axes.set_ylim(shown.min() - margin, shown.max() + margin)
+    axes.margins(x=0.01)
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -76,13 +76,20 @@ def draw_grid(images: Any, *, columns: int | None = None) -> Figure:
     return _show(_tile(images, min(columns, len(images))))
 
 
-def draw_reconstructions(originals: Any, reconstructions: Any, *, columns: int = 10) -> Figure:
+def draw_reconstructions(
+    originals: Any,
+    reconstructions: Any,
+    *,
+    columns: int = 10,
+    names: tuple[str, str] = ("original", "reconstruction"),
+) -> Figure:
     """Draws pairs, a row of originals above the row of their reconstructions.
 
     Args:
         originals: [n, h, w], [n, h, w, 1] or [n, h, w, 3], values in [0, 1].
         reconstructions: the same shape; their means rather than draws, as a rule.
         columns: pairs side by side; more pairs go on below.
+        names: of the two rows.
 
     Returns:
         The figure, whose rows are labelled.
@@ -113,5 +120,5 @@ def draw_reconstructions(originals: Any, reconstructions: Any, *, columns: int =
     right = 0.94 * _LABEL_INCHES / figure.get_figwidth()
     for row in range(2 * blocks):
         middle = 1.0 - (row * (height + _GAP) + height / 2) / picture.shape[0]
-        figure.text(right, middle, ("original", "reconstruction")[row % 2], ha="right", va="center", fontsize=10)
+        figure.text(right, middle, names[row % 2], ha="right", va="center", fontsize=10)
     return figure

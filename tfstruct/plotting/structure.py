@@ -180,12 +180,13 @@ def draw_structure(
     show_closed: bool = True,
     show_observed: bool = True,
     colors: dict[Edge, Color] | None = None,
+    decided: float = 0.5,
 ) -> Figure:
     """Draws a dependency graph with the root on top.
 
-    Open edges are arrows, wider and more opaque the more probable; closed ones are thin dashed grey lines.
-    With at most 7 nodes each edge carries its probability. The observed node hangs from the frame around the
-    latent nodes, because every one of them feeds it.
+    Open edges are arrows, wider and more opaque the more probable; closed ones are thin dotted grey lines. Edges that
+    are undecided are dashed, in their colours. With at most 7 nodes each edge carries its probability. The observed
+    node hangs from the frame around the latent nodes, because every one of them feeds it.
 
     Args:
         edge_probabilities: [N, N], probability at [i, j] of the edge from parent j to child i.
@@ -195,6 +196,7 @@ def draw_structure(
         show_observed: whether the observed node `x` is drawn.
         colors: colour by (child, parent); by default `edge_colors` of all possible edges, which are also the
             colours of `draw_gate_trajectories` for the same edges.
+        decided: an edge whose probability is further than this from 0 and from 1 is undecided; 0.5: none is.
 
     Returns:
         The figure. The artist of an edge has the group id `open:<child>:<parent>` or `closed:...`.
@@ -216,9 +218,11 @@ def draw_structure(
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0), xlim=(left - 0.15, right + 0.15), ylim=(lowest, 0.7))
     axes.set_axis_off()
     for edge, path in paths.items():
-        _draw_edge(axes, edge, path, probabilities[edge], colors[edge], is_open=probabilities[edge] >= threshold)
+        probability = probabilities[edge]
+        is_open, is_undecided = probability >= threshold, min(probability, 1.0 - probability) > decided
+        _draw_edge(axes, edge, path, probability, colors[edge], is_open=is_open, is_undecided=is_undecided)
         if num_nodes <= _MOST_LABELLED_NODES:
-            _draw_label(axes, edge, path, probabilities[edge], is_open=probabilities[edge] >= threshold)
+            _draw_label(axes, edge, path, probability, is_open=is_open)
     for node in range(num_nodes):
         _draw_node(axes, -float(node), f"z{node + 1}", "white")
     if show_observed:
@@ -233,13 +237,20 @@ def draw_structure(
     return figure
 
 
-def _draw_edge(axes: Axes, edge: Edge, path: Path, probability: float, color: Color, *, is_open: bool) -> None:
+def _draw_edge(
+    axes: Axes, edge: Edge, path: Path, probability: float, color: Color, *, is_open: bool, is_undecided: bool
+) -> None:
     if is_open:
         patch = FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=11, color=color, zorder=3)
         patch.set(linewidth=0.6 + 1.6 * probability, alpha=0.3 + 0.7 * probability)
+    elif is_undecided:
+        patch = PathPatch(path, facecolor="none", edgecolor=color, zorder=2)
+        patch.set(linewidth=0.6 + 1.6 * probability, alpha=0.3 + 0.7 * probability)
     else:
-        patch = PathPatch(path, facecolor="none", edgecolor="0.65", zorder=2)
-        patch.set(linewidth=0.6, linestyle=(0, (4, 3)))
+        patch = PathPatch(path, facecolor="none", edgecolor="0.75", zorder=2)
+        patch.set(linewidth=0.6, linestyle=(0, (1, 3)))
+    if is_undecided:
+        patch.set_linestyle((0, (4, 2)))
     patch.set_gid(f"{'open' if is_open else 'closed'}:{edge[0]}:{edge[1]}")
     axes.add_patch(patch)
 

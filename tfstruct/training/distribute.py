@@ -140,7 +140,8 @@ class MirroredLoop(Loop):
         reduced = context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.nest.flatten(results))
         # Each device moves the samplers of its rows on, and hears of the others': any row may be anybody's next.
         chains = {name: context.all_gather(states, axis=1) for name, states in chains.items()}
-        return self._step.apply(state, step, *tf.nest.pack_sequence_as(results, reduced), chains, row_ids)
+        gradient, statistics, metrics = tf.nest.pack_sequence_as(results, reduced)
+        return self._step.apply(state, step, gradient, statistics, metrics, chains, row_ids)
 
     def run(
         self, state: TrainState, call: Call, *, should_stop: Callable[[], int] = never
