@@ -161,8 +161,8 @@ def test_devices_draw_different_noise_for_equal_rows(strategy):
 
         gradient, apply = step.gradient, step.apply
 
-    def gradient(state, number, part, first_row):
-        result = step.gradient(state, number, part, first_row)
+    def gradient(state, number, part, first_row, row_ids):
+        result = step.gradient(state, number, part, first_row, row_ids)
         x, seeds, _ = prepare_batch(
             part, random.fold_in(random.fold_in(state.key, random.TRAINING_STEP), number), step.transform, first_row
         )
