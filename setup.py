@@ -24,7 +24,14 @@ SERVING = [
     "prometheus_client>=0.20",
 ]
 BEAM = ["apache-beam>=2.77"]
-DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0", "latex2mathml>=3.77"]
+DOCS = [
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.7,<10",
+    "mkdocstrings[python]>=1.0",
+    "latex2mathml>=3.77",
+    "mkdocs-jupyter>=0.25",
+]
+NOTEBOOKS = ["jupytext>=1.16", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 
 setup(
     name="tfstruct",
@@ -84,6 +91,7 @@ setup(
         "sklearn": ["scikit-learn>=1.6"],
         "beam": BEAM,
         "docs": DOCS,
+        "notebooks": NOTEBOOKS,
         "tests": [
             "scikit-learn>=1.6",
             "pytest>=8",
@@ -97,6 +105,7 @@ setup(
             *SERVING,
             *BEAM,
             *DOCS,
+            *NOTEBOOKS,
         ],
     },
     entry_points={

@@ -53,7 +53,7 @@ def test_every_module_and_data_file_of_the_checkout_is_inside(wheel):
     for folder, inside in (("tfstruct", "tfstruct"), ("models", "tfstruct/models"), ("trainers", "tfstruct/trainers")):
         root = CHECKOUT / folder
         for path in root.rglob("*"):
-            if path.is_file() and path.suffix in (".py", ".xz", ".typed", ".html", ".css", ".js", ".json"):
+            if path.is_file() and path.suffix in (".py", ".xz", ".typed", ".html", ".css", ".js", ".json", ".jinja"):
                 expected.add(f"{inside}/{path.relative_to(root).as_posix()}")
     models = CHECKOUT / "saved_models"
     expected |= {f"tfstruct/saved_models/{path.relative_to(models)}" for path in models.rglob("*") if path.is_file()}

@@ -101,7 +101,7 @@ def test_edges_are_reported_and_printed_on_request(run, result):
     edge = found["replicas"][0]["edge_effects"]["edges"][0]
     assert (
         lines[1]
-        == f"  {'close' if edge['is_open'] else 'open'} 0 -> 1: {edge['change']:.3f} +- {edge['std_err']:.3f} nats"
+        == f"  {'close' if edge['is_open'] else 'open'} z1 -> z2: {edge['change']:.3f} +- {edge['std_err']:.3f} nats"
     )
     assert any("average over 3 undecided" in line for line in lines)
     assert "with --edges also averages" in "".join(result["flags"])

@@ -390,7 +390,7 @@ def edge_lines(result: dict[str, Any]) -> list[str]:
             f"{effects['num_samples']}), change of the log-likelihood:"
         )
         named = [
-            (f"{'close' if edge['is_open'] else 'open'} {edge['parent']} -> {edge['child']}", edge)
+            (f"{'close' if edge['is_open'] else 'open'} z{edge['parent'] + 1} -> z{edge['child'] + 1}", edge)
             for edge in effects["edges"]
         ]
         named += [("open all", effects["all_open"]), ("close all", effects["all_closed"])]

@@ -17,7 +17,7 @@ from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.models.graph_vae.structure import ACTIVE_VARIANCE
 from tfstruct.training.loop import resolve_compiler
 
-_INPAINTED, _BATCH = 20, 100
+_INPAINTED, _OBSERVED, _BATCH = 20, 0.3, 100
 # How foreign images become rows like those of a user's file.
 _VARIANTS = {BINARY: "dynamic", UNIT_INTERVAL: "grey", INTEGERS: "levels"}
 
@@ -177,7 +177,7 @@ def _graph(found: Sequence[Drawn], results: Sequence[Mapping[str, Any]], replica
         return Part("Graph", ["tfstruct-evaluate --edges measures what each edge is worth."], figures=found)
     rows = [
         (
-            f"{edge['parent']} -> {edge['child']}",
+            f"z{edge['parent'] + 1} -> z{edge['child'] + 1}",
             "open" if edge["is_open"] else "closed",
             f"{edge['change']:.3f} ± {edge['std_err']:.3f}",
         )
@@ -193,17 +193,18 @@ def _graph(found: Sequence[Drawn], results: Sequence[Mapping[str, Any]], replica
 
 
 def _inpainting(run: TrainedRun, options: Options) -> Part:
-    """Test rows whose lower half is missing, and what is drawn there."""
+    """Test rows of which most pixels are missing, and what is drawn there."""
     model, scale = run.model, run.model.likelihood.scale
     rows = np.asarray(run.data.test[:_INPAINTED], np.float32)
-    observed = np.zeros(rows.shape, bool)
-    observed[:, : rows.shape[1] // 2] = True
+    size = rows.shape[1:3]
+    kept = random.numpy_uniform(random.key(options.seed), size) < _OBSERVED
+    observed = np.broadcast_to(kept.reshape(*size, *[1] * (rows.ndim - 3)), rows.shape)
     found = model.inpaint(
         tf.constant(rows), tf.constant(observed), seed=random.key(options.seed), num_samples=options.num_samples
     )
     means = np.clip(found["x_mean"].numpy() / scale, 0.0, 1.0)
     figure = plotting.draw_reconstructions(rows / scale, means, names=("original", "inpainted"))
-    caption = "Test rows, and below each its upper half with the lower one filled in: the mean of p(x | z) at a draw."
+    caption = f"Test rows, and below each its completion from {_OBSERVED:.0%} of its pixels: the mean of p(x | z)."
     return Part("Inpainting", figures=[Drawn(figure, caption, "png")])
 
 
