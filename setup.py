@@ -79,7 +79,7 @@ setup(
         "scipy>=1.11",
         "filelock>=3.15",
         "tensorboard>=2.20",
-        "matplotlib>=3.8",
+        "matplotlib>=3.10",
         "tqdm>=4.66",
         "pyarrow>=17",
         "pooch>=1.8",

@@ -9,27 +9,25 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-_SWEEP_COLORS = {1: "tab:blue", 2: "tab:cyan", 4: "tab:green", 8: "tab:olive"}
-_KIND_COLORS = {"reinforce": "tab:red", "reparameterised": "black"}
-_CURVE_COLORS = ("tab:orange", "tab:blue", "tab:green", "tab:purple")
+from tfstruct.plotting import style
+
+_SWEEP_COLORS = {1: style.COLORS[0], 2: style.COLORS[1], 4: style.COLORS[4], 8: style.COLORS[5]}
+_KIND_COLORS = {"reinforce": style.COLORS[2], "reparameterised": "black"}
 
 
 def _two_panels(width: float = 9.6) -> tuple[Figure, Axes, Axes]:
-    figure = Figure(figsize=(width, 4.0), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, 4.0))
     left, right = figure.subplots(1, 2)
-    for axes in (left, right):
-        axes.grid(color="0.92")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
     return figure, left, right
 
 
 def _estimator_color(name: str) -> str:
     if name in _KIND_COLORS:
         return _KIND_COLORS[name]
-    return _SWEEP_COLORS.get(int(name.split("t=")[1].split()[0]), "tab:gray")
+    return _SWEEP_COLORS.get(int(name.split("t=")[1].split()[0]), style.MUTED)
 
 
+@style.styled
 def draw_gradients(result: Mapping[str, Any]) -> Figure:
     """Draws what `tfstruct.models.boltzmann_vae.gradients.analyse_gradients` returns, as figure 2 of DVAE##.
 
@@ -42,12 +40,12 @@ def draw_gradients(result: Mapping[str, Any]) -> Figure:
     figure, left, right = _two_panels(11.0)
     steps = np.asarray(result["steps"])
     for name, curve in result["curves"].items():
-        style = "--" if name.endswith("with I") else "-"
+        dashes = "--" if name.endswith("with I") else "-"
         values = np.maximum(np.asarray(curve["kl"], np.float64), 1e-16)  # rounding makes a zero negative
-        left.plot(steps, values, style, color=_estimator_color(name), linewidth=1.4, label=name)
+        left.plot(steps, values, dashes, color=_estimator_color(name), linewidth=1.4, label=name)
     left.set(xlabel="step", ylabel="KL(q || p) (nats)", yscale="log")
     left.margins(x=0.01)
-    left.legend(frameon=False, fontsize=7, ncols=2)
+    left.legend(fontsize=style.LABEL_SIZE, ncols=2)
     errors = result["gradient"]["errors"]
     places = np.arange(len(errors))[::-1]
     for place, (name, error) in zip(places, errors.items(), strict=True):
@@ -74,14 +72,15 @@ def draw_gradients(result: Mapping[str, Any]) -> Figure:
         )
     right.set_yticks(places, list(errors))
     norm = result["gradient"]["norm"]
-    right.axvline(norm, color="0.4", linewidth=1.0, linestyle=":", label="norm of the exact gradient")
+    right.axvline(norm, color=style.MUTED, linewidth=1.0, linestyle=":", label="norm of the exact gradient")
     right.set(xlabel="L2 error of the gradient at a fixed q")
     right.grid(visible=False, axis="y")
     right.set_xlim(left=-0.02 * max(error["std"] for error in errors.values()))
-    right.legend(frameon=False, fontsize=8, loc="upper right")
+    right.legend(loc="upper right")
     return figure
 
 
+@style.styled
 def draw_temperatures(result: Mapping[str, Any]) -> Figure:
     """Draws what `tfstruct.models.boltzmann_vae.analysis.analyse_temperatures` returns, as figure 4 of DVAE##.
 
@@ -92,15 +91,15 @@ def draw_temperatures(result: Mapping[str, Any]) -> Figure:
         KeyError: a result of something else.
     """
     figure, left, right = _two_panels()
-    for color, (name, curve) in zip(_CURVE_COLORS, result["curves"].items(), strict=False):
+    for color, (name, curve) in zip(style.COLORS, result["curves"].items(), strict=False):
         for axes, key in ((left, "error"), (right, "std")):
             values = np.asarray(curve[key], np.float64)
             values = np.where(values > 0.0, values, np.nan)
-            axes.plot(curve["num_temperatures"], values, "o-", color=color, linewidth=1.6, markersize=4, label=name)
+            axes.plot(curve["num_temperatures"], values, "o-", color=color, label=name)
         reached = curve["reaches"]["num_temperatures"]
         if reached is not None:
             right.axvline(reached, color=color, linewidth=1.0, linestyle=":")
-    right.axhline(result["level"], color="0.4", linewidth=1.0, linestyle="--")
+    right.axhline(result["level"], color=style.MUTED, linewidth=1.0, linestyle="--")
     counts = next(iter(result["curves"].values()))["num_temperatures"]
     ticks = counts[:: -(-len(counts) // 7)]  # as many as have room
     left.set(ylabel="|log Z estimate - reference| (nats)")
@@ -109,10 +108,11 @@ def draw_temperatures(result: Mapping[str, Any]) -> Figure:
         axes.set(xlabel="number of temperatures", xscale="log", yscale="log")
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.xaxis.set_minor_formatter(NullFormatter())
-    left.legend(frameon=False)
+    left.legend()
     return figure
 
 
+@style.styled
 def draw_modes(result: Mapping[str, Any]) -> Figure:
     """Draws what `tfstruct.models.boltzmann_vae.analysis.analyse_modes` returns.
 
@@ -125,10 +125,10 @@ def draw_modes(result: Mapping[str, Any]) -> Figure:
     counts = np.asarray(result["posterior"]["num_modes"])
     values, heights = np.unique(counts, return_counts=True)
     if counts.max() <= 30:
-        left.bar(values, heights, width=0.8, color="tab:blue")
+        left.bar(values, heights, width=0.8, color=style.FIRST)
         left.set_xlim(0.4, max(counts.max(), 3) + 0.6)
     else:
-        left.hist(counts, bins=30, color="tab:blue")
+        left.hist(counts, bins=30, color=style.FIRST)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
     share = result["posterior"]["share_with_one_mode"]
@@ -137,16 +137,17 @@ def draw_modes(result: Mapping[str, Any]) -> Figure:
         dependence = result["prior"]["by_num_starts"]
         title += f"\nmodes of the prior: {dependence['num_modes'][-1]:.0f}, from {dependence['num_starts'][-1]} starts"
     left.set(xlabel="number of modes", ylabel="posteriors")
-    left.set_title(title, fontsize="medium")
+    left.set_title(title)
     divergence = np.asarray(result["posterior"]["kl"], np.float64)
-    right.hist(divergence, bins=min(max(len(divergence) // 3, 5), 30), color="tab:blue", edgecolor="white")
+    right.hist(divergence, bins=min(max(len(divergence) // 3, 5), 30), color=style.FIRST, edgecolor="white")
     right.axvline(float(np.median(divergence)), color="black", linewidth=1.0, linestyle="--", label="median")
     right.yaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="KL(mean field || posterior) (nats)", ylabel="posteriors")
-    right.legend(frameon=False)
+    right.legend()
     return figure
 
 
+@style.styled
 def draw_sweeps(result: Mapping[str, Any]) -> Figure:
     """Draws what `tfstruct.models.boltzmann_vae.sweeps.analyse_sweeps` returns.
 
@@ -161,8 +162,8 @@ def draw_sweeps(result: Mapping[str, Any]) -> Figure:
     panels += ((right, result["relaxed"], "relaxed sweeps t from equilibrated states"),)
     labels = {"marginals": "marginals", "pairs": "second moments of pairs"}
     for axes, part, label in panels:
-        for color, (key, text) in zip(_CURVE_COLORS, labels.items(), strict=False):
-            axes.plot(part["num_sweeps"], part[key], "o-", color=color, linewidth=1.6, markersize=4, label=text)
+        for color, (key, text) in zip(style.COLORS, labels.items(), strict=False):
+            axes.plot(part["num_sweeps"], part[key], "o-", color=color, label=text)
             axes.plot(part["num_sweeps"], part["noise_floor"][key], color=color, linewidth=1.2, linestyle=":")
         axes.set(xlabel=label, ylabel="mean absolute error")
     ticks = result["hard"]["num_sweeps"]
@@ -174,12 +175,12 @@ def draw_sweeps(result: Mapping[str, Any]) -> Figure:
     right.set_xscale("log", base=2)
     right.set_xticks(ticks, [str(tick) for tick in ticks])
     right.minorticks_off()
-    for color, key in zip(_CURVE_COLORS, labels, strict=False):
+    for color, key in zip(style.COLORS, labels, strict=False):
         relaxed = result["relaxed"]
-        right.plot(relaxed["num_sweeps"], relaxed["bias"][key], "s--", color=color, linewidth=1.4, markersize=4)
-    left.plot([], [], color="0.4", linewidth=1.2, linestyle=":", label="noise without any bias")
-    right.plot([], [], "s--", color="0.4", linewidth=1.4, markersize=4, label="root mean square, noise taken off")
+        right.plot(relaxed["num_sweeps"], relaxed["bias"][key], "s--", color=color)
+    left.plot([], [], color=style.MUTED, linewidth=1.2, linestyle=":", label="noise without any bias")
+    right.plot([], [], "s--", color=style.MUTED, label="root mean square, noise taken off")
     right.set_ylim(0.0, 1.25 * right.get_ylim()[1])  # room for the legend
-    right.legend(frameon=False, loc="upper left")
-    left.legend(frameon=False)
+    right.legend(loc="upper left")
+    left.legend()
     return figure

@@ -21,7 +21,7 @@ class GaussianComponents(keras.layers.Layer):
         num_components: I.
         latent_dim: Z.
 
-    Example:
+    Examples:
         >>> GaussianComponents(16, 64, 8)(tf.zeros([16, 5, 8])).shape
         TensorShape([16, 64, 5])
     """

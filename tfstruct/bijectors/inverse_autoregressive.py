@@ -34,7 +34,7 @@ class InverseAutoregressive(tfb.Bijector):
     Raises:
         ValueError: no order where the network has none, or another one than the network's.
 
-    Example:
+    Examples:
         >>> from tfstruct.layers.made import MADE
         >>> network = MADE(3, (8,), order="reversed")
         >>> network.build()

@@ -40,7 +40,7 @@ class GatedGaussianNetwork(tfd.Distribution):
     Raises:
         ValueError: gates that are not square matrices, or an invalid adjacency.
 
-    Example:
+    Examples:
         >>> chain = GatedGaussianNetwork(lambda parents: (tf.reduce_sum(parents, -2), tf.zeros([2, 1])),
         ...                              gates=tf.constant([[0., 0.], [1., 0.]]), node_dim=1)
         >>> z = chain.sample(1000, seed=[0, 1])          # [1000, 2, 1]; z[:, 1] is z[:, 0] plus noise

@@ -77,7 +77,7 @@ class RegionGraph:
         leaf_regions: indices of the regions without partitions, ascending.
         internal_regions: indices of the others.
 
-    Example:
+    Examples:
         >>> graph = RegionGraph(3, [(0,), (1, 2), (0, 1, 2)], [(2, (0, 1))])
         >>> graph.counts(num_leaves=2, num_sums=2).products
         4

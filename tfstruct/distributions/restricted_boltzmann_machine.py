@@ -38,7 +38,7 @@ class RestrictedBoltzmannMachine(tfd.Distribution):
     Raises:
         ValueError: a side without units, shapes that do not agree, or parameters that are not finite.
 
-    Example:
+    Examples:
         >>> rbm = RestrictedBoltzmannMachine([1.0], [-1.0], [[0.5]])
         >>> round(float(rbm.exact_log_partition()), 4)  # log(1 + e + e^-1 + e^0.5)
         1.7466

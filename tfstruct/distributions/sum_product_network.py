@@ -56,7 +56,7 @@ class SumProductNetwork(tfd.Distribution):
     Raises:
         ValueError: leaf distributions of another shape, or another number of logits.
 
-    Example:
+    Examples:
         >>> graph = RegionGraph(2, [(0,), (1,), (0, 1)], [(2, (0, 1))])
         >>> leaves = tfd.Normal(tf.constant([[[0.], [5.]], [[0.], [5.]]]), 1.)    # two regions of two leaves
         >>> network = SumProductNetwork(graph, leaves, logits=tf.zeros([4]), num_sums=1)

@@ -259,7 +259,7 @@ def log_partition(
         ValueError: numbers below 1, an unknown name, a reverse path without initial states or another one with them,
             chains that the populations do not divide.
 
-    Example:
+    Examples:
         >>> rbm = RestrictedBoltzmannMachine([1.0], [-1.0], [[0.5]])
         >>> estimate = log_partition(rbm, num_temperatures=100, num_chains=100)
         >>> abs(float(estimate.log_partition) - 1.7466) < 0.05

@@ -18,7 +18,7 @@ class SumProduct(keras.layers.Layer):
         num_sums: sums of each other region but the root.
         products: `cross` or `hadamard`, see CircuitLayout.
 
-    Example:
+    Examples:
         >>> from tfstruct.distributions.region_graph import poon_domingos
         >>> layer = SumProduct(poon_domingos((28, 28), 7), num_leaves=2, num_sums=2)
         >>> layer(tf.zeros([5, 32])).shape    # log densities of 32 leaves

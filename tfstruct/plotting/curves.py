@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from tfstruct.plotting import style
 from tfstruct.plotting.figures import broken_line
 
-_COLORS = {"train": "tab:blue", "validation": "tab:orange"}
+_COLORS = {"train": style.FIRST, "validation": style.SECOND}
+_AXES = {"bound": "lower bound of log p(x)"}
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -33,8 +34,15 @@ def _is_late(steps: np.ndarray, phase_start: int) -> np.ndarray:
     return late
 
 
+def _axis(metric: str, unit: str) -> str:
+    """The name of the axis of a metric: `validation/bound` in nats is `lower bound of log p(x), validation (nats)`."""
+    *group, name = metric.split("/")
+    return ", ".join([_AXES.get(name, name), *group]) + (f" ({unit})" if unit else "")
+
+
+@style.styled
 def draw_curves(
-    rows: Sequence[Mapping[str, Any]], *, metric: str = "elbo", unit: str = "nats", phase_start: int = 0
+    rows: Sequence[Mapping[str, Any]], *, metric: str = "bound", unit: str = "nats", phase_start: int = 0
 ) -> Figure:
     """Draws a metric in training and in validation over the training steps.
 
@@ -58,8 +66,8 @@ def draw_curves(
     if not groups:
         known = sorted({name.split("/", 1)[1] for row in rows for name in row if "/" in name})
         raise ValueError(f"no row has the metric {metric!r}; there are {', '.join(known) or 'no metrics'}")
-    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel=f"{metric} ({unit})" if unit else metric)
+    figure = Figure(figsize=(6.4, 4.0))
+    axes = figure.add_subplot(xlabel="step", ylabel=_axis(metric, unit))
     low, high = np.inf, -np.inf
     for group in groups:
         steps, values = _series(rows, f"{group}/{metric}")
@@ -78,16 +86,15 @@ def draw_curves(
         late = late[np.isfinite(late)]
         low, high = min([low, *late]), max([high, *late])
     if phase_start:
-        axes.axvline(phase_start, color="0.4", linewidth=1.0, linestyle="--", label="structure fixed, restart")
+        axes.axvline(phase_start, color=style.MUTED, linewidth=1.0, linestyle="--", label="structure fixed, restart")
     axes.margins(x=0.01)
     if low < high:
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend()
     return figure
 
 
+@style.styled
 def draw_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, metric: str, unit: str = "nats") -> Figure:
     """Draws a metric of several runs over their steps.
 
@@ -98,13 +105,13 @@ def draw_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, metric: str, u
         metric: name of the metric, such as `validation/bound`.
         unit: of the metric.
     """
-    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel=f"{metric.replace('/', ' ')} ({unit})")
+    figure = Figure(figsize=(6.4, 4.0))
+    axes = figure.add_subplot(xlabel="step", ylabel=_axis(metric, unit))
     late = []
     for place, (name, rows) in enumerate(runs.items()):
         steps, values = _series(rows, metric)
         values = np.where(np.isfinite(values), values, np.nan)
-        color = colormaps["tab10"](place % 10)
+        color = style.color(place)
         if values.shape[1] > 1:
             axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.5)
         axes.plot(steps, values.mean(axis=1), color=color, linewidth=2.0, marker="o" * (len(steps) == 1), label=name)
@@ -115,7 +122,5 @@ def draw_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, metric: str, u
         margin = 0.05 * (shown.max() - shown.min())
         axes.set_ylim(shown.min() - margin, shown.max() + margin)
     axes.margins(x=0.01)
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend()
     return figure

@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from tfstruct.plotting import style
 
 _BINS = 40
 _MANY = 20  # values beyond which a colour stands for a number and not for a class
 
 
+@style.styled
 def draw_scores(scores: Mapping[str, Any], *, unit: str = "nats") -> Figure:
     """Draws a histogram of log p(x) for each set of rows, all with the same bins.
 
@@ -21,18 +23,18 @@ def draw_scores(scores: Mapping[str, Any], *, unit: str = "nats") -> Figure:
     """
     finite = {name: np.asarray(values, np.float64)[np.isfinite(values)] for name, values in scores.items()}
     bins = np.histogram_bin_edges(np.concatenate(list(finite.values())), _BINS).tolist()
-    figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
-    axes = figure.add_subplot(xlabel=f"log p(x), {unit}", ylabel="share of the rows")
+    figure = Figure(figsize=(6.4, 3.6))
+    axes = figure.add_subplot(xlabel=f"log p(x) ({unit})", ylabel="share of the rows")
     for place, (name, values) in enumerate(finite.items()):
-        color = colormaps["tab10"](place % 10)
+        color = style.color(place)
         weights = np.full(len(values), 1.0 / max(len(values), 1))
         axes.hist(values, bins, weights=weights, histtype="stepfilled", color=color, alpha=0.35)
         axes.hist(values, bins, weights=weights, histtype="step", color=color, linewidth=1.5, label=name)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend()
     return figure
 
 
+@style.styled
 def draw_active_units(variances: Any, threshold: float) -> Figure:
     """Draws the variances of posterior means over rows, from the largest, and the threshold of an active unit.
 
@@ -41,19 +43,19 @@ def draw_active_units(variances: Any, threshold: float) -> Figure:
         threshold: above which a latent is active, above 0.
     """
     ordered = np.sort(np.asarray(variances, np.float64))[::-1]
-    figure = Figure(figsize=(6.4, 3.0), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4, 3.0))
     axes = figure.add_subplot(xlabel="latent, from the most active", ylabel="variance of its mean")
-    colors = np.where(ordered > threshold, "tab:blue", "0.7")
+    colors = [style.FIRST if is_active else "0.7" for is_active in ordered > threshold]
     axes.bar(np.arange(1, len(ordered) + 1), np.maximum(ordered, 1e-3 * threshold), width=1.0, color=colors)
-    axes.axhline(threshold, color="tab:orange", linewidth=1.2, linestyle="--", label=f"active above {threshold:g}")
+    axes.axhline(threshold, color=style.MUTED, linewidth=1.0, linestyle="--", label=f"active above {threshold:g}")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.01)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(loc="upper right")
     return figure
 
 
+@style.styled
 def draw_latent_map(means: Any, colors: Any, *, title: str) -> Figure:
     """Draws rows by the two directions in which their latents vary most (principal components).
 
@@ -67,25 +69,25 @@ def draw_latent_map(means: Any, colors: Any, *, title: str) -> Figure:
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     places = left[:, :2] * sizes[:2]
     shares = sizes[:2] ** 2 / max(np.sum(sizes**2), np.finfo(np.float64).tiny)
-    figure = Figure(figsize=(6.4, 5.0), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4, 5.0))
     axes = figure.add_subplot(
         xlabel=f"first principal component ({shares[0]:.0%} of the variance)",
         ylabel=f"second principal component ({shares[1]:.0%})",
     )
     classes = np.unique(colors)
     if np.issubdtype(colors.dtype, np.integer) and len(classes) <= _MANY:
-        shades = colormaps["tab10" if len(classes) <= 10 else "tab20"]
+        shades = style.ordered_colors(len(classes))
         for place, value in enumerate(classes):
             chosen = colors == value
-            axes.scatter(*places[chosen].T, s=9, color=shades(place), linewidths=0, label=str(value))
-        axes.legend(title=title, frameon=False, markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            axes.scatter(*places[chosen].T, s=9, color=shades[place], linewidths=0, label=str(value))
+        axes.legend(title=title, markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5))
     else:
         drawn = axes.scatter(*places.T, s=9, c=colors, cmap="viridis", linewidths=0)
         figure.colorbar(drawn, label=title)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
+@style.styled
 def draw_means(values: Mapping[str, Any], errors: Mapping[str, float | None], *, axis: str) -> Figure:
     """Draws the mean of each model with its error bar, and a dot for each seed.
 
@@ -94,14 +96,13 @@ def draw_means(values: Mapping[str, Any], errors: Mapping[str, float | None], *,
         errors: standard error of each mean; None: no bar.
         axis: what the values are, with their unit.
     """
-    figure = Figure(figsize=(6.4, 1.2 + 0.45 * len(values)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4, 1.2 + 0.45 * len(values)))
     axes = figure.add_subplot(xlabel=axis)
     for place, (name, found) in enumerate(values.items()):
-        axes.errorbar(np.mean(found), place, xerr=errors[name], fmt="s", color="tab:blue", capsize=4, markersize=5)
+        axes.errorbar(np.mean(found), place, xerr=errors[name], fmt="s", color=style.FIRST, capsize=4, markersize=5)
         if len(found) > 1:
-            axes.plot(found, [place] * len(found), "o", color="tab:orange", markersize=3)
+            axes.plot(found, [place] * len(found), "o", color=style.SECOND, markersize=3)
     axes.set_yticks(range(len(values)), list(values))
     axes.set_ylim(len(values) - 0.5, -0.5)
-    axes.grid(axis="x", color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=False, axis="y")
     return figure

@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from tfstruct.plotting import style
+
 
 class ScalingCurve(NamedTuple):
     """The cost of a step for several values of one setting.
@@ -24,6 +26,7 @@ class ScalingCurve(NamedTuple):
     exponent: float
 
 
+@style.styled
 def draw_scaling(curves: Mapping[str, ScalingCurve]) -> Figure:
     """Draws one panel for each setting, both axes logarithmic; the fit is a line, the floor a dashed one.
 
@@ -34,19 +37,20 @@ def draw_scaling(curves: Mapping[str, ScalingCurve]) -> Figure:
         raise ValueError("there is no curve to draw")
     columns = min(len(curves), 3)
     rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(3.4 * columns, 3.0 * rows), dpi=150, layout="constrained")
+    figure = Figure(figsize=(3.4 * columns, 3.0 * rows))
     for place, (name, curve) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(rows, columns, place, xscale="log", yscale="log", xlabel=name)
         values, seconds = np.asarray(curve.values, float), np.asarray(curve.seconds, float)
         centre = np.exp(np.mean(np.log(seconds)) - curve.exponent * np.mean(np.log(values)))
-        axes.plot(values, 1e3 * centre * values**curve.exponent, color="tab:blue", linewidth=1.0)
-        axes.plot(values, 1e3 * seconds, "o", color="tab:blue", label=f"measured, exponent {curve.exponent:.2f}")
-        axes.plot(values, 1e3 * np.asarray(curve.least_seconds, float), "--", color="0.4", label="the least possible")
+        axes.plot(values, 1e3 * centre * values**curve.exponent, color=style.FIRST, linewidth=1.0)
+        axes.plot(values, 1e3 * seconds, "o", color=style.FIRST, label=f"measured, exponent {curve.exponent:.2f}")
+        axes.plot(
+            values, 1e3 * np.asarray(curve.least_seconds, float), "--", color=style.MUTED, label="the least possible"
+        )
         axes.set_xticks(values, [f"{value:,.0f}" for value in values], rotation=45)
         axes.minorticks_off()
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylabel("ms a step")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", frameon=False)
+        axes.legend()
     return figure

@@ -8,12 +8,14 @@ after their parents, so only the part below the diagonal is used; node 0 is the 
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path
+
+from tfstruct.plotting import style
 
 Edge = tuple[int, int]
 Color = tuple[float, float, float, float]
@@ -30,8 +32,7 @@ def lower_triangle_edges(num_nodes: int) -> list[Edge]:
 def edge_colors(edges: Sequence[Edge]) -> dict[Edge, Color]:
     """Returns one colour per edge, the same one for the same set of edges in any order.
 
-    Up to 10 edges get the ten colours of `tab10`, up to 20 those of `tab20`, and more get a rainbow that runs
-    over the edges in the order of (child, parent).
+    Up to ten edges get colours that differ, more get shades from dark to light in the order of (child, parent).
 
     Args:
         edges: distinct (child, parent) pairs.
@@ -40,13 +41,8 @@ def edge_colors(edges: Sequence[Edge]) -> dict[Edge, Color]:
         Red, green, blue and opacity in [0, 1], by edge, in the order given.
     """
     ordered = sorted(edges)
-    if len(ordered) <= 20:
-        palette = matplotlib.colormaps["tab10" if len(ordered) <= 10 else "tab20"]
-        colors = {edge: palette(rank) for rank, edge in enumerate(ordered)}
-    else:
-        # Darker than it is: its yellow and green are too light for thin lines on white.
-        palette = matplotlib.colormaps["turbo"](np.linspace(0.0, 1.0, len(ordered))) * (0.85, 0.85, 0.85, 1.0)
-        colors = {edge: tuple(color.tolist()) for edge, color in zip(ordered, palette, strict=True)}
+    shades = (to_rgba(shade) for shade in style.ordered_colors(len(ordered)))
+    colors = dict(zip(ordered, shades, strict=True))
     return {edge: colors[edge] for edge in edges}
 
 
@@ -93,7 +89,7 @@ def to_dot(
         ValueError: a matrix of another shape, probabilities outside [0, 1] or on or above the diagonal, or
             another number of `node_dims`.
 
-    Example:
+    Examples:
         >>> print(to_dot([[0.0, 0.0], [0.9, 0.0]], show_observed=False))
         digraph structure {
           rankdir=TB;
@@ -173,6 +169,7 @@ def _draw_node(axes: Axes, height: float, name: str, color: str) -> None:
     axes.text(0.0, height, name, ha="center", va="center", fontsize=10, zorder=5)
 
 
+@style.styled
 def draw_structure(
     edge_probabilities: Any,
     *,
@@ -214,7 +211,8 @@ def draw_structure(
     bottom = -(num_nodes - 1) - 0.6
     lowest = bottom - 1.3 if show_observed else bottom - 0.1
     scale = 0.75 if num_nodes <= _MOST_LABELLED_NODES else 0.55  # inches per unit
-    figure = Figure(figsize=(scale * (right - left + 0.3), scale * (0.7 - lowest)), dpi=150)
+    figure = Figure(figsize=(scale * (right - left + 0.3), scale * (0.7 - lowest)))
+    figure.set_layout_engine("none")
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0), xlim=(left - 0.15, right + 0.15), ylim=(lowest, 0.7))
     axes.set_axis_off()
     for edge, path in paths.items():

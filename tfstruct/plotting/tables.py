@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
+
+from tfstruct.plotting import style
 
 
 class Point(NamedTuple):
@@ -24,6 +25,7 @@ class Point(NamedTuple):
     values: Sequence[float]
 
 
+@style.styled
 def draw_table(points: Sequence[Point], *, axis: str, metric: str) -> Figure:
     """Draws curves through the means over seeds, and every seed as a dot; places on a logarithmic axis.
 
@@ -39,16 +41,14 @@ def draw_table(points: Sequence[Point], *, axis: str, metric: str) -> Figure:
         own = [point for point in points if point.panel == panel]
         for color, curve in enumerate(dict.fromkeys(point.curve for point in own)):
             along = sorted((point for point in own if point.curve == curve), key=lambda point: point.place)
-            shade = colormaps["tab10"](color % 10)
+            shade = style.color(color)
             places = [point.place for point in along]
             axes.plot(places, [np.mean(point.values) for point in along], color=shade, label=curve)
             dots = [(point.place, value) for point in along for value in point.values]
-            axes.plot(*zip(*dots, strict=True), "o", color=shade, markersize=4)
+            axes.plot(*zip(*dots, strict=True), "o", color=shade)
         axes.set_xscale("log")
         axes.set_xlabel(axis)
         axes.set_ylabel(metric)
-        axes.set_title(panel, fontsize=9)
-        axes.grid(alpha=0.3)
+        axes.set_title(panel)
         axes.legend()
-    figure.tight_layout()
     return figure

@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from tfstruct.plotting import style
 from tfstruct.plotting.figures import broken_line
 from tfstruct.plotting.structure import Color, Edge, edge_colors
 
 _MOST_NAMED_EDGES = 30
+_DASHES = ("-", "--", ":")  # of neighbours, where there are more edges than colours
 
 
+@style.styled
 def draw_gate_trajectories(
     steps: Any,
     probabilities: Any,
@@ -22,8 +25,8 @@ def draw_gate_trajectories(
 ) -> Figure:
     """Draws the mean of every gate over the training steps, as in Fig. 3a of the reference.
 
-    Up to 30 edges are named in a legend; with more the colour runs over the edges in the order of
-    (child, parent), as in `draw_structure`.
+    Up to 30 edges are named in a legend. Beyond ten the colour runs over the edges in the order of (child, parent), as
+    in `draw_structure`, and neighbours have lines of different kinds.
 
     Args:
         steps: [T], number of optimiser updates done.
@@ -50,18 +53,17 @@ def draw_gate_trajectories(
     steps, probabilities = broken_line(steps, probabilities, phase_start)
     colors = edge_colors(edges) if colors is None else colors
     is_named = 0 < len(edges) <= _MOST_NAMED_EDGES
-    figure = Figure(figsize=(8.0 if is_named else 6.4, 4.0), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8.0 if is_named else 6.4, 4.0))
     axes = figure.add_subplot(xlabel="step", ylabel="mean of the gate", ylim=(-0.02, 1.02))
     width = 1.6 if len(edges) <= _MOST_NAMED_EDGES else 0.7
     for index, (child, parent) in enumerate(edges):
         label = f"z{parent + 1} \N{RIGHTWARDS ARROW} z{child + 1}"
-        axes.plot(steps, probabilities[:, index], color=colors[child, parent], linewidth=width, label=label)
+        dashes = _DASHES[index % 3 if len(edges) > len(style.COLORS) else 0]
+        axes.plot(steps, probabilities[:, index], dashes, color=colors[child, parent], linewidth=width, label=label)
     if phase_start:
-        axes.axvline(phase_start, color="0.4", linewidth=1.0, linestyle="--", label="fixed")
+        axes.axvline(phase_start, color=style.MUTED, linewidth=1.0, linestyle="--", label="fixed")
     axes.margins(x=0.0)
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
     if is_named:
         columns = 1 if len(edges) <= 15 else 2
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns, fontsize=9, frameon=False)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns)
     return figure

@@ -67,7 +67,7 @@ class Checkpoints:
         max_to_keep: number of newest checkpoints that `save` leaves, at least 1. With the default of 2 there
             is one to fall back to when the newest is damaged.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> checkpoints = Checkpoints(tempfile.mkdtemp())
         >>> path = checkpoints.save(100, {"weights": np.zeros([2, 3], np.float32)}, {"system": "graph_vae"})

@@ -191,9 +191,11 @@ class WorkerLoop(MirroredLoop):
     Before a call the chief says which steps come, and from which state if not from that of the call before.
 
     Args:
-        step, strategy, batch_size, compiler: as for MirroredLoop.
+        step: as for MirroredLoop, like the strategy and the options.
+        strategy: likewise.
         workers: the processes.
         state: one of the shapes of the run's, [1, ...].
+        **options: of MirroredLoop.
     """
 
     def __init__(self, step: TrainStep, strategy: Any, *, workers: Workers, state: TrainState, **options: Any) -> None:

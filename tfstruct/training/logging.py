@@ -89,7 +89,7 @@ class RunLog:
     Raises:
         OSError: a file cannot be written.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> workdir = tempfile.mkdtemp()
         >>> with RunLog(workdir, num_replicas=2, total_steps=10) as log:

@@ -3,11 +3,10 @@
 import matplotlib.image
 import numpy as np
 import pytest
-from matplotlib import colormaps
 
 from tfstruct.distributions.region_graph import poon_domingos, random_binary_trees
 from tfstruct.models.sum_product_vae import figures as circuits
-from tfstruct.plotting import save
+from tfstruct.plotting import save, style
 
 MISSING = np.array([0.35, 0.45, 0.75])
 
@@ -92,7 +91,23 @@ def test_lines_of_a_partition_go_from_the_region_to_its_parts_in_one_colour():
     for line, (number, region, child) in zip(axes.lines, wanted, strict=True):
         np.testing.assert_allclose(line.get_xdata(), [centres[region][0], centres[child][0]])
         np.testing.assert_allclose(line.get_ydata(), [centres[region][1], centres[child][2]])
-        assert line.get_color() == colormaps["tab10"].colors[number % 10]
+        assert line.get_color() == style.color(number)
+
+
+def test_of_many_partitions_those_of_one_decomposition_have_colours(rng):
+    graph = random_binary_trees(48, depth=4, repetitions=10, seed=0)
+    axes = region_graph(graph, (6, 8)).axes[0]
+    lines = iter(axes.lines)
+    colored, plain = [], []
+    for region, children in graph.partitions:
+        colors = {str(next(lines).get_color()) for _ in children}
+        assert len(colors) == 1  # of a bracket
+        (plain if colors == {"0.8"} else colored).append((region, children))
+    assert len(plain) > len(colored) > 1
+    divided = [region for region, _ in colored]
+    assert len(set(divided)) == len(divided)
+    parts = [child for _, children in colored for child in children if child not in divided]
+    assert sorted(pixel for part in parts for pixel in graph.regions[part]) == list(range(48))  # each pixel once
 
 
 def test_regions_outside_the_image_are_refused():
