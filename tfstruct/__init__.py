@@ -3,7 +3,8 @@
 `tfstruct.load` opens an exported model, one of `tfstruct.list_models()` or a folder, and needs TensorFlow alone; the
 models and trainers that made it live in `tfstruct.models` and `tfstruct.trainers` and are imported only when asked for.
 `tfstruct.connect` and `tfstruct.connect_async` ask a model on a server, TensorFlow Serving or `tfstruct-serve`.
-`tfstruct.load_run` gives the trained Keras model of a run, and `tfstruct.export` writes any trained model as a bundle.
+`tfstruct.load_keras` gives the Keras model behind an exported one, `tfstruct.load_run` that of a training run, and
+`tfstruct.export` writes any trained model as a bundle.
 """
 
 import importlib
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` imports them a
     from tfstruct.serving.bundle import export_model as export
     from tfstruct.serving.client import LoadedModel, list_models, load
     from tfstruct.serving.remote import connect, connect_async
+    from tfstruct.serving.restoring import load_keras
 
 __all__ = [
     "DensityDetector",
@@ -29,6 +31,7 @@ __all__ = [
     "export",
     "list_models",
     "load",
+    "load_keras",
     "load_run",
     "models",
 ]
@@ -55,6 +58,10 @@ def __getattr__(name: str) -> Any:
         from tfstruct.serving import bundle
 
         return bundle.export_model
+    if name == "load_keras":
+        from tfstruct.serving import restoring
+
+        return restoring.load_keras
     if name == "load_run":
         from tfstruct.evaluation import report
 

@@ -52,12 +52,17 @@ class StoredWeight(tf.Module):
 
     def value(self) -> tf.Tensor:
         """Returns the weight, float32."""
-        values = tf.cast(tf.convert_to_tensor(self.values), tf.float32)
-        if self.scales is None:
-            return values
-        *before, inputs, outputs = self._shape
-        values *= tf.cast(tf.convert_to_tensor(self.scales), tf.float32)
-        return tf.reshape(values, [*before, -1, outputs])[..., :inputs, :]
+        return unpacked(self.values, self.scales, self._shape)
+
+
+def unpacked(values: Any, scales: Any | None, shape: tuple[int, ...]) -> tf.Tensor:
+    """Returns a weight of a shape, float32, from what a StoredWeight keeps: values, and scales where it has any."""
+    values = tf.cast(tf.convert_to_tensor(values), tf.float32)
+    if scales is None:
+        return values
+    *before, inputs, outputs = shape
+    values *= tf.cast(tf.convert_to_tensor(scales), tf.float32)
+    return tf.reshape(values, [*before, -1, outputs])[..., :inputs, :]
 
 
 def store(functional: Functional, choice: str) -> list[StoredWeight]:
