@@ -11,7 +11,7 @@ PACKAGES = [
 ]
 MODELS = "tfstruct.saved_models"  # the pretrained bundles: data, no modules
 PROGRAMS = (
-    *("train", "evaluate", "compare", "report", "reproduce", "analyse"),
+    *("prepare", "train", "evaluate", "compare", "report", "reproduce", "analyse"),
     *("export", "verify", "calibrate", "score", "sample", "serve", "quickstart", "benchmark"),
 )
 PYTHONS = ("3.11", "3.12", "3.13")  # as in .github/workflows/tests.yml

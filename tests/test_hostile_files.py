@@ -9,14 +9,14 @@ import warnings
 import numpy as np
 import pytest
 
-from tests.serving.test_batch_sources import FORMATS, NUM, SHAPE, WITH_KEY
+from tests.data.test_sources import FORMATS, NUM, SHAPE, WITH_KEY
 from tests.trainers import tiny
 from tfstruct import files as own_files
 from tfstruct.data import files as data_files
+from tfstruct.data import sources
 from tfstruct.evaluation import results
 from tfstruct.models import tables
 from tfstruct.serving import card, contents
-from tfstruct.serving.batch import sources
 from tfstruct.training.checkpoint import Checkpoints
 
 ROWS = np.random.default_rng(5).integers(0, 2, [NUM, *SHAPE]).astype(np.uint8)

@@ -34,6 +34,9 @@ DAMAGE = (
     SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 
+#: how PNG and JPEG files begin
+IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
+
 PathLike = str | os.PathLike[str]
 
 

@@ -47,12 +47,21 @@ class Progress:
         total: of units.
         unit: what is counted.
         initial: how much was done before.
+        compiles: whether the first part does.
         clock: seconds, never falling back; for tests.
     """
 
     def __init__(
-        self, what: str, total: int, unit: str, *, initial: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        what: str,
+        total: int,
+        unit: str,
+        *,
+        initial: int = 0,
+        compiles: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._first = f"{what}, compiling, once" if compiles else what
         self._what, self._total, self._unit, self._clock = what, total, unit, clock
         self._initial = self._done = initial
         self._shown_time, self._bar, self._is_outer = clock(), None, False
@@ -76,7 +85,7 @@ class Progress:
             self._bar = tqdm.tqdm(
                 total=self._total,
                 initial=self._initial,
-                desc=f"{self._what}, compiling, once",
+                desc=self._first,
                 unit=self._unit,
                 dynamic_ncols=True,
                 leave=False,

@@ -21,7 +21,7 @@ _MODEL = flags.DEFINE_string("model", None, "Folder of an exported model, or <sy
 _INPUT = flags.DEFINE_multi_string(
     "input",
     None,
-    "A .npy, .npz, TFRecord (of tf.train.Example) or parquet file of rows, a folder of PNG and JPEG images, or a "
+    "A .npy, .npz, TFRecord (of tf.train.Example), parquet or CSV file of rows, a folder of PNG and JPEG images, or a "
     "pattern such as 'data/*.parquet'; given several times, their rows one after the other.",
     required=True,
 )
@@ -50,8 +50,9 @@ _RUNNER_OPTIONS = flags.DEFINE_multi_string(
 
 def main() -> None:
     """Scores, writes the scores, prints their means and standard errors."""
+    from tfstruct.data import sources
     from tfstruct.serving import client
-    from tfstruct.serving.batch import results, sources
+    from tfstruct.serving.batch import results
     from tfstruct.serving.batch.job import Job, Question
 
     output = _OUTPUT.value

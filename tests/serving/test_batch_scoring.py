@@ -16,8 +16,9 @@ import tensorflow as tf
 
 import tfstruct
 from tests.trainers import tiny
+from tfstruct.data import sources
 from tfstruct.serving.batch import job as job_lib
-from tfstruct.serving.batch import results, sources
+from tfstruct.serving.batch import results
 from tfstruct.serving.batch.job import Job, Question
 from tfstruct.serving.inputs import row_seeds
 

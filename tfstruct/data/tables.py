@@ -11,6 +11,7 @@ import pyarrow.parquet
 import tensorflow as tf
 
 from tfstruct.data import images
+from tfstruct.data.column_files import are_numbers
 from tfstruct.data.variants import SPLITS
 
 TABLES = (".csv", ".parquet")
@@ -50,11 +51,8 @@ def read_table(path: pathlib.Path) -> np.ndarray:
 
 def _read_csv(path: pathlib.Path) -> pa.Table:
     table = pyarrow.csv.read_csv(path)
-    try:
-        [float(name) for name in table.column_names]
-    except ValueError:
+    if not are_numbers(table.column_names):
         return table
-    # A file without names: its first line is a row as the others are.
     return pyarrow.csv.read_csv(path, read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=True))
 
 

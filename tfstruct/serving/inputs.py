@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-#: how PNG and JPEG files begin
-MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
+from tfstruct.files import IMAGE_MAGIC
 
 
 def row_seeds(seed: int, num: int, first: int = 0) -> np.ndarray:
@@ -56,7 +55,7 @@ def checked_images(images: Any, *, are_decoded: bool) -> np.ndarray:
         found = f"{type(images).__name__} of {wrong[0]}" if wrong else type(images).__name__
         raise ValueError(f"images must be a list of the bytes of PNG or JPEG files, found {found}")
     for place, image in enumerate(images):
-        if are_decoded and not image.startswith(MAGIC):
+        if are_decoded and not image.startswith(IMAGE_MAGIC):
             raise ValueError(f"images must be PNG or JPEG files, found one at place {place} that begins {image[:8]!r}")
     result = np.empty([len(images)], object)
     result[:] = list(images)

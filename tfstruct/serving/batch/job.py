@@ -18,11 +18,11 @@ import filelock
 import numpy as np
 import tensorflow as tf
 
+from tfstruct.data import storage
+from tfstruct.data.sources import Rows, Source
+from tfstruct.data.storage import gfile
 from tfstruct.files import CHECKSUMS_NAME, DAMAGE, sha256, to_json
 from tfstruct.registry import did_you_mean
-from tfstruct.serving.batch import storage
-from tfstruct.serving.batch.sources import Rows, Source
-from tfstruct.serving.batch.storage import gfile
 from tfstruct.serving.client import LoadedModel
 from tfstruct.serving.inputs import row_seeds
 

@@ -7,8 +7,8 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from tfstruct.data.sources import Rows
 from tfstruct.serving.batch.job import Job, Scores, Shard
-from tfstruct.serving.batch.sources import Rows
 from tfstruct.serving.client import LoadedModel, load
 
 _Read = tuple[Shard, Rows]

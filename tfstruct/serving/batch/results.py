@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tfstruct.serving.batch import storage
+from tfstruct.data import storage
+from tfstruct.data.storage import gfile
 from tfstruct.serving.batch.job import Job, Shard
-from tfstruct.serving.batch.storage import gfile
 
 FORMATS = (".npz", ".parquet")
 

@@ -1,88 +1,28 @@
-"""Rows of files that need not fit into memory: .npy, .npz, TFRecord, parquet, and folders of PNG and JPEG images."""
+"""Rows of files that need not fit into memory: .npy, .npz, TFRecord, parquet, CSV, folders of PNG and JPEG images."""
 
-import abc
 import contextlib
 import dataclasses
 import functools
 import gzip
+import itertools
 import math
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorflow as tf
 
-from tfstruct.files import DAMAGE, count_records, read_array_header, shaped
-from tfstruct.registry import did_you_mean
-from tfstruct.serving.batch import storage
-from tfstruct.serving.batch.storage import gfile
-from tfstruct.serving.inputs import MAGIC
+from tfstruct.data import storage
+from tfstruct.data.column_files import CsvFile, ParquetFile
+from tfstruct.data.source import Rows, Source, choose, version_of
+from tfstruct.data.storage import gfile
+from tfstruct.files import DAMAGE, IMAGE_MAGIC, count_records, read_array_header
 
-Rows = np.ndarray | list[bytes]  # [n, *event_shape], or encoded images
-
+__all__ = ["ArrayFile", "CsvFile", "ImageFiles", "ParquetFile", "RecordFile", "Rows", "Source", "find"]
 _IMAGES = (".png", ".jpg", ".jpeg")
-_EXPECTED = ".npy, .npz, .tfrecord, .parquet, .png, .jpg or .jpeg, or a folder of images"
-
-
-@dataclasses.dataclass(frozen=True)
-class Source(abc.ABC):
-    """Rows of a file, or of several.
-
-    Attributes:
-        path: the file, or what was asked for.
-        key: the array, feature or column; empty where there is but one.
-        event_shape: of a row. Rows of lists are brought into it; arrays must have it.
-    """
-
-    path: str
-    key: str
-    event_shape: tuple[int, ...]
-
-    @property
-    @abc.abstractmethod
-    def num_rows(self) -> int:
-        """How many rows there are."""
-
-    @abc.abstractmethod
-    def read(self, start: int, stop: int) -> Rows:
-        """Returns rows start to stop.
-
-        Raises:
-            ValueError: a damaged file, or rows of other shapes; the message names the file.
-        """
-
-    def names(self, start: int, stop: int) -> list[str]:
-        """Returns the file of each row."""
-        return [self.path] * (stop - start)
-
-    def paths(self) -> Sequence[str]:
-        """Returns the files."""
-        return [self.path]
-
-    def place(self, row: int) -> str:
-        """Returns where a row stands, for a message."""
-        return f"{self.path}, row {row}"
-
-    def version(self) -> list[Any]:
-        """Returns what differs once the data change: path, key, and size and time of the file."""
-        return [self.path, self.key, *_version(self.path)]
-
-    def _shaped(self, values: np.ndarray, rows: str) -> np.ndarray:
-        """Brings rows into the event shape."""
-        try:
-            return shaped(values, self.event_shape)
-        except ValueError as error:
-            where = f"{rows}: {self.key!r}" if self.key else rows
-            raise ValueError(f"{where}: {error}") from None
-
-
-def _version(path: str) -> tuple[int, int]:
-    found = gfile.stat(path)
-    return found.length, found.mtime_nsec
+_EXPECTED = ".npy, .npz, .tfrecord, .parquet, .csv, .png, .jpg or .jpeg, or a folder of images"
 
 
 class ArrayFile(Source):
@@ -97,7 +37,7 @@ class ArrayFile(Source):
                 arrays = [name.removesuffix(".npy") for name in archive.namelist()]
         except DAMAGE as error:
             raise ValueError(f"{self.path} is no readable .npz file: {error}") from None
-        return _choose(self.path, self.key, arrays, "array")
+        return choose(self.path, self.key, arrays, "array")
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[Any, tuple[int, ...], np.dtype]]:
@@ -168,11 +108,19 @@ class RecordFile(Source):
 
     @functools.cached_property
     def _feature(self) -> str:
-        return _choose(self.path, self.key, sorted(_features(next(self._records(0, 1)), self.path)), "feature")
+        return choose(self.path, self.key, sorted(_features(next(self._records(0, 1)), self.path)), "feature")
 
     def read(self, start: int, stop: int) -> Rows:
+        return self._values(self._records(start, stop - start), start)
+
+    def blocks(self, size: int) -> Iterator[Rows]:
+        records = self._records(0, -1)  # in one pass
+        for start in range(0, self.num_rows, size):
+            yield self._values(itertools.islice(records, size), start)
+
+    def _values(self, records: Iterator[bytes], start: int) -> Rows:
         values = []
-        for row, record in enumerate(self._records(start, stop - start), start):
+        for row, record in enumerate(records, start):
             features = _features(record, self.path)
             kind = features[self._feature].WhichOneof("kind") if self._feature in features else None
             found = getattr(features[self._feature], kind).value if kind else []
@@ -186,7 +134,7 @@ class RecordFile(Source):
         """Whether the file is one of images, by its first records: some may be broken, or look like one by chance."""
         first = [_features(record, self.path).get(self._feature) for record in self._records(0, 16)]
         values = [value for feature in first if feature is not None for value in feature.bytes_list.value]
-        return any(value.startswith(MAGIC) for value in values)
+        return any(value.startswith(IMAGE_MAGIC) for value in values)
 
     def _decoded(self, values: list[Any], start: int) -> Rows:
         if self._is_encoded and all(isinstance(value, bytes) for value in values):  # what is no image is broken
@@ -197,7 +145,7 @@ class RecordFile(Source):
             if value.size != size:
                 kind = "bytes, which are no PNG or JPEG image" if isinstance(values[row - start], bytes) else "values"
                 raise ValueError(f"{self.place(row)} has {value.size} {kind}, expected {size}: {self.event_shape}")
-        return self._shaped(np.stack(rows), self.path)
+        return self.shaped(np.stack(rows), self.path)
 
 
 def _features(record: bytes, path: str) -> dict[str, Any]:
@@ -207,79 +155,6 @@ def _features(record: bytes, path: str) -> dict[str, Any]:
         return dict(tf.train.Example.FromString(record).features.feature)
     except DecodeError as error:
         raise ValueError(f"{path} holds records that are no tf.train.Example: {error}") from None
-
-
-class ParquetFile(Source):
-    """A column of a parquet file: numbers in lists, encoded images, or structs of these as `bytes`.
-
-    Without a key a table of as many columns of numbers as an observation has values is one of observations.
-    """
-
-    @functools.cached_property
-    def num_rows(self) -> int:
-        with storage.reading(self.path) as file:
-            return self._opened(file).metadata.num_rows
-
-    def _opened(self, file: BinaryIO) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{self.path} is no readable parquet file: {error}") from None
-
-    def _columns(self, schema: pa.Schema) -> list[str]:
-        is_table = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in schema.types)
-        if not self.key and is_table and len(schema.names) == math.prod(self.event_shape):
-            return schema.names
-        return [_choose(self.path, self.key, schema.names, "column")]
-
-    def read(self, start: int, stop: int) -> Rows:
-        with storage.reading(self.path) as file:
-            opened = self._opened(file)
-            columns, starts = self._columns(opened.schema_arrow), [0]
-            for group in range(opened.num_row_groups):
-                starts.append(starts[-1] + opened.metadata.row_group(group).num_rows)
-            groups = [
-                group for group in range(opened.num_row_groups) if starts[group] < stop and starts[group + 1] > start
-            ]
-            pieces, first = [], starts[groups[0]]
-            try:
-                for batch in opened.iter_batches(min(stop - start, 8192), row_groups=groups, columns=columns):
-                    last = first + batch.num_rows
-                    if first < stop and last > start:
-                        pieces.append(batch[max(start - first, 0) : min(stop, last) - first])
-                    first = last
-                    if first >= stop:
-                        break
-            except (pa.ArrowInvalid, OSError) as error:
-                raise ValueError(f"{self.path} is damaged: {error}") from None
-        table = pa.Table.from_batches(pieces)
-        for name in columns:
-            if table[name].null_count:
-                row = start + next(row for row, value in enumerate(table[name]) if not value.is_valid)
-                raise ValueError(f"{self.place(row)} has no value in the column {name!r}")
-        if len(columns) > 1:
-            return self._shaped(np.stack([table[name].to_numpy() for name in columns], axis=1), self.path)
-        return self._rows(table[columns[0]].combine_chunks(), columns[0], start)
-
-    def _rows(self, values: Any, column: str, start: int) -> Rows:
-        if pa.types.is_struct(values.type) and values.type.get_field_index("bytes") >= 0:
-            values = values.field("bytes")
-        if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
-            return values.to_pylist()
-        sizes = [len(values)]  # of rows, then of the lists of each level, which say in which order the values stand
-        while pa.types.is_nested(values.type) and not pa.types.is_struct(values.type) and not values.null_count:
-            is_fixed = pa.types.is_fixed_size_list(values.type)
-            lengths = {values.type.list_size} if is_fixed else set(np.diff(values.offsets).tolist())
-            if len(lengths) != 1:
-                found = ", ".join(map(str, sorted(lengths)[:3]))
-                raise ValueError(f"{self.path}, rows from {start} on: {column!r} has lists of {found} values")
-            sizes += lengths
-            values = values.flatten()
-        if values.null_count:
-            raise ValueError(f"{self.path}, rows from {start} on: {column!r} has lists with missing values")
-        if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-            raise ValueError(f"{self.path}: a column of numbers, lists or images is expected, found {values.type}")
-        return self._shaped(values.to_numpy().reshape(sizes), self.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,17 +188,7 @@ class ImageFiles(Source):
         return self.files[row]
 
     def version(self) -> list[Any]:
-        return [self.path, [[file, *_version(file)] for file in self.files]]
-
-
-def _choose(path: str, key: str, names: Sequence[str], kind: str) -> str:
-    if not key and len(names) == 1:
-        return names[0]
-    if not key:
-        raise ValueError(f"{path} holds the {kind}s {', '.join(names) or '(none)'}; choose one with --key")
-    if key not in names:
-        raise ValueError(f"{path} holds no {kind} {key!r}{did_you_mean(key, names)}")
-    return key
+        return [self.path, [[file, *version_of(file)] for file in self.files]]
 
 
 def find(patterns: Sequence[str], key: str | None, event_shape: tuple[int, ...]) -> list[Source]:
@@ -370,6 +235,8 @@ def _kind(path: str) -> type[Source]:
         return ArrayFile
     if name.endswith(".parquet"):
         return ParquetFile
+    if name.endswith(".csv"):
+        return CsvFile
     if ".tfrecord" in name:  # also data.tfrecord-00000-of-00010
         return RecordFile
     raise ValueError(f"{path} ends with none of {_EXPECTED}")

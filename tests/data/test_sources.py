@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.trainers import tiny
-from tfstruct.serving.batch import sources
+from tfstruct.data import sources
 
 NUM, SHAPE = 23, (3, 4)
 
@@ -93,6 +93,15 @@ def test_any_rows_are_read_of_any_format(name, rows, tmp_path):
         found = source.read(start, stop)
         assert found.shape == (stop - start, *SHAPE)
         np.testing.assert_array_equal(found, rows[start:stop])
+
+
+@pytest.mark.parametrize("names", ["", ",".join("abcdefghijkl")])
+def test_tables_of_text_are_read(names, rows, tmp_path):
+    np.savetxt(tmp_path / "rows.csv", rows.reshape(NUM, -1) / 4, "%.2f", ",", header=names, comments="")
+    source = find(tmp_path / "rows.csv")
+    assert source.num_rows == NUM
+    for start, stop in ((0, NUM), (6, 15), (NUM - 1, NUM)):
+        np.testing.assert_array_equal(source.read(start, stop), rows[start:stop] / 4)
 
 
 @pytest.mark.parametrize("name", IMAGE_FORMATS)
@@ -224,7 +233,9 @@ BAD = {
         path, {"x": ["a", "b"]}
     ),
     ("narrow.parquet", "event_shape .3, 4. does not fit"): lambda path, rows: of_parquet(path, {"x": [1, 2]}),
-    ("rows.csv", "ends with none of .npy"): lambda path, rows: path.write_text("1,2"),
+    ("rows.txt", "ends with none of .npy"): lambda path, rows: path.write_text("1,2"),
+    ("narrow.csv", "narrow.csv has 2 columns, expected one a value of"): lambda path, rows: path.write_text("1,2\n3,4"),
+    ("empty.csv", "no readable CSV file of numbers"): lambda path, rows: path.write_text(""),
 }
 
 
