@@ -8,6 +8,7 @@ reading and writing of the weights, at the speeds that are measured before and a
 --measure=training     steps of training: the loop, one call a step, Keras fit, replicas, and rivals of `--import`
 --measure=evaluation   importance samples, beside a call for every sample
 --measure=log_partition  annealing of a Boltzmann VAE's prior, beside a loop in NumPy
+--measure=circuit      log densities and gradients of the circuit of a sum-product preset, and rivals of `--import`
 --measure=scoring      requests to a bundle, --model=graph_vae/mnist
 
 With `--against` it is the same way of training for other settings of the preset,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tfstruct.models.config import Config
 
 _MEASURE = flags.DEFINE_enum(
-    "measure", "training", ["training", "evaluation", "log_partition", "scoring"], "What is timed."
+    "measure", "training", ["training", "evaluation", "log_partition", "circuit", "scoring"], "What is timed."
 )
 _PRESET = flags.DEFINE_string("preset", "graph_vae/mnist", "Name of a preset.")
 _SET = flags.DEFINE_multi_string("set", [], "Changes a setting: key=value.")
@@ -121,8 +122,9 @@ def _time_ways() -> dict[str, Any]:
 
 def _ways(config: "Config") -> tuple[dict[str, "Way"], str]:
     """The ways by name, and what a unit of their work is."""
-    from tfstruct.benchmarks import inference, training
+    from tfstruct.benchmarks import circuits, inference, training
     from tfstruct.models.boltzmann_vae.config import Config as BoltzmannConfig
+    from tfstruct.models.sum_product_vae.config import Config as SumProductConfig
     from tfstruct.training.data import load_data
 
     if _MEASURE.value == "log_partition":
@@ -133,6 +135,10 @@ def _ways(config: "Config") -> tuple[dict[str, "Way"], str]:
             inference.partition_ways(units, settings.prior_temperatures, settings.prior_chains),
             inference.PARTITION_UNIT,
         )
+    if _MEASURE.value == "circuit":
+        if not isinstance(config, SumProductConfig):
+            raise ValueError(f"--measure=circuit is for sum-product VAEs, found --preset={config.preset}")
+        return circuits.ways_of(config, _STEPS.value), circuits.UNIT
     data = load_data(config, _DATA_DIR.value)
     if _MEASURE.value == "evaluation":
         return inference.evaluation_ways(config, data, _ROWS.value), inference.EVALUATION_UNIT
