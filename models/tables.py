@@ -15,6 +15,7 @@ METRICS = {
     "rate": ("rate, nats", 1),
     "bits_per_dim": ("bits/dim", 3),
 }
+LOWER_IS_BETTER = ("rate", "bits_per_dim")
 
 
 class Published(NamedTuple):

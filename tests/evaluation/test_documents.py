@@ -6,6 +6,9 @@ from tests.evaluation.made_up_runs import EDGES, TABLE
 from tests.evaluation.test_results import fill
 from tfstruct.evaluation import documents
 from tfstruct.evaluation import results as results_lib
+from tfstruct.models.tables import Published
+
+ROW = next(row for row in TABLE.rows if row.title == "fine-tuned")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,30 @@ def test_a_table_shows_every_row_beside_the_papers_numbers(filled):
     assert "tfstruct-reproduce --table=graph_vae/made_up" in text
     assert "* fine-tuned: loose" in lines
     assert "Not run for want of data: no network." in text
+
+
+def test_the_papers_numbers_stand_beside_what_was_measured(filled):
+    text = documents.all_results([TABLE], {TABLE.name: filled})
+    assert "Of 2 rows with a number in a paper 1 were run; " in text
+    (line,) = [line for line in text.splitlines() if "| fine-tuned |" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    found = filled.document["rows"][ROW.name]["summary"]["log_likelihood"]
+    mean, error = found["mean"], found["std_err_over_images"]
+    assert cells[:5] == ["`graph_vae/made_up`", "A", "fine-tuned", "log-likelihood, nats", "-80.50 +- 0.25"]
+    assert cells[5].startswith(f"{mean:.2f} +- ")
+    assert cells[6] == "3"
+    close = "no, by less than two s.e. over images"
+    for number, count, answer in (
+        (mean - 0.001, 1, "yes"),
+        (mean + 0.001, 0, close),
+        (mean + 1.9 * error, 0, close),
+        (mean + 2.1 * error, 0, "no"),
+    ):
+        row = dataclasses.replace(ROW, published={"log_likelihood": Published(number)})
+        rows = tuple(row if other is ROW else other for other in TABLE.rows)
+        text = documents.all_results([dataclasses.replace(TABLE, rows=rows)], {TABLE.name: filled})
+        assert f"1 were run; {count} reach it" in text
+        assert f"| 3 | {answer} |" in text
 
 
 def test_rates_show_their_upper_quantile_and_bits_stand_where_they_are_asked_for(filled):

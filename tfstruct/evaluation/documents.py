@@ -8,7 +8,7 @@ from tfstruct import markdown, plotting
 from tfstruct.evaluation.results import Results, read
 from tfstruct.files import PathLike
 from tfstruct.models import tables as tables_lib
-from tfstruct.models.tables import METRICS, Row, Table
+from tfstruct.models.tables import LOWER_IS_BETTER, METRICS, Row, Table
 
 
 def table_to_markdown(table: Table, results: Results, *, is_brief: bool = False) -> str:
@@ -261,9 +261,44 @@ def all_results(tables: Sequence[Table], results: Mapping[str, Results]) -> str:
         "images have rates below the number named; steps are those run, of the paper's where it names them.",
         "",
     ]
+    parts += _against_papers(tables, results)
     for table in sorted(tables, key=lambda table: not results[table.name].document["rows"]):
         parts += [f"## {table.title}", "", table_to_markdown(table, results[table.name])]
     return "\n".join(parts)
+
+
+def _against_papers(tables: Sequence[Table], results: Mapping[str, Results]) -> list[str]:
+    """Which of the papers' numbers are reached: every row that was run and has one, and how many there are."""
+    lines, num_published, num_reached = [], 0, 0
+    for table in tables:
+        for row in table.rows:
+            metric = next((metric for metric in table.metrics if metric in row.published), None)
+            num_published += metric is not None
+            if metric is None or not results[table.name].seeds(row.name):
+                continue
+            entry, number = results[table.name].document["rows"][row.name], row.published[metric]
+            found = entry["summary"][metric]
+            sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+            better = sign * (float(found["mean"]) - number.value)
+            num_reached += better >= 0.0
+            spread = f" +- {_number(number.std, metric)}" if number.std is not None else ""
+            cells = [
+                f"`{table.name}`",
+                row.group,
+                row.title,
+                METRICS[metric][0],
+                _number(number.value, metric) + spread,
+            ]
+            lines.append([*cells, _measured(found, metric), str(len(entry["seeds"])), "yes" if better >= 0.0 else "no"])
+    return [
+        "## The papers' numbers",
+        "",
+        f"Of {num_published} rows with a number in a paper {len(lines)} were run; {num_reached} reach it. The others",
+        "wait for computing time, or for data that no package registry has; they stand below with their tables.",
+        "",
+        _block("", ["table", "data", "model", "metric", "published", "measured", "seeds", "reached"], lines),
+        "",
+    ]
 
 
 def summary(results: Mapping[str, Results], names: Sequence[str]) -> str:
