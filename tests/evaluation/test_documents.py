@@ -62,7 +62,7 @@ def test_the_papers_numbers_stand_beside_what_was_measured(filled):
         rows = tuple(row if other is ROW else other for other in TABLE.rows)
         text = documents.all_results([dataclasses.replace(TABLE, rows=rows)], {TABLE.name: filled})
         assert f"1 were run; {count} reach it" in text
-        assert f"| 3 | {answer} |" in text
+        assert f"| 3 | {answer} |" in text, number
 
 
 def test_rates_show_their_upper_quantile_and_bits_stand_where_they_are_asked_for(filled):
