@@ -101,6 +101,7 @@ def draw_latent_maps(maps: Any, *, grid: tuple[int, int]) -> Figure:
             axes.axhline(line * height / grid[0], color=_MISSING, linewidth=1.0)
         for line in range(1, grid[1]):
             axes.axvline(line * width / grid[1], color=_MISSING, linewidth=1.0)
+        axes.grid(visible=False)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_title(f"leaf {place + 1} of {count} of every region, two directions of its latents")
@@ -131,6 +132,7 @@ def draw_inpainting(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         axis.imshow(picture, interpolation="nearest", aspect="equal")
         height = picture.shape[0] / len(rows)
         axis.set_yticks([(place + 0.5) * height for place in range(len(rows))], rows, fontsize=style.LABEL_SIZE)
+        axis.grid(visible=False)
         axis.set_xticks([])
         axis.tick_params(length=0)
         axis.set_title(
@@ -163,6 +165,7 @@ def draw_misplaced(found: Mapping[str, Any], *, columns: int = 10) -> Figure:
     )
     rows[2].set_ylabel("misfit", fontsize=style.LABEL_SIZE)
     for axis in rows:
+        axis.grid(visible=False)
         axis.set_xticks([])
         axis.set_yticks([])
     figure.colorbar(shown, ax=list(rows), label="log p(region) - log p(region | rest), nats", fraction=0.02, pad=0.01)

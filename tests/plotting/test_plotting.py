@@ -354,7 +354,7 @@ def test_one_replica_is_one_line_and_the_climb_at_the_start_leaves_the_frame():
     (line,) = axes.lines
     assert line.get_label() == "train"
     assert axes.get_ylim() == pytest.approx((-91.045, -90.055))
-    assert axes.get_ylabel() == "lower bound of log p(x) (nats)"
+    assert axes.get_ylabel() == "bound that is trained (nats)"
 
 
 def test_a_second_phase_is_marked_and_its_climb_leaves_the_frame_too():

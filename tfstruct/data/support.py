@@ -39,7 +39,8 @@ MEANING = {
 #: of real numbers, of which no variant makes other values
 REAL_REMEDY = "`--set model.likelihood=gaussian --set data.standardise=True`, a density of real numbers"
 _REMEDY = {
-    BINARY: "`--set data.variant=dynamic` (draws from the intensities) or `--set data.variant=thresholded`",
+    BINARY: "`--set data.variant=dynamic` (draws from the intensities) or `--set data.variant=thresholded` for images, "
+    f"or else {REAL_REMEDY}",
     UNIT_INTERVAL: "`--set data.variant=grey` (intensity / 255) or `--set data.variant=dequantized`",
     INTEGERS: "`--set data.variant=levels` (as they are) or `--set data.variant=discrete` (stretched per image)",
     REAL: "rows without NaN and infinities",

@@ -373,7 +373,7 @@ def summary_line(result: dict[str, Any]) -> str:
     return (
         f"{data['name']} ({data['variant']}), {data['split']} split, {data['images']} images, "
         f"K={result['num_samples']}: {quantity} {mean['log_likelihood']:.2f} +- {spread} nats{bits}; "
-        f"ELBO {mean['elbo']:.2f}, rate {mean['rate']:.2f} (largest {largest:.0f}), "
+        f"ELBO {mean['elbo']:.2f}, rate {mean['rate']:.2f} (largest {largest:.2f}), "
         f"distortion {mean['distortion']:.2f}"
     )
 

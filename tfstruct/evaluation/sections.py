@@ -4,6 +4,7 @@ A document marks a section by `<!-- generated: NAME -->` and `<!-- end of genera
 """
 
 import ast
+import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -134,9 +135,10 @@ def flags(folder: Path) -> str:
     Programs are read, not imported: flags of two programs may have one name.
     """
     parts = []
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(folder.glob("*.py"), key=lambda path: (path.stem == "entry", path.stem)):
         rows = []
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
                 # A flag of its own kind is made by a call, of name and help.
                 arguments = node.args[0].args if isinstance(node.args[0], ast.Call) else node.args
@@ -147,13 +149,24 @@ def flags(folder: Path) -> str:
                 choices = [value for value in values if isinstance(value, list)]
                 about = next(value for value in values if isinstance(value, str))
                 is_needed = any(keyword.arg == "required" for keyword in node.keywords)
-                shown = "needed" if is_needed else "-" if default == "None" else f"`{default}`"
+                shown = "needed" if is_needed else "-" if default == "None" else f"`{_evaluated(default, tree)}`"
                 text = "; ".join([*map(" or ".join, choices), about])
                 rows.append([f"`--{ast.literal_eval(name)}`", shown, _escaped(text)])
         if rows:
             title = "Every program" if path.stem == "entry" else f"tfstruct-{path.stem.replace('_', '-')}"
             parts.append("\n".join([f"## {title}", "", *markdown.table(["flag", "default", "what it is"], rows)]))
     return "\n\n".join(parts)
+
+
+def _evaluated(default: str, program: ast.Module) -> str:
+    """A default as it is: that of `_DEFAULT`, settings that the program imports, and not the number of this machine."""
+    if not default.startswith("_DEFAULT."):
+        return "number of CPUs" if "cpu_count" in default else default
+    for node in ast.walk(program):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.endswith(".settings"):
+            settings = getattr(importlib.import_module(node.module), node.names[0].name)
+            return repr(getattr(settings(()), default.removeprefix("_DEFAULT.")))
+    raise ValueError(f"{default}: the program imports no settings")
 
 
 def write_all(results_folder: PathLike, folder: PathLike) -> list[Path]:

@@ -10,7 +10,7 @@ from tfstruct.plotting import style
 from tfstruct.plotting.figures import broken_line
 
 _COLORS = {"train": style.FIRST, "validation": style.SECOND}
-_AXES = {"bound": "lower bound of log p(x)"}
+_AXES = {"bound": "bound that is trained", "log_likelihood": "log-likelihood"}
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -24,25 +24,29 @@ def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, n
 
 
 def _is_late(steps: np.ndarray, phase_start: int) -> np.ndarray:
-    """Whether each step lies past the first tenth of its phase, [T]."""
-    late = np.zeros(len(steps), bool)
+    """Whether each step lies past the first tenth of its phase, [T]; phases start at 0 and at `phase_start`."""
     in_first = (steps <= phase_start) & (phase_start > 0)
-    for inside in (in_first, ~in_first):
+    late = np.zeros(len(steps), bool)
+    for inside, first in ((in_first, 0), (~in_first, phase_start)):
         if inside.any():
-            first, last = steps[inside][[0, -1]]
-            late |= inside & (steps >= first + 0.1 * (last - first))
+            late |= inside & (steps >= first + 0.1 * (steps[inside][-1] - first))
     return late
 
 
 def _axis(metric: str, unit: str) -> str:
-    """The name of the axis of a metric: `validation/bound` in nats is `lower bound of log p(x), validation (nats)`."""
+    """The name of the axis of a metric: `validation/bound` in nats is `bound that is trained, validation (nats)`."""
     *group, name = metric.split("/")
     return ", ".join([_AXES.get(name, name), *group]) + (f" ({unit})" if unit else "")
 
 
 @style.styled
 def draw_curves(
-    rows: Sequence[Mapping[str, Any]], *, metric: str = "bound", unit: str = "nats", phase_start: int = 0
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    metric: str = "bound",
+    unit: str = "nats",
+    phase_start: int = 0,
+    instead: str = "log_likelihood",
 ) -> Figure:
     """Draws a metric in training and in validation over the training steps.
 
@@ -55,6 +59,7 @@ def draw_curves(
         metric: name of the metric, without `train/` or `validation/`.
         unit: unit of the metric, for the axis; may be empty.
         phase_start: the step at which a second phase starts all weights anew, marked by a vertical line; 0: none.
+        instead: name of a metric that stands for the metric in validation, where rows have only that.
 
     Returns:
         The figure.
@@ -62,22 +67,25 @@ def draw_curves(
     Raises:
         ValueError: no row has the metric, or rows differ in the number of replicas.
     """
-    groups = [group for group in _COLORS if any(f"{group}/{metric}" in row for row in rows)]
+    groups = {group: metric for group in _COLORS if any(f"{group}/{metric}" in row for row in rows)}
+    if "train" in groups and any(f"validation/{instead}" in row for row in rows):
+        groups.setdefault("validation", instead)
     if not groups:
         known = sorted({name.split("/", 1)[1] for row in rows for name in row if "/" in name})
         raise ValueError(f"no row has the metric {metric!r}; there are {', '.join(known) or 'no metrics'}")
     figure = Figure(figsize=(6.4, 4.0))
     axes = figure.add_subplot(xlabel="step", ylabel=_axis(metric, unit))
     low, high = np.inf, -np.inf
-    for group in groups:
-        steps, values = _series(rows, f"{group}/{metric}")
+    for group, name in groups.items():
+        steps, values = _series(rows, f"{group}/{name}")
         values = np.where(np.isfinite(values), values, np.nan)
         # A point alone has no line to show it.
         marker = "o" if len(steps) == 1 else None
         num_replicas = values.shape[1]
         if num_replicas > 1:
             axes.plot(*broken_line(steps, values, phase_start), color=_COLORS[group], linewidth=0.8, alpha=0.5)
-        label = group if num_replicas == 1 else f"{group}, mean of {num_replicas}"
+        label = group if name == metric else f"{group}, {_AXES.get(name, name)}"
+        label += f", mean of {num_replicas}" if num_replicas > 1 else ""
         mean = values.mean(axis=1)
         axes.plot(
             *broken_line(steps, mean, phase_start), color=_COLORS[group], linewidth=2.0, marker=marker, label=label

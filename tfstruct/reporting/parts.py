@@ -14,6 +14,7 @@ from tfstruct.evaluation import detection, foreign, pictures, report
 from tfstruct.evaluation.report import TrainedRun
 from tfstruct.files import read_json
 from tfstruct.inference.held_out import HeldOutScorer
+from tfstruct.math import mean_and_std_err
 from tfstruct.models.graph_vae.structure import ACTIVE_VARIANCE
 from tfstruct.training.loop import resolve_compiler
 
@@ -76,8 +77,8 @@ class Options(NamedTuple):
 
 _CAPTIONS = {
     "curves": "Bound on log p(x) over training, on training batches and on validation rows.",
-    "structure": "The learned graph: open edges are arrows with their probabilities, undecided ones dashed, "
-    "closed ones dotted.",
+    "structure": "The graph: open edges are arrows with their probabilities, undecided ones dashed, closed ones "
+    "dotted.",
     "gates": "The probability of each edge over training.",
     "samples": "Means of p(x | z), each at a draw of z from the prior.",
     "reconstructions": "Test rows, and below each the mean of p(x | z) at a draw of z given it.",
@@ -87,7 +88,7 @@ _GROUPS = (("Training", ("curves",)), ("Graph", ("structure", "gates")), ("Sampl
 
 def of_run(run: TrainedRun, options: Options) -> Iterator[Part]:
     """Yields the parts of a run, as far as its system and its files have them."""
-    yield _summary(run)
+    yield _summary(run, options.replica)
     results = _evaluations(run)
     if results:
         yield _results(results)
@@ -99,7 +100,7 @@ def of_run(run: TrainedRun, options: Options) -> Iterator[Part]:
             if name in drawn
         ]
         if title == "Graph" and found:
-            yield _graph(found, results, options.replica)
+            yield _graph(run, found, results, options.replica)
         elif found:
             yield Part(title, figures=found)
     model = run.use(options.replica)
@@ -110,7 +111,7 @@ def of_run(run: TrainedRun, options: Options) -> Iterator[Part]:
         yield _scores(run, options)
 
 
-def _summary(run: TrainedRun) -> Part:
+def _summary(run: TrainedRun, replica: int) -> Part:
     environment, config = run.folder.environment(), run.config
     versions = environment.get("versions", {})
     count = sum(int(np.prod(variable.shape)) for variable in run.model.trainable_variables)
@@ -118,7 +119,7 @@ def _summary(run: TrainedRun) -> Part:
     rows = [
         ("preset", config.preset),
         ("folder", str(run.folder.path)),
-        ("data", f"{config.data.name}/{config.data.variant}"),
+        ("data", f"{config.data.file or config.data.name}/{config.data.variant}"),
         ("parameters", f"{count:,}"),
         (
             "steps",
@@ -126,6 +127,7 @@ def _summary(run: TrainedRun) -> Part:
             + ", ".join(f"{step:,}" for step in run.weights.steps),
         ),
         ("seeds", ", ".join(str(config.training.seed + place) for place in range(run.num_replicas))),
+        *([("shown below", f"seed {config.training.seed + replica}")] if run.num_replicas > 1 else []),
         ("device", device),
         ("versions", ", ".join(f"{name} {number}" for name, number in versions.items()) or "not recorded"),
         ("commit", str(environment.get("commit") or "not recorded")),
@@ -163,7 +165,7 @@ def _results(results: Sequence[Mapping[str, Any]]) -> Part:
     return Part("Results", text, heading, rows)
 
 
-def _graph(found: Sequence[Drawn], results: Sequence[Mapping[str, Any]], replica: int) -> Part:
+def _graph(run: TrainedRun, found: Sequence[Drawn], results: Sequence[Mapping[str, Any]], replica: int) -> Part:
     """The pictures, and what each edge is worth where `tfstruct-evaluate --edges` has measured it."""
     effects = next(
         (
@@ -174,7 +176,9 @@ def _graph(found: Sequence[Drawn], results: Sequence[Mapping[str, Any]], replica
         None,
     )
     if effects is None:
-        return Part("Graph", ["tfstruct-evaluate --edges measures what each edge is worth."], figures=found)
+        is_learned = getattr(run.config.model, "structure", None) == "learned"
+        advice = "tfstruct-evaluate --edges measures what each edge is worth."
+        return Part("Graph", [advice if is_learned else "The graph was given and not learned."], figures=found)
     rows = [
         (
             f"z{edge['parent'] + 1} -> z{edge['child'] + 1}",
@@ -257,9 +261,8 @@ def _scores(run: TrainedRun, options: Options) -> Part:
     rows = {f"{run.data.name}, test": _test_rows(run, options)}
     variant = _VARIANTS.get(run.data.support) if run.data.variant == "none" else run.data.variant
     count = len(rows[next(iter(rows))])
-    for name in options.foreign:
-        if variant is None or not _is_image(run):
-            break
+    is_image = variant is not None and _is_image(run)
+    for name in options.foreign if is_image else ():
         rows[name] = foreign.rows(name, variant, run.model.event_shape, count=count, data_dir=options.data_dir)
     settings = run.config.training.validation  # its annealing is the cheaper one
     scorer = HeldOutScorer(
@@ -277,11 +280,21 @@ def _scores(run: TrainedRun, options: Options) -> Part:
         with progress.watched(part, f"scoring {name}") as watched:
             scores[name] = scorer(parameters, statistics, watched, seed=options.seed).log_prob
     normal, *others = scores.items()
-    table = [(normal[0], f"{normal[1].mean():.2f}", "")]
+    table = [(normal[0], _mean(normal[1]), *[""][: len(others)])]
     for name, values in others:
         found = detection.auroc(normal[1], values)
-        table.append((name, f"{values.mean():.2f}", f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"))
-    text = [f"log p(x) of {len(rows[normal[0]]):,} rows of each set, K={options.num_samples}."]
-    caption = "How log p(x) is spread over test rows and over rows of data that the model has not seen."
-    heading = ("rows", "mean, nats", "told from test rows: AUROC (95 % interval)")
-    return Part("Scores", text, heading, table, [Drawn(plotting.draw_scores(scores), caption)])
+        table.append((name, _mean(values), f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"))
+    text = [
+        f"log p(x) of {len(rows[normal[0]]):,} rows of each set, spread over all of it, K={options.num_samples}. The "
+        "results above may be of other rows and another K."
+    ]
+    if options.foreign and not is_image:
+        text.append(f"No other data stand beside it: {', '.join(options.foreign)} are images.")
+    caption = "How log p(x) is spread over test rows" + " and over rows of data that the model has not seen" * is_image
+    heading = ("rows", "mean ± s.e., nats", *["told from test rows: AUROC (95 % interval)"][: len(others)])
+    return Part("Scores", text, heading, table, [Drawn(plotting.draw_scores(scores), f"{caption}.")])
+
+
+def _mean(values: np.ndarray) -> str:
+    mean, error = mean_and_std_err(values)
+    return f"{mean:.2f} ± {error:.2f}"

@@ -31,6 +31,8 @@ def load_data(config: Config, data_dir: str | None = None) -> datasets.Dataset:
             f"shape {data.event_shape}"
         )
     likelihood, label = config.model.likelihood, f"{options.name}/{options.variant}"
+    if options.standardise:  # whatever the values are, their density is one of real numbers
+        data = dataclasses.replace(data, support=support.REAL, bits_per_dim_offset=None)
     if likelihood == "bernoulli" and data.support != support.BINARY:
         for split in variants.SPLITS:
             support.require_binary(
@@ -39,7 +41,8 @@ def load_data(config: Config, data_dir: str | None = None) -> datasets.Dataset:
             )
     allowed = support.LIKELIHOOD_SUPPORTS.get(likelihood)
     if allowed is not None and data.support not in allowed:
-        cure = f". Use {support.REAL_REMEDY}." if data.support == support.REAL else ""
+        is_cured = data.support == support.REAL or likelihood == "gaussian"
+        cure = f". Use {support.REAL_REMEDY}." if is_cured and data.train_transform == "cast" else ""
         raise ValueError(
             f"the likelihood {likelihood} is for data of support {' or '.join(allowed)}; {label} has "
             f"{data.support}{cure}"

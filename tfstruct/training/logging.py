@@ -215,8 +215,8 @@ class RunLog:
         names = [name for name in self._headline if f"train/{name}" in values]
         names = names or [name.removeprefix("train/") for name in values if name.startswith("train/")][:1]
         shown = [(name, values[f"train/{name}"]) for name in names]
-        if names and f"validation/{names[0]}" in values:
-            shown.append((f"validation {names[0]}", values[f"validation/{names[0]}"]))
+        of_validation = [name for name in (*names[:1], "log_likelihood") if f"validation/{name}" in values][:1]
+        shown += [(f"validation {name.replace('_', '-')}", values[f"validation/{name}"]) for name in of_validation]
         text = "  ".join(f"{name} {np.mean(value):.2f}" for name, value in shown)
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
