@@ -112,6 +112,26 @@ def test_of_many_undecided_gates_the_least_decided_are_summed_over(rng, monkeypa
     assert found["edges"] == [[1, 0], [2, 1]]
 
 
+# Of the gate above both states are nearly as probable; here an average without weights would be far off.
+def test_the_states_of_undecided_gates_are_weighed_by_their_probabilities(rng):
+    system = build(rng)
+    logits = np.array([3.0, -1.5, 1.2], np.float32)  # the first has decided
+    system.gates.logits.assign(logits)
+    found, scorer = effects(system, 20, seed=2)
+    assert found["undecided"]["edges"] == [[2, 0], [2, 1]]
+    functional = Functional(system)
+    weights, terms = (functional.parameters.values(), functional.statistics.values()), []
+    for states in itertools.product((0.0, 1.0), repeat=2):
+        gates = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [*states, 0.0]], np.float32)
+        log_prob = scorer(*weights, IMAGES, seed=2, gates=gates).log_prob.astype(np.float64)
+        means = scipy.special.expit(logits[1:].astype(np.float64))
+        terms.append(log_prob + np.log(np.where(states, means, 1.0 - means)).sum())
+    expected = scipy.special.logsumexp(terms, axis=0).mean()
+    unweighted = scipy.special.logsumexp([term - np.log(4.0) for term in terms], axis=0).mean()
+    assert abs(expected - unweighted) > 0.02
+    assert found["undecided"]["log_likelihood"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_edge_without_weight_changes_nothing_at_all(rng):
     system = build(rng)
     # The inputs of node 2 are its parents 0 and 1, one latent each.
