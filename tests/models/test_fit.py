@@ -6,7 +6,10 @@ import pytest
 import tensorflow as tf
 
 from tests.reference import small
+from tfstruct import random
 from tfstruct.models import presets, registry
+from tfstruct.training.state import initial_state
+from tfstruct.training.step import TrainStep
 
 
 def _gaussian(variant):
@@ -49,6 +52,25 @@ def test_fit_reports_the_mean_over_the_epoch_and_not_the_last_batch(rng):
     mean = system.fit(rows, batch_size=32, shuffle=False, verbose=0).history["loss"][0]
     assert losses[1] - losses[0] > 1000
     assert mean == pytest.approx(np.mean(losses), abs=10)
+
+
+# The schedules, the noise and the batch statistics of the functional loop, whose own numbers other tests know.
+@pytest.mark.parametrize("preset", ["graph_vae/tiny", "spvae/tiny_components"])
+def test_an_update_of_fit_is_that_of_the_training_step_of_the_same_number(preset, rng):
+    overrides = ["training.steps=100", "training.seed=5", "schedules.kl_weight.values=(0.1,1.0)"]
+    config = presets.get(preset, [*overrides, "schedules.kl_weight.fractions=(0.0,0.5)"])
+    system, rows = registry.build(config, seed=3), rng.integers(0, 256, size=[16, 28, 28]).astype(np.uint8)
+    step = TrainStep(system, system.train_transform)
+    state = initial_state(step.functional, random.key(5))
+    expected = step.gradient(state, tf.constant(7), rows)
+    assert float(step.schedules["kl_weight"](7)) == pytest.approx(0.1 + 0.9 * 7 / 50)
+    system.compile(keras.optimizers.SGD(1.0), run_eagerly=True)
+    system.optimizer.build(system.trainable_variables)
+    system.optimizer.iterations.assign(7)
+    system.fit(rows, batch_size=16, shuffle=False, verbose=0)
+    moved = state.parameters - step.functional.parameters.values()
+    np.testing.assert_allclose(moved, expected.gradient, rtol=1e-4, atol=1e-4 * np.abs(expected.gradient).max())
+    np.testing.assert_allclose(step.functional.statistics.values(), expected.statistics, rtol=1e-5, atol=1e-6)
 
 
 def test_rows_of_another_shape_are_refused():
