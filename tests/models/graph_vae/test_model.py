@@ -262,6 +262,18 @@ def test_node_rates_add_up_to_the_rate_of_the_importance_terms(rng):
     np.testing.assert_allclose(found.sum(axis=1), expected, rtol=1e-10)
 
 
+# The layers' own tests bound each alone; a model whose networks were not told of the bound passed.
+@small.SHARED_TOP_DOWN
+def test_the_bound_on_log_variances_is_that_of_every_network(share_top_down, rng):
+    system = small.build("full", rng, scale=20.0, share_top_down=share_top_down, log_variance_bound=0.5)
+    x, gates = tf.constant(small.images(rng, B)), system.gates.hard()
+    bottom_up = system._bottom_up(x, training=False)
+    draw = system.posterior.draw(bottom_up, gates, tf.constant(small.noise(system)), training=False)
+    _, of_prior = system.prior(gates).node_parameters(draw.z)
+    for log_variance in (bottom_up[1], *[said[1] for said in draw.top_down[1:]], of_prior[..., 1:, :]):
+        assert 0.49 < np.abs(log_variance).max() <= 0.5
+
+
 # Construction ------------------------------------------------------------------------------------------------
 
 
