@@ -106,6 +106,14 @@ def test_without_an_optimizer_the_learning_rate_follows_the_course_of_the_config
     assert system.optimizer is given
 
 
+# Keras has defaults of its own for each, and its epsilon is ten times ours.
+def test_the_moments_and_epsilon_of_the_optimizer_are_the_config_s():
+    options = {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.25}
+    system = registry.build(presets.get("spvae/tiny", [f"optimizer.{name}={value}" for name, value in options.items()]))
+    system.compile()
+    assert {name: getattr(system.optimizer, name) for name in options} == options
+
+
 def test_the_weights_of_the_config_s_optimizer_are_averaged_if_it_says_so():
     system = registry.build(presets.get("spvae/tiny", ["optimizer.ema_momentum=0.75", "optimizer.clip_norm=2.0"]))
     system.compile()
