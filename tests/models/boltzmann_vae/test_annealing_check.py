@@ -48,6 +48,13 @@ def test_an_excess_counts_beyond_half_a_nat_and_five_standard_errors(excess, std
     assert not annealing_check.excess_of(other, used)[1].any()
 
 
+@pytest.mark.parametrize(("std_errs", "limit"), [((0.4, 0.0), 2.0), ((0.0, 0.4), 2.0), ((0.3, 0.4), 2.5)])
+def test_the_errors_of_both_estimates_count(std_errs, limit):
+    for excess, missed in ((limit - 0.01, False), (limit + 0.01, True)):
+        estimates = [np.array([[value], [error]]) for value, error in zip((3.0, 3.0 + excess), std_errs, strict=True)]
+        np.testing.assert_array_equal(annealing_check.excess_of(*estimates)[1], [missed])
+
+
 def test_a_wide_bracket_of_the_prior_is_flagged():
     assert annealing_check.bracket_flags(PREPARED) == []
     (flag,) = annealing_check.bracket_flags(PREPARED | {"prior_log_partition_upper": 5.6})
