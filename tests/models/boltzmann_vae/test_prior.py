@@ -9,7 +9,7 @@ from tests.reference.boltzmann import Machine, random_machine
 from tests.reference.monte_carlo import assert_mean_close
 from tfstruct import random
 from tfstruct.functional import Functional
-from tfstruct.inference import annealing
+from tfstruct.inference import annealing, gibbs
 from tfstruct.inference.held_out import HeldOutScorer
 from tfstruct.models.boltzmann_vae import prior as boltzmann_prior
 from tfstruct.models.boltzmann_vae.config import Annealing
@@ -202,6 +202,22 @@ def test_kept_states_follow_the_weights_of_few_temperatures(rng):
         *single(machine), tf.constant(random.key(3)), num_temperatures=2, num_chains=6_000, num_kept=6_000
     )
     assert np.abs(states.numpy().mean(axis=0) - machine.moments[0]).max() < 0.03
+
+
+# Sweeps part copies of one state, but do not bring a mode its weight: that the start must have.
+def test_states_that_are_annealed_back_follow_the_weights_too(rng, monkeypatch):
+    machine, started, sweeps = random_machine(rng, scale=1.5), [], gibbs.sweeps
+
+    def recording(rbm, z_1, **options):
+        started.append(z_1.numpy())
+        return sweeps(rbm, z_1, **options)
+
+    monkeypatch.setattr(gibbs, "sweeps", recording)
+    boltzmann_prior.estimate_partition(
+        *single(machine), tf.constant(random.key(3)), num_temperatures=2, num_chains=6_000, num_kept=5
+    )
+    (states,) = started
+    assert np.abs(states.mean(axis=0) - machine.moments[0]).max() < 0.03
 
 
 @pytest.fixture
