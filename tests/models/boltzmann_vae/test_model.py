@@ -9,7 +9,7 @@ from tests.reference.draws import draws
 from tests.reference.monte_carlo import assert_mean_close
 from tests.trainers import tiny
 from tfstruct import random
-from tfstruct.inference import likelihood
+from tfstruct.inference import gibbs, likelihood
 from tfstruct.models import registry
 from tfstruct.models.boltzmann_vae.config import Annealing, Export
 from tfstruct.training.step import TrainStep
@@ -101,6 +101,22 @@ def test_samples_of_a_prepared_model_have_the_enumerated_mean(rng):
     assert_mean_close(np.reshape(found["x_mean"], [-1, 6]), expected, resolution=0.03)
     assert_mean_close(np.reshape(found["x"] - found["x_mean"], [-1, 6]), 0.0, resolution=0.03)
     assert set(np.unique(found["x"])) == {0.0, 1.0}
+
+
+# Sweeps that mix hide where samples start; those of a trained prior do not mix.
+def test_samples_start_from_all_of_the_stored_chains_equally_often(rng, monkeypatch):
+    system, started, sweeps = small.build(rng, prior_chains=16), [], gibbs.sweeps
+    system.prior.chains.assign(states(4))
+
+    def recording(rbm, z_1, **options):
+        started.append(z_1.numpy())
+        return sweeps(rbm, z_1, **options)
+
+    monkeypatch.setattr(gibbs, "sweeps", recording)
+    system.sample(8_000, seed=small.KEY)
+    counts = np.unique(started[0], axis=0, return_counts=True)[1]
+    # 5 standard errors of a share of one in sixteen.
+    np.testing.assert_allclose(counts / 8_000, np.full(16, 1 / 16), rtol=0, atol=0.0135)
 
 
 def test_a_sample_depends_on_its_own_key_alone(rng):
