@@ -117,6 +117,25 @@ def test_the_marginal_of_the_power_function_is_bounded_from_below_and_met_withou
         np.testing.assert_allclose(gaps, 0.0, atol=1e-4)
 
 
+# Without it the prior would learn from its own chains alone, away from wherever they are.
+def test_the_prior_learns_from_the_means_given_relaxed_latents_less_those_of_its_chains(rng):
+    system = small.build(rng, f"model.sharpness.power={SHARPNESS}", **DIRECTED, relaxation="power")
+    small.set_prior(system.prior, system.prior.bias_1, system.prior.bias_2, np.zeros([4, 3]))
+    x, twin, unit, positive = small.images(rng, B), small.Twin(system), noise(system, 4), np.zeros(7)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(small.relaxed_terms(system, x, 4).log_prior)
+    gradient = np.concatenate(tape.gradient(total, [system.prior.bias_1.value, system.prior.bias_2.value]))
+    bias = np.concatenate([system.prior.bias_1, system.prior.bias_2]).astype(np.float64)
+    for k, b in np.ndindex(4, B):
+        logits = twin.group_logits(x[b], np.zeros(7))
+        relaxed = relaxed_bernoulli.Power(tf.constant(logits, tf.float32), SHARPNESS)
+        log_0, log_1 = log_components(relaxed.sample_from_uniform(tf.constant(unit[k, b], tf.float32)).numpy())
+        positive += special.expit(bias + log_1 - log_0)
+    negative = np.concatenate([system.prior.chains.numpy().mean(axis=0), special.expit(bias[4:])])
+    assert np.abs(positive).min() > 0.1
+    np.testing.assert_allclose(gradient, positive - 4 * B * negative, rtol=1e-3, atol=1e-3)
+
+
 # Posteriors that are machines --------------------------------------------------------------------------------
 
 
@@ -175,6 +194,19 @@ def test_without_chains_new_ones_start_and_none_come_back(rng):
     assert np.all(np.isfinite(found.log_posterior))
     again = small.relaxed_terms(system, x, 1)
     np.testing.assert_array_equal(found.log_likelihood, again.log_likelihood)
+
+
+# Few sweeps forget the start so nearly that only the states themselves tell it from fair coins.
+def test_new_chains_start_from_the_biases_of_their_machines(rng):
+    system = small.build(rng, "objective.num_samples=3", **PLAIN, posterior_sweeps=1, scale=0.8)
+    x, twin = small.images(rng, B), small.Twin(system)
+    unit = random.uniform(random.split(random.keys_of_samples(small.KEY, 3, B), 3)[0], [4]).numpy()
+    probs = special.expit([twin.posterior_parameters(row)[0] for row in x])
+    found = small.relaxed_terms(system, x, 3)
+    for started, is_same in ((unit < probs, True), (unit < 0.5, False)):
+        chains = {"posterior": tf.constant(started.astype(np.uint8))}
+        given = small.relaxed_terms(system, x, 3, chains=chains)
+        assert np.array_equal(found.log_likelihood, given.log_likelihood) == is_same
 
 
 def test_first_chains_are_fair_coins_of_every_row_and_sample():
