@@ -91,7 +91,7 @@ def main() -> None:
     show(course, raster(trajectories), "its gates over training")
     show(drawn, tiled(samples(64), 8), "samples (means)")
     blocks = completed.reshape(4, 2, -1, _SIDE, _SIDE).swapaxes(0, 1).reshape(-1, _SIDE, _SIDE)
-    show(inpainted, tiled(blocks, len(completed) // 8), "completed from 30 % of the pixels")
+    show(inpainted, tiled(blocks, len(completed) // 8), "given 30 %, completed twice, true")
     print(plotting.save(figure, arguments.output / "overview.png"))
 
 

@@ -40,6 +40,8 @@ def test_columns_of_integers_and_booleans_stay_whole_numbers(tmp_path):
     ("text", "words"),
     [("a,b\n1,x\n2,y\n3,z\n", "column 'b' holds string; expected numbers"),
      ("a,b\n1,1\n2,\n3,\n", "column 'b' has 2 missing values, first in row 1"),
+     ("a;b\n1;x\n2;y\n", "leave the column out, or separate columns by commas and not by ';'"),
+     ("a,b\n", "has columns and no rows"),
      ("a,b\n1,1\n2\n", "cannot be read as a table of numbers"), ("", "cannot be read as a table of numbers")],
 )  # fmt: skip
 def test_a_table_that_is_not_all_numbers_is_refused_by_column(text, words, tmp_path):

@@ -195,6 +195,35 @@ def test_real_values_are_sent_to_the_likelihood_that_takes_them(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_whole_numbers_and_zeros_and_ones_are_real_values_where_they_are_standardised(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 100, [60, 4])
+    np.save(tmp_path / "rows.npy", rows)
+    gaussian = "model.likelihood=gaussian"
+    with pytest.raises(ValueError, match=r"has integers_0_255. Use `--set model.likelihood=gaussian --set data.stand"):
+        training.load_data(tiny.file_config(tmp_path / "rows.npy", gaussian, preset="vae/tiny"))
+    with pytest.raises(ValueError, match=r"for images, or else `--set model.likelihood=gaussian --set data"):
+        training.load_data(tiny.file_config(tmp_path / "rows.npy", preset="vae/tiny"))
+    for name in ("rows", "binary"):
+        np.save(tmp_path / "binary.npy", rows > 50)
+        config = tiny.file_config(tmp_path / f"{name}.npy", gaussian, "data.standardise=True", preset="vae/tiny")
+        data = training.load_data(config)
+        assert (data.support, data.bits_per_dim_offset) == ("real", None)  # a density has no bits per dimension
+        model = training.train(config, tmp_path / name) and report.TrainedRun(tmp_path / name).use(0)
+        x = data.test[:5].astype(np.float32)
+        assert np.isfinite(model.log_prob(x, num_samples=5)).all()
+
+
+def test_values_that_never_change_are_told(tmp_path):
+    rows = real_rows()
+    rows[:, 1] = 3.0
+    np.save(tmp_path / "rows.npy", rows)
+    config = tiny.file_config(
+        tmp_path / "rows.npy", "model.likelihood=gaussian", "data.standardise=True", preset="vae/tiny"
+    )
+    with pytest.warns(UserWarning, match=r"1 of \d+ values of file/none are the same in all .* at index 1; log p"):
+        training.load_data(config)
+
+
 def test_an_analysis_is_of_the_system_and_its_own_units(trained):
     asked = []
     part = registry.Analysis(

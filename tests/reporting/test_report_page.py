@@ -129,6 +129,7 @@ def test_a_page_tells_what_the_files_tell(pages, folder):
 def test_a_circuit_inpaints_and_is_shown_without_an_evaluation(pages, folder):
     found = _read(folder, "circuit")
     assert {"Inpainting", "Scores", "constant"} <= set(found.cells)
+    assert any("validation rows" in each["alt"] for each in found.images)
     assert not {"Results", "Graph"} & set(found.cells)
 
 

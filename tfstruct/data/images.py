@@ -1,8 +1,14 @@
 """PNG and JPEG images as grey levels or colours: one way for data files, and inside the graphs of served models."""
 
+import re
 from collections.abc import Sequence
 
 import tensorflow as tf
+
+
+def problem(error: tf.errors.OpError) -> str:
+    """What TensorFlow says of a broken image, without the names of its operations."""
+    return re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:.*$", "", error.message.splitlines()[0])
 
 
 def decode(encoded: tf.Tensor, channels: int = 0) -> tf.Tensor:

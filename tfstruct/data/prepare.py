@@ -87,7 +87,7 @@ def _decoded(encoded: list[bytes], event_shape: tuple[int, ...], place: Callable
         try:
             rows.append(images.decode_resized(tf.constant(content), size, channels).numpy().astype(np.uint8))
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(f"{place(row)} is not a PNG or JPEG image: {error.message}") from None
+            raise ValueError(f"{place(row)} is not a PNG or JPEG image: {images.problem(error)}") from None
     return np.stack(rows).reshape(-1, *event_shape)
 
 

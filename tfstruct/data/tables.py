@@ -34,8 +34,13 @@ def read_table(path: pathlib.Path) -> np.ndarray:
     columns = []
     for name, column in zip(table.column_names, table.columns, strict=True):
         kind = column.type
+        if not len(column):
+            raise ValueError(f"{str(path)!r} has columns and no rows")
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            raise ValueError(f"{str(path)!r}, column {name!r} holds {kind}; expected numbers: leave the column out")
+            raise ValueError(
+                f"{str(path)!r}, column {name!r} holds {kind}; expected numbers: leave the column out"
+                + _other_separator(name)
+            )
         if column.null_count:
             first = column.is_null().to_pylist().index(True)
             raise ValueError(
@@ -47,6 +52,11 @@ def read_table(path: pathlib.Path) -> np.ndarray:
         raise ValueError(f"{str(path)!r} has no columns; expected at least one, of numbers")
     rows = np.stack(columns, axis=1)
     return rows.astype(np.int64 if rows.dtype.kind in "biu" else np.float64)
+
+
+def _other_separator(name: str) -> str:
+    found = next((mark for mark in (";", "\t", "|") if mark in name), None)
+    return "" if found is None else f", or separate columns by commas and not by {found!r}"
 
 
 def _read_csv(path: pathlib.Path) -> pa.Table:
@@ -90,7 +100,7 @@ def _read_images(folder: pathlib.Path, size: tuple[int, ...] | None) -> np.ndarr
             if size is not None and tuple(image.shape[:2]) != size:
                 image = images.decode_resized(encoded, size, first[2])
         except tf.errors.InvalidArgumentError as error:
-            raise ValueError(f"{str(path)!r} is not a PNG or JPEG image: {error.message}") from None
+            raise ValueError(f"{str(path)!r} is not a PNG or JPEG image: {images.problem(error)}") from None
         if tuple(image.shape[:2]) != first[1]:
             raise ValueError(
                 f"images must have one size; {str(first[0])!r} has {first[1]}, {str(path)!r} "

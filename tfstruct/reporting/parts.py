@@ -146,6 +146,7 @@ def _results(results: Sequence[Mapping[str, Any]]) -> Part:
     rows, text = [], []
     for result in results:
         text += [report.summary_line(dict(result)), *(f"Flagged: {flag}." for flag in result["flags"])]
+        text += [_log_partition(replica) for replica in result["replicas"] if "prior_log_partition_upper" in replica]
         data = result["data"]
         for replica in result["replicas"]:
             bits = replica["bits_per_dim"]
@@ -163,6 +164,13 @@ def _results(results: Sequence[Mapping[str, Any]]) -> Part:
         "effective samples",
     )  # fmt: skip
     return Part("Results", text, heading, rows)
+
+
+def _log_partition(replica: Mapping[str, Any]) -> str:
+    bounds = []
+    for side, key in (("below", "prior_log_partition"), ("above", "prior_log_partition_upper")):
+        bounds.append(f"from {side} as {replica[key]:.3f} ± {replica[f'{key}_std_err']:.3f}")
+    return f"Seed {replica['seed']}: log Z of the prior is estimated {' and '.join(bounds)} nats."
 
 
 def _graph(run: TrainedRun, found: Sequence[Drawn], results: Sequence[Mapping[str, Any]], replica: int) -> Part:
@@ -261,9 +269,9 @@ def _scores(run: TrainedRun, options: Options) -> Part:
     rows = {f"{run.data.name}, test": _test_rows(run, options)}
     variant = _VARIANTS.get(run.data.support) if run.data.variant == "none" else run.data.variant
     count = len(rows[next(iter(rows))])
-    is_image = variant is not None and _is_image(run)
-    for name in options.foreign if is_image else ():
-        rows[name] = foreign.rows(name, variant, run.model.event_shape, count=count, data_dir=options.data_dir)
+    if variant is not None and _is_image(run):
+        for name in options.foreign:
+            rows[name] = foreign.rows(name, variant, run.model.event_shape, count=count, data_dir=options.data_dir)
     settings = run.config.training.validation  # its annealing is the cheaper one
     scorer = HeldOutScorer(
         run.model,
@@ -288,9 +296,10 @@ def _scores(run: TrainedRun, options: Options) -> Part:
         f"log p(x) of {len(rows[normal[0]]):,} rows of each set, spread over all of it, K={options.num_samples}. The "
         "results above may be of other rows and another K."
     ]
-    if options.foreign and not is_image:
-        text.append(f"No other data stand beside it: {', '.join(options.foreign)} are images.")
-    caption = "How log p(x) is spread over test rows" + " and over rows of data that the model has not seen" * is_image
+    if options.foreign and not others:
+        text.append(f"No other data stand beside it: {', '.join(options.foreign)} are images of another kind.")
+    caption = "How log p(x) is spread over test rows"
+    caption += " and over rows of data that the model has not seen" if others else ""
     heading = ("rows", "mean ± s.e., nats", *["told from test rows: AUROC (95 % interval)"][: len(others)])
     return Part("Scores", text, heading, table, [Drawn(plotting.draw_scores(scores), f"{caption}.")])
 

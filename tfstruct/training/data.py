@@ -54,6 +54,8 @@ def load_data(config: Config, data_dir: str | None = None) -> datasets.Dataset:
         )
     if likelihood == "gaussian" and not options.standardise:
         _warn_of_far_values(data.validation, label)
+    if likelihood == "gaussian" and len(data.event_shape) == 1:
+        _warn_of_constant_values(data.validation, label)
     if getattr(config.model, "batch_norm", False) and data.train_transform == "cast" and _are_equal(data.train):
         raise ValueError(
             f"all {len(data.train)} training rows of {label} are the same, which leaves batch normalisation no "
@@ -77,6 +79,17 @@ def _warn_of_far_values(rows: np.ndarray, label: str) -> None:
         warnings.warn(
             f"the values of {label} reach from {found.minimum:.4g} to {found.maximum:.4g}, and the mean of the "
             "Gaussian likelihood lies between 0 and 1; use `--set data.standardise=True`",
+            stacklevel=3,
+        )
+
+
+def _warn_of_constant_values(rows: np.ndarray, label: str) -> None:
+    """Warns of columns of a table that never change, whose density under a Gaussian has no bound but its variance's."""
+    constant = np.flatnonzero(np.ptp(rows, axis=0) == 0.0) if len(rows) > 1 else np.zeros(0, int)
+    if len(constant):
+        warnings.warn(
+            f"{len(constant)} of {rows.shape[1]} values of {label} are the same in all validation rows, first the one "
+            f"at index {constant[0]}; log p(x) then measures how small a variance may be: leave them out",
             stacklevel=3,
         )
 

@@ -52,6 +52,13 @@ def test_figures_are_written_and_show_something(rng, tmp_path, name):
     assert pixels.std() > 0.02
 
 
+@pytest.mark.parametrize("name", sorted(DRAWN))
+def test_no_line_runs_through_a_picture(rng, name):
+    for axes in DRAWN[name](rng).axes:
+        shown = [line for line in (*axes.get_xgridlines(), *axes.get_ygridlines()) if line.get_visible()]
+        assert not (axes.images and axes.axison and shown)
+
+
 # Region graphs -------------------------------------------------------------------------------------------------------
 
 
