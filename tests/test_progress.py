@@ -9,8 +9,10 @@ from tfstruct import progress
 
 
 @pytest.fixture
-def shown(monkeypatch):
-    monkeypatch.setattr(progress, "_is_shown", True)
+def shown():
+    progress.show()
+    yield
+    progress.show(False)
 
 
 def test_a_library_call_is_silent(capsys):

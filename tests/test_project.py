@@ -1,5 +1,6 @@
 """Rules that the whole checkout keeps."""
 
+import re
 import subprocess
 import sys
 
@@ -29,6 +30,13 @@ def test_no_file_of_the_package_is_longer_than_400_lines():
 def test_no_module_is_called_by_a_name_that_says_nothing():
     empty = {"utils", "util", "helpers", "helper", "common", "misc"}
     assert not [str(path) for path in package_files() if path.stem in empty or path.parent.name in empty]
+
+
+def test_no_test_replaces_what_is_private():
+    tests = list((CHECKOUT / "tests").rglob("*.py"))
+    assert len(tests) > 100
+    pattern = re.compile(r"""(setattr|delattr|patch\.object)\([^,]+, ["']_[a-zA-Z]""")
+    assert not [path.name for path in tests if pattern.search(path.read_text())]
 
 
 def test_every_module_begins_with_a_docstring():

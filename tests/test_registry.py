@@ -87,7 +87,7 @@ def test_plugins_are_imported_once_when_a_name_is_looked_for(monkeypatch):
         found.register("theirs", 2)
 
     monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [_EntryPoint("theirs", load)])
-    monkeypatch.setattr(registry, "_loaded", set())
+    monkeypatch.setattr(registry, "loaded_plugins", set())
     found.register("ours", 1)
     assert found["ours"] == 1
     assert loads == []  # what is there needs no plugin
@@ -101,7 +101,7 @@ def test_a_plugin_that_cannot_be_imported_is_named(monkeypatch):
         raise SyntaxError("half a line")
 
     monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [_EntryPoint("broken", load)])
-    monkeypatch.setattr(registry, "_loaded", set())
+    monkeypatch.setattr(registry, "loaded_plugins", set())
     with pytest.raises(ImportError, match="broken_module, the tfstruct plugin 'broken' of .*half a line"):
         list(Registry("thing"))
 

@@ -19,7 +19,7 @@ _MOST_NEAR = 5  # names that a message suggests
 _MOST_LISTED = 20  # names that a message lists all of
 
 T = TypeVar("T")
-_loaded: set[str] = set()
+loaded_plugins: set[str] = set()
 #: modules that were imported by name, in their order
 imported: list[str] = []
 
@@ -31,8 +31,8 @@ def load_plugins() -> None:
         ImportError: a module that cannot be imported; the message names its package.
     """
     for entry in metadata.entry_points(group=ENTRY_POINTS):
-        if entry.value not in _loaded:
-            _loaded.add(entry.value)
+        if entry.value not in loaded_plugins:
+            loaded_plugins.add(entry.value)
             try:
                 entry.load()
             except Exception as error:

@@ -47,7 +47,7 @@ def check(
     report, flags = {}, []
     if model.prior is not None:
         flags += bracket_flags(prepared)
-        other = _log_partition(
+        other = annealed_log_partition(
             model.prior.machine(),
             random.fold_in(key, 0),
             num_temperatures=settings.prior_temperatures,
@@ -66,7 +66,7 @@ def check(
         temperatures = settings.posterior_temperatures
         posteriors = model.machine(tf.constant(rows[:_IMAGES], tf.float32))
         pairs = [
-            _log_partition(
+            annealed_log_partition(
                 posteriors, random.fold_in(key, 1 + index), num_temperatures=temperatures, num_chains=_CHAINS, base=base
             )
             for index, base in enumerate(("fields", "uniform"))
@@ -82,7 +82,7 @@ def check(
     return report, flags
 
 
-def _log_partition(rbm: RestrictedBoltzmannMachine, key: tf.Tensor, **settings: Any) -> np.ndarray:
+def annealed_log_partition(rbm: RestrictedBoltzmannMachine, key: tf.Tensor, **settings: Any) -> np.ndarray:
     """Log Z and its standard error, [2, ...]."""
     return np.stack(_compiled(rbm.bias_1, rbm.bias_2, rbm.coupling, key, **settings)).astype(np.float64)
 

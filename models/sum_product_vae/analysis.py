@@ -138,7 +138,7 @@ def inpainting(
     complete = tf.function(
         lambda x, observed, keys: model.inpaint(x, observed, seed=keys, num_samples=num_samples), autograph=False
     )
-    score = _scorer(model, num_samples)
+    score = scorer(model, num_samples)
     whole = score(rows[:scored], np.ones([*rows[:scored].shape], bool), random.fold_in(key, 1))
     for name, mask in progress.track(list(_masks(model.event_shape, seed).items()), "mask", "inpainting"):
         shown = rows[:images]
@@ -167,7 +167,7 @@ def inpainting(
     return result
 
 
-def _scorer(model: SumProductVAE, num_samples: int) -> Callable[..., np.ndarray]:
+def scorer(model: SumProductVAE, num_samples: int) -> Callable[..., np.ndarray]:
     """Estimates of log p(x_observed), [n], image by image with keys of their own."""
     chunk = min(_CHUNK, num_samples)
 

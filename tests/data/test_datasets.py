@@ -103,7 +103,7 @@ def test_checksum_depends_on_values_types_and_shapes():
 def test_checksum_of_pieces_is_that_of_the_whole(monkeypatch):
     rows = {"train": np.arange(1000).reshape(100, 10)}
     whole = datasets.checksum(rows)
-    monkeypatch.setattr(datasets, "_HASH_BYTES", 160)
+    monkeypatch.setattr(datasets, "HASH_BYTES", 160)
     assert datasets.checksum(rows) == whole
 
 

@@ -19,7 +19,7 @@ def rows():
 @pytest.fixture
 def few_at_a_time(monkeypatch):
     """Blocks of five rows."""
-    monkeypatch.setattr(prepare, "_BLOCK_BYTES", 5 * 4 * 12)
+    monkeypatch.setattr(prepare, "BLOCK_BYTES", 5 * 4 * 12)
 
 
 def prepared(tmp_path, *paths, key=None, event_shape=SHAPE, **options):

@@ -30,7 +30,7 @@ def test_join_is_the_summary_of_all_arrays_together():
 
 
 def test_pieces_of_a_large_array_count_as_one(monkeypatch):
-    monkeypatch.setattr(support, "_CHUNK_BYTES", 16)
+    monkeypatch.setattr(support, "CHUNK_BYTES", 16)
     values = np.zeros((10, 4), np.float32)
     values[3, 1], values[7, 2], values[9, 0] = np.nan, np.inf, 3.5
     summary = support.summarize(values)

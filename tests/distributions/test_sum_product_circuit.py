@@ -23,7 +23,7 @@ SIZES = pytest.mark.parametrize(
 def way(request, monkeypatch):
     """Both ways to take the sums: term by term, and as matrix products whatever the number of weights."""
     if request.param == "matrices":
-        monkeypatch.setattr(sum_product_circuit, "_LARGEST_TABLE", 0)
+        monkeypatch.setattr(sum_product_circuit, "LARGEST_TABLE", 0)
     return request.param
 
 

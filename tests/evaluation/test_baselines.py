@@ -1,7 +1,10 @@
 """Bits per dimension of models without latents: exact, and flagged where a model is worse."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from tfstruct.data import load
 from tfstruct.evaluation import baselines
@@ -44,15 +47,55 @@ def test_real_values_have_no_bits(tmp_path):
     assert baselines.bits_per_dim(data_of(tmp_path, {"train": rows, "validation": rows, "test": rows}), rows) is None
 
 
+def test_real_rows_are_compared_with_gaussians(tmp_path):
+    mixing = np.array([[1.0, 0.0, 0.0], [2.0, 0.5, 0.0], [0.0, 1.0, 3.0]])
+    train, test = (5.0 + RNG.normal(size=(count, 3)) @ mixing.T for count in (400, 50))
+    data = data_of(tmp_path, {"train": train, "validation": test, "test": test})
+    seen, new = data.train.astype(np.float64), data.test.astype(np.float64)
+    found = baselines.log_densities(data, data.test)
+    alone = stats.norm(seen.mean(axis=0), seen.std(axis=0)).logpdf(new).sum(axis=1)
+    together = stats.multivariate_normal(seen.mean(axis=0), np.cov(seen, rowvar=False, bias=True)).logpdf(new)
+    assert found == {
+        "independent Gaussians": pytest.approx(alone.mean(), rel=1e-9),
+        "Gaussian": pytest.approx(together.mean(), rel=1e-9),
+    }
+    few = dataclasses.replace(data, train=data.train[:29])
+    assert list(baselines.log_densities(few, data.test)) == ["independent Gaussians"]
+    still = data.train.copy()
+    still[:, 1] = 2.0
+    assert baselines.log_densities(dataclasses.replace(data, train=still), data.test) is None
+    again = data.train.copy()
+    again[:, 1] = 2.0 * again[:, 0]
+    assert list(baselines.log_densities(dataclasses.replace(data, train=again), data.test)) == ["independent Gaussians"]
+
+
+def test_zeros_and_ones_have_no_densities(tmp_path):
+    rows = RNG.integers(0, 2, (40, 2))
+    assert baselines.log_densities(data_of(tmp_path, {"train": rows, "validation": rows, "test": rows}), rows) is None
+
+
+def report(bits, log_likelihood=0.0, std_err=0.0):
+    return {"bits_per_dim": bits, "log_likelihood": log_likelihood, "std_err": std_err}
+
+
 def test_a_model_that_is_worse_by_more_than_its_error_is_flagged():
     simple = {"uniform": 1.0, "histogram": 0.5}
-    assert (
-        baselines.flags(simple, 0.51, 0.01)
-        == baselines.flags(simple, None, 0.0)
-        == baselines.flags(None, 9.0, 0.0)
-        == []
-    )
-    assert baselines.flags(simple, 0.6, 0.01) == [
+    error = 0.01 * 7 * np.log(2.0)  # of the log-likelihood of seven values whose bits have the error 0.01
+    assert baselines.flags(simple, report(0.51, std_err=error), 7) == baselines.flags(None, report(9.0), 7) == []
+    assert baselines.flags(simple, report(0.6, std_err=error), 7) == [
         "worse than no model: 0.6000 bits/dim, the histogram model has 0.5000"
     ]
-    assert len(baselines.flags(simple, 1.1, 0.01)) == 2
+    assert len(baselines.flags(simple, report(1.1, std_err=error), 7)) == 2
+    gaussian = {"independent Gaussians": -18.3}
+    assert baselines.flags(gaussian, report(None, -18.49, 0.1), 7) == []
+    assert baselines.flags(gaussian, report(None, -18.51, 0.1), 7) == [
+        "worse than no model: -18.51 nats, the independent Gaussians model has -18.30"
+    ]
+
+
+def test_baselines_stand_beside_the_models_number():
+    assert baselines.text({"uniform": 1.0, "histogram": 0.5}) == " (uniform 1.0000, histogram 0.5000)"
+    assert baselines.text({"independent Gaussians": -18.3, "Gaussian": -16.234}) == (
+        " (independent Gaussians -18.30, Gaussian -16.23)"
+    )
+    assert baselines.text(None) == ""

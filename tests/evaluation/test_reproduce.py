@@ -26,7 +26,7 @@ from tfstruct.models.tables import Evaluation
 @pytest.fixture
 def runner(monkeypatch, tmp_path):
     """Makes runners of stand-in programs; what they say is in `said`."""
-    monkeypatch.setattr(reproduce, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(reproduce, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(
         reproduce,
         "command",
@@ -157,7 +157,7 @@ def test_an_error_of_the_runner_leaves_no_process_behind(runner, tmp_path, monke
         raise RuntimeError("no more memory")
 
     made = runner(progress_seconds=0.1)
-    monkeypatch.setattr(made, "_progress", fail)
+    monkeypatch.setattr(made, "say", fail)
     with pytest.raises(RuntimeError):
         made.run([unit])
     assert processes[0].poll() is not None

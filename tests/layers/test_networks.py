@@ -15,7 +15,7 @@ ADJACENCY = np.array([[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0]], b
 
 @pytest.fixture(params=["loop", "batched"])
 def matmul_branch(request, monkeypatch):
-    monkeypatch.setattr(grouped, "_batched_matmul_is_fast", lambda: request.param == "batched")
+    monkeypatch.setattr(grouped, "batched_matmul_is_fast", lambda: request.param == "batched")
 
 
 def _options(batch_norm, activation="tanh"):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests.trainers import tiny
 from tfstruct import random
 from tfstruct.data import support
-from tfstruct.evaluation import analysis, report
+from tfstruct.evaluation import analysis, baselines, report
 from tfstruct.functional import Functional
 from tfstruct.inference.objectives import Draws
 from tfstruct.models import registry
@@ -49,7 +49,7 @@ def model(request):
 
 
 def test_mean_and_deviation_are_taken_piece_by_piece(monkeypatch):
-    monkeypatch.setattr(support, "_CHUNK_BYTES", 7 * 6 * 8)
+    monkeypatch.setattr(support, "CHUNK_BYTES", 7 * 6 * 8)
     rows = real_rows() * SCALES + 1e6
     mean, std = support.mean_and_std(rows)
     np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=1e-13)
@@ -193,6 +193,14 @@ def test_real_values_are_sent_to_the_likelihood_that_takes_them(tmp_path):
     with pytest.warns(UserWarning, match="reach from .* use `--set data.standardise=True`"):
         training.load_data(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_stands_beside_gaussians_in_the_units_of_the_data(trained):
+    result = report.evaluate(report.TrainedRun(trained / "run"), num_samples=5, tag="beside")
+    data = report.TrainedRun(trained / "run").data
+    expected = baselines.log_densities(data, data.test)
+    assert result["baselines"] == expected
+    assert f"(independent Gaussians {expected['independent Gaussians']:.2f}" in report.summary_line(result)
 
 
 def test_whole_numbers_and_zeros_and_ones_are_real_values_where_they_are_standardised(tmp_path):

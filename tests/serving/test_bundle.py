@@ -231,7 +231,7 @@ def test_a_bundle_that_scores_otherwise_than_the_trained_model_is_refused(traine
         values = golden(model, rows)
         return values | {"log_prob/log_prob": values["log_prob/log_prob"] - 0.2}
 
-    monkeypatch.setattr(publication, "_golden", shifted)
+    monkeypatch.setattr(publication, "golden_values", shifted)
     with pytest.raises(ValueError, match="does not score as the one in memory"):
         bundle.export(trained, tmp_path / "1")
     assert not (tmp_path / "1").exists()

@@ -63,7 +63,7 @@ def ask(connection, *, is_async, batch_size=100, concurrency=2, x=X, **patience)
 
 @pytest.fixture(params=[False, True], ids=["waited for", "awaited"])
 def is_async(request, monkeypatch):
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
     return request.param
 
 
@@ -95,8 +95,8 @@ def test_no_more_often_than_it_may_be(is_async):
 
 
 def test_not_after_the_deadline(is_async, monkeypatch):
-    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.2)
-    monkeypatch.setattr(remote, "_LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(remote, "LONGEST_PAUSE", 0.2)
     connection = failing(is_async, *["UNAVAILABLE"] * 99)
     with pytest.raises(ConnectionError):
         ask(connection, is_async=is_async, retries=15, timeout=0.5)

@@ -306,7 +306,7 @@ def test_a_server_that_cannot_start_says_why_and_exits_with_1(shelf, tmp_path):
 
 
 def test_a_taken_port_and_a_host_for_everybody_are_said(shelf, caplog, monkeypatch):
-    monkeypatch.setattr(versions.Version, "_warm_up", lambda *_: None)
+    monkeypatch.setattr(versions.Version, "warm_up", lambda *_: None)
     taken = app._listener("127.0.0.1", 0)
     taken.listen()
     settings = Settings((f"odd={shelf / 'odd'}",), rest_port=taken.getsockname()[1], grpc_port=0)

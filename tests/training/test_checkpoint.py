@@ -212,7 +212,7 @@ def test_saving_before_a_valid_later_step_is_refused(tmp_path):
 
 def test_other_format_is_an_error_not_a_fall_back(tmp_path, monkeypatch):
     checkpoints, _ = two_checkpoints(tmp_path)
-    monkeypatch.setattr(checkpoint, "_FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
     with pytest.raises(ValueError, match="format 1") as caught:
         checkpoints.latest()
     assert not isinstance(caught.value, DamagedCheckpointError)

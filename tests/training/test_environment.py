@@ -47,7 +47,7 @@ def test_this_checkout_names_its_own_commit():
 def test_the_environments_of_all_processes_of_a_run_stay(tmp_path, monkeypatch):
     folder = workdir.Workdir(tmp_path)
     for step, commit in ((0, "a1"), (0, "b2"), (10, "b2"), (20, "c3")):  # begun anew: what was before is another run
-        monkeypatch.setattr(workdir, "_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(workdir, "current_commit", lambda commit=commit: commit)
         noted = folder.write_environment(step, compiler="xla")
     found = folder.environment()
     assert found == noted
@@ -70,7 +70,7 @@ def test_a_process_that_makes_no_step_is_not_said_to_have_trained(tmp_path, monk
     file = tiny.write_rows(tmp_path / "rows.npz")
     folder = workdir.Workdir(tmp_path / "run")
     for commit in ("a1", "b2"):
-        monkeypatch.setattr(workdir, "_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(workdir, "current_commit", lambda commit=commit: commit)
         training.train(tiny.vae_config(file), folder.path)
     assert (folder.environment()["commit"], folder.environment()["earlier"]) == ("a1", [])
     assert folder.run_state().made_by["commit"] == "a1"

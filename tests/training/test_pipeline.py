@@ -94,10 +94,10 @@ def test_streamed_blocks_of_equal_calls_have_one_shape():
 
 
 def test_a_streamed_call_is_no_larger_than_a_block(monkeypatch):
-    monkeypatch.setattr(pipeline_lib, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(pipeline_lib, "BLOCK_BYTES", 1000)
     streaming = Pipeline(ROWS, seeds=[1, 2], batch_size=8, resident_megabytes=0)
     assert streaming.max_steps_per_call == 1000 // (12 * 8 * 2)
-    monkeypatch.setattr(pipeline_lib, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(pipeline_lib, "BLOCK_BYTES", 1)
     assert streaming.max_steps_per_call == 1
     assert Pipeline(ROWS, seeds=[1], batch_size=8, resident_megabytes=1).max_steps_per_call is None
 
@@ -135,7 +135,7 @@ def test_no_rows_and_no_batch_are_refused(rows, batch_size, message):
 
 
 def test_the_order_of_many_rows_takes_no_memory_and_visits_each_once_an_epoch(monkeypatch):
-    monkeypatch.setattr(pipeline_lib, "_SORTED_ROWS", 10)
+    monkeypatch.setattr(pipeline_lib, "SORTED_ROWS", 10)
     num_rows, batch = 300, 8
     visits = batch_indices([1, 2], 0, 75, batch, num_rows)  # two epochs
     for seed in range(2):

@@ -23,7 +23,7 @@ from tfstruct.registry import Registry, require_known
 __all__ = ["Dataset", "checksum", "hold_out", "load", "names", "require_binary", "variants_of"]
 
 _ORDER_SEED = 5923
-_HASH_BYTES = 2**26
+HASH_BYTES = 2**26
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,7 +179,7 @@ def checksum(rows: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name, values in rows.items():
         digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
-        step = max(1, _HASH_BYTES // max(1, values[:1].nbytes))
+        step = max(1, HASH_BYTES // max(1, values[:1].nbytes))
         for start in range(0, len(values), step):  # a mapped file need not fit into memory
             digest.update(np.ascontiguousarray(values[start : start + step]).data)
     return digest.hexdigest()

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from tfstruct import random
 
-_BLOCK_BYTES = 2**28  # rows of one call that are in flight while streaming
-_SORTED_ROWS = 2**24  # beyond, the order of an epoch is not held in memory
+BLOCK_BYTES = 2**28  # rows of one call that are in flight while streaming
+SORTED_ROWS = 2**24  # beyond, the order of an epoch is not held in memory
 
 
 class Call(NamedTuple):
@@ -50,7 +50,7 @@ def batch_indices(seeds: list[int], first_step: int, num_steps: int, batch_size:
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
             inside = epochs == epoch
             within = places[inside] % num_rows
-            if num_rows > _SORTED_ROWS:
+            if num_rows > SORTED_ROWS:
                 chosen[inside] = random.shuffled(seed, epoch, within, num_rows)
             else:
                 chosen[inside] = random.permutation(seed, epoch, num_rows)[within]
@@ -100,7 +100,7 @@ class Pipeline:
         if self.is_resident:
             return None
         step_bytes = self.rows[:1].nbytes * self.batch_size * len(self.seeds)
-        return max(1, _BLOCK_BYTES // step_bytes)
+        return max(1, BLOCK_BYTES // step_bytes)
 
     def _indices(self, first_step: int, num_steps: int) -> np.ndarray:
         return batch_indices(self.seeds, first_step, num_steps, self.batch_size, len(self.rows))

@@ -17,7 +17,7 @@ from tfstruct.files import PathLike, replacing
 from tfstruct.progress import Progress
 
 DTYPES = ("uint8", "float32")
-_BLOCK_BYTES = 2**26
+BLOCK_BYTES = 2**26
 _MOST_ROWS = 2**32  # of `random.shuffled`
 
 
@@ -49,7 +49,7 @@ def prepare(sources: Sequence[Source], output: PathLike, *, dtype: str | None = 
     total, event_shape = sum(source.num_rows for source in sources), sources[0].event_shape
     if total > _MOST_ROWS:
         raise ValueError(f"at most {_MOST_ROWS:,} rows are put in order, found {total:,}")
-    blocks = _blocks(sources, max(1, _BLOCK_BYTES // (4 * math.prod(event_shape))))
+    blocks = _blocks(sources, max(1, BLOCK_BYTES // (4 * math.prod(event_shape))))
     with Progress("preparing", total, "row", compiles=False) as shown, replacing(output) as file:
         done, mapped = 0, None
         for rows, place in blocks:

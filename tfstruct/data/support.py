@@ -27,7 +27,7 @@ LIKELIHOOD_SUPPORTS = {
     "spline": (INTEGERS,),
 }
 
-_CHUNK_BYTES = 2**26  # a memory-mapped array is read piece by piece
+CHUNK_BYTES = 2**26  # a memory-mapped array is read piece by piece
 
 #: of each support, for messages and cards
 MEANING = {
@@ -74,8 +74,8 @@ class Summary:
 
 
 def _chunks(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields pieces of at most `_CHUNK_BYTES`, or one row, with the number of their first row."""
-    rows = max(1, _CHUNK_BYTES // max(1, values[:1].nbytes))
+    """Yields pieces of at most `CHUNK_BYTES`, or one row, with the number of their first row."""
+    rows = max(1, CHUNK_BYTES // max(1, values[:1].nbytes))
     for start in range(0, len(values), rows):
         yield start, np.asarray(values[start : start + rows])
 

@@ -20,7 +20,7 @@ from tfstruct import random
 from tfstruct.distributions.region_graph import RegionGraph
 from tfstruct.math import logsumexp
 
-_LARGEST_TABLE = 512  # weights of a region up to which its sums are taken term by term
+LARGEST_TABLE = 512  # weights of a region up to which its sums are taken term by term
 
 
 class _Level(NamedTuple):
@@ -146,7 +146,7 @@ def _sums(products: tf.Tensor, log_weights: tf.Tensor) -> tf.Tensor:
     Regions of many weights take a matrix product in place of the exponential of every term. Against the greatest
     product of its region a term below exp(-87) is then zero in float32, and a sum without any other is -inf.
     """
-    if np.prod(log_weights.shape[1:]) <= _LARGEST_TABLE:
+    if np.prod(log_weights.shape[1:]) <= LARGEST_TABLE:
         return logsumexp(products[:, tf.newaxis] + log_weights[..., tf.newaxis], axis=2)
     # Padding, and what no sum takes, must not be the greatest.
     is_taken = tf.reduce_max(log_weights, axis=1)[..., tf.newaxis] > -np.inf

@@ -217,7 +217,9 @@ def evaluate(
     if edges:
         edge_rows = rows[:edge_images]
         edge_scorer = make_scorer(num_samples=edge_samples, batch_size=min(batch_size, len(edge_rows)))
-    simple = None if run.model.target.is_conditional else baselines.bits_per_dim(run.data, rows)
+    simple = None
+    if not run.model.target.is_conditional:
+        simple = baselines.bits_per_dim(run.data, rows) or baselines.log_densities(run.data, rows)
     replicas, log_probs, elbos = [], [], []
     for replica in range(run.num_replicas):
         parameters = run.weights.parameters[replica]
@@ -234,8 +236,7 @@ def evaluate(
         report, flags = report | own, flags + own_flags
         if edge_effects is not None:
             report["edge_effects"] = edge_effects(edge_scorer, parameters, statistics, edge_rows, seed=seed)
-        error = bits_per_dim(report["std_err"], data.dims, 0.0)
-        report["flags"] += flags + run.training_flags(split) + baselines.flags(simple, report["bits_per_dim"], -error)
+        report["flags"] += flags + run.training_flags(split) + baselines.flags(simple, report, data.dims)
         replicas.append(report)
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -365,9 +366,7 @@ def summary_line(result: dict[str, Any]) -> str:
     else:
         spread = f"{float(result['replicas'][0]['std_err']):.2f} (standard error over images)"
     bits = f", {mean['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in mean else ""
-    bits += f" ({', '.join(f'{name} {value:.4f}' for name, value in (result.get('baselines') or {}).items())})" * bool(
-        bits
-    )
+    bits += baselines.text(result.get("baselines"))
     largest = max(float(replica["rate_quantiles"]["1.0"]) for replica in result["replicas"])
     quantity = "log-likelihood" if result["target"] == "log p(x)" else result["target"]
     return (

@@ -17,7 +17,7 @@ from tfstruct.files import PathLike, exclusive
 from tfstruct.models.tables import Table
 from tfstruct.training.logging import METRICS_NAME, read_rows
 
-_POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _GRACE_SECONDS = 600.0  # a trainer saves at the end of a call, an evaluation is simply lost
 
@@ -119,7 +119,7 @@ class Runner:
                     working.append(self._start(unit, {job.place for job in working}))
                 if not working:
                     break  # what is left waits for runs that failed
-                time.sleep(_POLL_SECONDS)
+                time.sleep(POLL_SECONDS)
                 for job in [job for job in working if job.process.poll() is not None]:
                     working.remove(job)
                     waiting[:0] = self._finished(job)  # a result at hand before another training begins

@@ -12,7 +12,7 @@ from tfstruct.layers.precision import product
 
 
 @functools.cache
-def _batched_matmul_is_fast() -> bool:
+def batched_matmul_is_fast() -> bool:
     """Batched kernels win on a GPU; XLA on a CPU runs them without Eigen, many times slower than a loop."""
     return bool(tf.config.list_logical_devices("GPU"))
 
@@ -27,7 +27,7 @@ def grouped_matmul(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     Returns:
         [..., G, O].
     """
-    if _batched_matmul_is_fast():
+    if batched_matmul_is_fast():
         return product(functools.partial(tf.einsum, "...gi,gio->...go"), inputs, kernel)
     products = [product(tf.matmul, inputs[..., group, :], kernel[group]) for group in range(kernel.shape[0])]
     return tf.stack(products, axis=-2)
@@ -35,7 +35,7 @@ def grouped_matmul(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 def ragged_matmul(inputs: Sequence[tf.Tensor], kernels: Sequence[tf.Tensor]) -> tf.Tensor:
     """Multiplies group g's inputs [..., I_g] by its matrix [I_g, O]; returns [..., G, O]."""
-    if not _batched_matmul_is_fast():
+    if not batched_matmul_is_fast():
         return tf.stack(
             [product(tf.matmul, values, kernel) for values, kernel in zip(inputs, kernels, strict=True)], axis=-2
         )

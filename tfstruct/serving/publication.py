@@ -64,7 +64,7 @@ def publish(
             records = warmup.write(aside, card["signatures"], rows) if warmup.is_available() else 0
             write_text(aside / CARD_NAME, to_json(card | {"warmup_records": records}, indent=2, sort_keys=True) + "\n")
             write_text(aside / PAGE_NAME, to_markdown(read_json(aside / CARD_NAME)))
-        golden = _golden(LoadedModel(aside, verify=False), rows)
+        golden = golden_values(LoadedModel(aside, verify=False), rows)
         check(golden)
         with writing(output):
             with replacing(aside / GOLDEN_NAME) as file:
@@ -84,7 +84,7 @@ def publish(
     return output
 
 
-def _golden(model: LoadedModel, rows: np.ndarray) -> dict[str, np.ndarray]:
+def golden_values(model: LoadedModel, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Inputs and outputs of every signature for a few rows: `<signature>/<output>`."""
     seed = np.arange(len(rows), dtype=np.int64)
     values = {"x": rows, "seed": seed}

@@ -23,7 +23,7 @@ from tfstruct.serving.transports import (
 
 Card = str | os.PathLike[str] | dict[str, Any]
 Transport = Literal["grpc", "rest"]
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0  # seconds
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 3.0  # seconds
 
 
 class Patience(NamedTuple):
@@ -43,7 +43,7 @@ class _Attempts:
 
     def __init__(self, patience: Patience) -> None:
         self._end = time.monotonic() + patience.timeout
-        self._left, self._pause = patience.retries, _FIRST_PAUSE
+        self._left, self._pause = patience.retries, FIRST_PAUSE
 
     def remaining(self) -> float:
         """Seconds until the deadline, never less than a millisecond."""
@@ -53,7 +53,7 @@ class _Attempts:
         """Returns how many seconds to wait before the next attempt, or raises the error where there is none."""
         # Drawn at random, so that clients that failed together do not come back together.
         pause = self._pause * random.uniform(0.5, 1.0)
-        self._left, self._pause = self._left - 1, min(2 * self._pause, _LONGEST_PAUSE)
+        self._left, self._pause = self._left - 1, min(2 * self._pause, LONGEST_PAUSE)
         if self._left < 0 or not is_worth_retrying(error) or time.monotonic() + pause >= self._end:
             raise error
         return pause

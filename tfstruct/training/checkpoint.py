@@ -27,7 +27,7 @@ import numpy as np
 
 from tfstruct.files import PathLike, replacing, require_size
 
-_FORMAT = 1
+FORMAT = 1
 _DOCUMENT = "checkpoint.json"  # arrays end in .npy, so no array can take this name
 _DIGEST_LENGTH = 64  # hexadecimal SHA-256
 _BLOCK = 1 << 20
@@ -113,7 +113,7 @@ class Checkpoints:
         stored, dtypes = {}, {}
         for name, array in arrays.items():
             stored[name], dtypes[name] = _to_storable(name, np.asarray(array))
-        document = {"format": _FORMAT, "step": step, "dtypes": dtypes, "metadata": metadata}
+        document = {"format": FORMAT, "step": step, "dtypes": dtypes, "metadata": metadata}
         text = json.dumps(document, allow_nan=False).encode()
         superseded = self._damaged_after(step)
         path = self._path(step)
@@ -245,9 +245,9 @@ def _read_archive(path: pathlib.Path, step: int) -> Checkpoint:
                 if archive.getinfo(_DOCUMENT).file_size > length:  # nothing is compressed
                     raise DamagedCheckpointError(f"{path}: {_DOCUMENT} is larger than the file")
                 document = json.loads(archive.read(_DOCUMENT))
-                if document["format"] != _FORMAT:
+                if document["format"] != FORMAT:
                     found = document["format"]
-                    raise ValueError(f"{path}: checkpoint format {found}, this version reads {_FORMAT}")
+                    raise ValueError(f"{path}: checkpoint format {found}, this version reads {FORMAT}")
                 if document["step"] != step:
                     raise DamagedCheckpointError(f"{path}: holds step {document['step']}; was it renamed?")
                 arrays = {}

@@ -15,7 +15,7 @@ from tfstruct.training.loop import device_state, resolve_compiler
 from tfstruct.training.trainer import Trainer
 from tfstruct.training.workdir import Workdir
 
-_LEAST_SECONDS = 2.0  # of steps that are timed
+LEAST_SECONDS = 2.0  # of steps that are timed
 
 
 class Estimate(NamedTuple):
@@ -54,7 +54,7 @@ def dry_run(config: Config, data_dir: str | None = None) -> Estimate:
         trainer = Trainer(config, Workdir(folder), data, models, seeds, resolve_compiler(config), None)
         state, steps, seconds, done = device_state(trainer.initial), 0, 0.0, 0
         compile_seconds = None
-        while done < config.training.steps and seconds < _LEAST_SECONDS:
+        while done < config.training.steps and seconds < LEAST_SECONDS:
             start = time.monotonic()
             (call,) = trainer.pipeline.calls([(done, min(trainer.call_steps, config.training.steps - done))])
             # Asked every few seconds: a call of many steps ends with the first pause.

@@ -150,7 +150,7 @@ def require_same(config: Config, other: Config, message: str) -> None:
         raise ValueError("\n  ".join([f"{message}:", *lines]))
 
 
-def _commit() -> str | None:
+def current_commit() -> str | None:
     """The commit of the checkout that runs, `-dirty` with changes on top; None of an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not ((root / ".git").exists() and (root / "setup.py").exists()):
@@ -193,7 +193,7 @@ def environment() -> dict[str, Any]:
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": program_command(),
-        "commit": _commit(),
+        "commit": current_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": platform.machine(),

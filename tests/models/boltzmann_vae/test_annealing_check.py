@@ -133,7 +133,7 @@ def test_prior_and_posteriors_are_checked_and_flagged(rng, monkeypatch):
             values = np.array(prepared["prior_log_partition"] + 1.5 + 5.0 * prepared["prior_log_partition_std_err"])
         return np.stack([values, np.zeros(shape)])
 
-    monkeypatch.setattr(annealing_check, "_log_partition", estimates)
+    monkeypatch.setattr(annealing_check, "annealed_log_partition", estimates)
     report, flags = annealing_check.check(system, rows, SETTINGS, prepared)
     assert (report["posterior_base_excess"], report["posterior_base_misses"]) == (0.9, 1)
     assert [flag.partition(":")[0] for flag in flags] == ["annealing", "annealing"]
@@ -142,7 +142,8 @@ def test_prior_and_posteriors_are_checked_and_flagged(rng, monkeypatch):
 
 
 def test_a_conditional_model_has_no_prior_to_check_and_a_directed_posterior_is_not_annealed(rng, monkeypatch):
-    monkeypatch.setattr(annealing_check, "_log_partition", lambda rbm, key, **_: np.zeros([2, *rbm.batch_shape]))
+    zeros = lambda rbm, key, **_: np.zeros([2, *rbm.batch_shape])  # noqa: E731
+    monkeypatch.setattr(annealing_check, "annealed_log_partition", zeros)
     conditional = small.build(rng, *small.CONDITIONAL)
     found, flags = annealing_check.check(conditional, small.images(rng, 3), SETTINGS, {})
     assert (set(found), flags) == ({"posterior_base_excess", "posterior_base_misses"}, [])

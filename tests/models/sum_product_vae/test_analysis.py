@@ -195,7 +195,7 @@ def test_the_two_estimates_of_a_score_share_their_noise(rng, monkeypatch):
         keys.append(key.numpy())
         return np.zeros(len(rows))
 
-    monkeypatch.setattr(analysis, "_scorer", lambda *_: score)
+    monkeypatch.setattr(analysis, "scorer", lambda *_: score)
     test = rng.integers(0, 2, size=[4, *SHAPE]).astype(np.uint8)
     analysis.inpainting(build(), test, images=1, draws=1, num_samples=1)
     assert len(keys) == 5

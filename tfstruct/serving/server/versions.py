@@ -57,7 +57,7 @@ class Version:
         self.model = LoadedModel(folder)
         graph = saved_model_pb2.SavedModel.FromString((folder / GRAPH_NAME).read_bytes())
         self.definitions = graph.meta_graphs[0].signature_def
-        self._warm_up(folder)
+        self.warm_up(folder)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -75,7 +75,8 @@ class Version:
         """Returns the outputs for checked inputs."""
         return self.model._run(signature, inputs)
 
-    def _warm_up(self, folder: Path) -> None:
+    def warm_up(self, folder: Path) -> None:
+        """Answers the requests that the bundle keeps for this, so that the first ones of users wait for nothing."""
         path = folder / WARMUP_NAME
         warmup.check(folder, self.card)
         for record in tf.data.TFRecordDataset([str(path)]).as_numpy_iterator() if path.exists() else ():
