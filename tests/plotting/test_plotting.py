@@ -330,6 +330,14 @@ def test_values_outside_the_unit_interval_are_refused():
 # files
 
 
+def test_the_same_figure_has_the_same_bytes(tmp_path):
+    for kind in ("svg", "png"):
+        first, again = (
+            plotting.save(plotting.draw_scores({"a": np.arange(9.0)}), tmp_path / f"{n}.{kind}") for n in (1, 2)
+        )
+        assert first.read_bytes() == again.read_bytes()
+
+
 def test_save_is_whole_or_not_at_all(tmp_path, monkeypatch):
     figure = plotting.draw_grid(np.zeros([1, 2, 2]))
     path = tmp_path / "grid.png"

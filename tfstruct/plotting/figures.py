@@ -1,7 +1,9 @@
 """Writing figures to files."""
 
 import pathlib
+from typing import BinaryIO
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -14,6 +16,20 @@ def broken_line(steps: np.ndarray, values: np.ndarray, phase_start: int) -> tupl
     if not phase_start or not 0 < place < len(steps):
         return steps, values
     return np.insert(steps.astype(float), place, phase_start), np.insert(values.astype(float), place, np.nan, axis=0)
+
+
+def write(figure: Figure, file: BinaryIO, kind: str, *, dpi: float | None = None) -> None:
+    """Writes a figure to an open file; the same figure has the same bytes, without its date and names made by chance.
+
+    Args:
+        figure: the figure.
+        file: of bytes.
+        kind: `png`, `svg` or another that matplotlib knows.
+        dpi: see `save`.
+    """
+    metadata = {"Date": None} if kind == "svg" else None
+    with matplotlib.rc_context({"svg.hashsalt": "tfstruct"}):
+        figure.savefig(file, format=kind, dpi=figure.dpi if dpi is None else dpi, metadata=metadata)
 
 
 def save(figure: Figure, path: PathLike, *, dpi: float | None = None) -> pathlib.Path:
@@ -37,5 +53,5 @@ def save(figure: Figure, path: PathLike, *, dpi: float | None = None) -> pathlib
         known = ", ".join(sorted(figure.canvas.get_supported_filetypes()))
         raise ValueError(f"{path.name}: unknown kind of picture {path.suffix!r}, expected one of {known}")
     with replacing(path) as file:
-        figure.savefig(file, format=kind, dpi=figure.dpi if dpi is None else dpi)
+        write(figure, file, kind, dpi=dpi)
     return path

@@ -42,7 +42,7 @@ def of_runs(runs: Sequence[TrainedRun]) -> Part:
     setting = result["setting"]
     text = [
         f"{setting['name']}/{setting['variant']}, {setting['split']} split, {setting['images']:,} rows, "
-        f"K={setting['num_samples']:,}. Differences are to {names[0]}, over the same rows."
+        f"K={setting['num_samples']:,}. Differences are those of each run less {names[0]}, over the same rows."
     ]
     differences = [None, *result["differences"]]
     rows = []
@@ -53,7 +53,8 @@ def of_runs(runs: Sequence[TrainedRun]) -> Part:
         rows.append(
             (
                 model["name"], f"{model['num_parameters']:,}", str(model["num_seeds"]),
-                _with_error(model["log_likelihood"], model["std_err_over_images"]), f"{model['elbo']:.2f}", change,
+                _with_error(model["log_likelihood"], model["std_err_over_images"]), _spread(model["std_over_seeds"]),
+                f"{model['elbo']:.2f}", change, _spread(difference and difference["std_err_over_seeds"]),
             )
         )  # fmt: skip
     values = {group.name: np.mean(group.log_prob, axis=1) for group in groups}
@@ -62,8 +63,15 @@ def of_runs(runs: Sequence[TrainedRun]) -> Part:
         "Log-likelihood of each run with one standard error over the rows; dots are its seeds, where there are several."
     )
     figures.append(Drawn(plotting.draw_means(values, errors, axis="log-likelihood, nats"), caption))
-    heading = ("run", "parameters", "seeds", "log-likelihood ± s.e., nats", "ELBO", "difference ± s.e.")
+    heading = (
+        "run", "parameters", "seeds", "log-likelihood ± s.e. over rows, nats", "standard deviation over seeds", "ELBO",
+        "difference ± s.e. over rows", "its s.e. over seeds",
+    )  # fmt: skip
     return Part("Comparison", text, heading, rows, figures)
+
+
+def _spread(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _with_error(value: float, error: float | None) -> str:

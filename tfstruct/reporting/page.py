@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
-import matplotlib
 from matplotlib.figure import Figure
 
 import tfstruct
 from tfstruct.files import PathLike, write_text
+from tfstruct.plotting import figures
 from tfstruct.reporting.parts import Part
 
 _TYPES = {"svg": "image/svg+xml", "png": "image/png"}
@@ -19,9 +19,8 @@ _TYPES = {"svg": "image/svg+xml", "png": "image/png"}
 
 def _data_address(figure: Figure, kind: str) -> str:
     """The figure as an address that holds it."""
-    # Without its date and with names that do not depend on chance, a page of the same run has the same bytes.
-    with io.BytesIO() as file, matplotlib.rc_context({"svg.hashsalt": "tfstruct"}):
-        figure.savefig(file, format=kind, dpi=figure.dpi, metadata={"Date": None} if kind == "svg" else None)
+    with io.BytesIO() as file:
+        figures.write(figure, file, kind)
         return f"data:{_TYPES[kind]};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

@@ -76,7 +76,7 @@ class Options(NamedTuple):
 
 
 _CAPTIONS = {
-    "curves": "Bound on log p(x) over training, on training batches and on validation rows.",
+    "curves": "What training makes larger, on training batches and on validation rows.",
     "structure": "The graph: open edges are arrows with their probabilities, undecided ones dashed, closed ones "
     "dotted.",
     "gates": "The probability of each edge over training.",
