@@ -153,12 +153,16 @@ def test_an_error_of_the_runner_leaves_no_process_behind(runner, tmp_path, monke
         reproduce.subprocess, "Popen", lambda *a, **k: processes.append(popen(*a, **k)) or processes[-1]
     )
 
-    def fail(job):
-        raise RuntimeError("no more memory")
+    failed = []
+
+    def fail_once(text):
+        if processes and processes[0].poll() is None and not failed:
+            failed.append(text)
+            raise RuntimeError("no more memory")
 
     made = runner(progress_seconds=0.1)
-    monkeypatch.setattr(made, "say", fail)
-    with pytest.raises(RuntimeError):
+    monkeypatch.setattr(made, "say", fail_once)
+    with pytest.raises(RuntimeError, match="no more memory"):
         made.run([unit])
     assert processes[0].poll() is not None
 

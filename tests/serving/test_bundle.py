@@ -225,7 +225,7 @@ def test_weights_beyond_half_precision_are_refused_by_name(trained, tmp_path, mo
 
 
 def test_a_bundle_that_scores_otherwise_than_the_trained_model_is_refused(trained, tmp_path, monkeypatch):
-    golden = publication._golden
+    golden = publication.golden_values
 
     def shifted(model, rows):
         values = golden(model, rows)

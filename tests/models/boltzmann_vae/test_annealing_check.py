@@ -29,7 +29,7 @@ def test_a_base_that_misses_a_mode_is_found_out_by_one_that_does_not():
     rbm = RestrictedBoltzmannMachine.from_ising(np.zeros(10), np.zeros(10), np.full([10, 10], 0.4, np.float32))
     options = {"num_temperatures": 200, "num_chains": 2_000}
     found = {
-        base: annealing_check._log_partition(rbm, tf.constant(random.key(1)), base=base, **options)
+        base: annealing_check.annealed_log_partition(rbm, tf.constant(random.key(1)), base=base, **options)
         for base in ("biases", "fields", "uniform")
     }
     excess, missed = annealing_check.excess_of(found["biases"], found["uniform"])
