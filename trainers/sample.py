@@ -32,7 +32,10 @@ def main() -> None:
     else:
         from tfstruct import plotting
 
-        plotting.save(plotting.draw_grid(np.clip(drawn["x_mean"] / model.observation_scale, 0.0, 1.0)), output)
+        means, low, high = drawn["x_mean"], 0.0, model.observation_scale
+        if model.card["support"] == "real":  # of which no grey level is known: from the least of all to the greatest
+            low, high = means.min(), means.max()
+        plotting.save(plotting.draw_grid(np.clip((means - low) / ((high - low) or 1.0), 0.0, 1.0)), output)
     print(f"{_NUM.value} samples in {output}")
 
 

@@ -3,12 +3,15 @@
 import types
 
 import numpy as np
+import pytest
 from matplotlib import image
 
 from tests.trainers import tiny, tiny_circuit
 from tfstruct import plotting
-from tfstruct.evaluation import pictures
+from tfstruct.evaluation import pictures, report
 from tfstruct.models import registry
+from tfstruct.reporting import parts
+from tfstruct.training import run as training
 from tfstruct.training.data import load_data
 
 # A loaded model whose draws are all levels in turn.
@@ -18,10 +21,15 @@ import numpy as np
 import tfstruct
 from tfstruct.trainers import sample
 
+SUPPORT = sys.argv[2]
+
 class Levels:
-    observation_scale = 255.0
+    card = {"support": SUPPORT}
+    observation_scale = 1.0 if SUPPORT == "real" else 255.0
     def sample(self, num, seed):
         levels = np.resize(np.arange(0.0, 256.0), [num, 8, 8])
+        if SUPPORT == "real":
+            levels = 10.0 * levels - 700.0
         return {"x_mean": levels, "x": levels}
 
 tfstruct.load = lambda name: Levels()
@@ -59,9 +67,32 @@ def test_samples_and_reconstructions_of_a_run_are_divided_by_255(tmp_path, monke
         assert 0.0 < values.min() < values.max() < 1.0
 
 
-def test_tfstruct_sample_divides_grey_levels_by_255(tmp_path):
-    tiny.run_python(SAMPLE, tmp_path / "samples.png")
+@pytest.mark.parametrize("support", ["integers_0_255", "real"])
+def test_tfstruct_sample_divides_grey_levels_by_255_and_real_values_by_their_range(support, tmp_path):
+    tiny.run_python(SAMPLE, tmp_path / "samples.png", support)
     pixels = image.imread(tmp_path / "samples.png")[..., 0]
     found = np.unique(np.rint(255 * pixels))
     assert len(found) > 250  # one grey for each level
     assert (found.min(), found.max()) == (0, 255)
+
+
+def test_images_of_real_values_are_shown_between_the_least_and_the_greatest(tmp_path, monkeypatch):
+    rows = np.random.default_rng(0).integers(-900, 2_000, [60, 6, 6]).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    real = ("model.likelihood=gaussian", "data.standardise=True", "data.event_shape=(6,6)")
+    short = ("model.delta=3", "training.steps=2", "training.steps_per_call=2", "training.validate_every=2")
+    chosen = ("data.name=file", f"data.file={str(tmp_path / 'rows.npy')!r}", "data.variant=none")
+    config = tiny.presets.get("spvae/tiny", [*chosen, *real, *short])
+    training.train(config, tmp_path / "run")
+    run, drawn = report.TrainedRun(tmp_path / "run"), []
+    draw = plotting.draw_reconstructions
+    monkeypatch.setattr(
+        plotting, "draw_reconstructions", lambda *images, **rest: drawn.append(images) or draw(*images, **rest)
+    )
+    titles = [part.title for part in parts.of_run(run, parts.Options(rows=5, num_samples=3))]
+    assert {"Samples", "Inpainting", "Scores"} <= set(titles)
+    test = run.data.test
+    for originals, means in drawn:
+        np.testing.assert_allclose(originals, (test - test.min()) / np.ptp(test), atol=1e-6)
+        assert 0.1 < means.mean() < 0.9
+    assert len(drawn) == 2

@@ -1,6 +1,6 @@
 """The pictures of a run: learned structure, gates over training, samples, reconstructions, curves."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +8,12 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from tfstruct import plotting, random
+from tfstruct.data.datasets import Dataset
+from tfstruct.data.support import REAL
 from tfstruct.evaluation.report import TrainedRun
 from tfstruct.files import write_text, writing
 from tfstruct.models.graph_vae.structure import DECIDED
+from tfstruct.models.system import System
 from tfstruct.training.logging import METRICS_NAME, read_rows
 from tfstruct.training.phases import Phases
 
@@ -68,10 +71,19 @@ def figures(run: TrainedRun, *, replica: int = 0, seed: int = 0) -> Iterator[tup
             )
     shape = model.event_shape
     if len(shape) == 2 or (len(shape) == 3 and shape[-1] == 3):
-        scale = model.likelihood.scale
+        shown = intensities(model, run.data)
         if not model.target.is_conditional:
             drawn = model.sample(_SAMPLES, seed=random.fold_in(random.key(seed), replica))["x_mean"].numpy()
-            yield "samples", plotting.draw_grid(np.clip(drawn / scale, 0.0, 1.0), columns=10)
+            yield "samples", plotting.draw_grid(shown(drawn), columns=10)
         originals = np.asarray(run.data.test[:_PAIRS], np.float32)
         means = model.reconstruct(tf.constant(originals), seed=random.key(seed)).numpy()
-        yield "reconstructions", plotting.draw_reconstructions(originals / scale, np.clip(means / scale, 0.0, 1.0))
+        yield "reconstructions", plotting.draw_reconstructions(shown(originals), shown(means))
+
+
+def intensities(model: System, data: Dataset) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what brings observations into [0, 1] to be shown; real values from least to greatest of some test rows."""
+    low, high = 0.0, float(model.likelihood.scale)
+    if data.support == REAL:
+        some = np.asarray(data.test[:_SAMPLES], np.float64)
+        low, high = float(some.min()), float(some.max())
+    return lambda values: np.clip((values - low) / ((high - low) or 1.0), 0.0, 1.0)

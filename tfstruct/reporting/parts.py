@@ -206,16 +206,16 @@ def _graph(run: TrainedRun, found: Sequence[Drawn], results: Sequence[Mapping[st
 
 def _inpainting(run: TrainedRun, options: Options) -> Part:
     """Test rows of which most pixels are missing, and what is drawn there."""
-    model, scale = run.model, run.model.likelihood.scale
+    shown = pictures.intensities(run.model, run.data)
     rows = np.asarray(run.data.test[:_INPAINTED], np.float32)
     size = rows.shape[1:3]
     kept = random.numpy_uniform(random.key(options.seed), size) < _OBSERVED
     observed = np.broadcast_to(kept.reshape(*size, *[1] * (rows.ndim - 3)), rows.shape)
-    found = model.inpaint(
+    found = run.model.inpaint(
         tf.constant(rows), tf.constant(observed), seed=random.key(options.seed), num_samples=options.num_samples
     )
-    means = np.clip(found["x_mean"].numpy() / scale, 0.0, 1.0)
-    figure = plotting.draw_reconstructions(rows / scale, means, names=("original", "inpainted"))
+    means = found["x_mean"].numpy()
+    figure = plotting.draw_reconstructions(shown(rows), shown(means), names=("original", "inpainted"))
     caption = f"Test rows, and below each its completion from {_OBSERVED:.0%} of its pixels: the mean of p(x | z)."
     return Part("Inpainting", figures=[Drawn(figure, caption, "png")])
 
