@@ -69,6 +69,29 @@ def test_real_rows_are_compared_with_gaussians(tmp_path):
     assert list(baselines.log_densities(dataclasses.replace(data, train=again), data.test)) == ["independent Gaussians"]
 
 
+@pytest.mark.parametrize("kind", ["sum", "classes", "opposite"])
+@pytest.mark.parametrize("seed", range(4))
+def test_values_that_others_give_have_no_gaussian_whose_density_is_rounding(kind, seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(500, 3))
+    dependent = {
+        "sum": values[:, :1] + values[:, 1:2],
+        "classes": np.eye(4)[rng.integers(0, 4, 500)],
+        "opposite": np.stack([chosen := rng.integers(0, 2, 500), 1 - chosen], axis=1),
+    }
+    rows = np.concatenate([values, dependent[kind]], axis=1)
+    data = data_of(tmp_path, {"train": rows[:400], "validation": rows[400:], "test": rows[400:]})
+    assert list(baselines.log_densities(data, data.test)) == ["independent Gaussians"]
+
+
+def test_densities_are_of_all_rows_however_many_are_read_at_a_time(tmp_path):
+    rows = RNG.normal(3.0, 2.0, size=(2_500, 2, 2)) + RNG.normal(size=(2_500, 1, 1))
+    data = data_of(tmp_path, {"train": rows, "validation": rows, "test": rows})
+    new = data.test.reshape(-1, 4).astype(np.float64)
+    together = stats.multivariate_normal(new.mean(axis=0), np.cov(new, rowvar=False, bias=True)).logpdf(new)
+    assert baselines.log_densities(data, data.test)["Gaussian"] == pytest.approx(together.mean(), rel=1e-9)
+
+
 def test_zeros_and_ones_have_no_densities(tmp_path):
     rows = RNG.integers(0, 2, (40, 2))
     assert baselines.log_densities(data_of(tmp_path, {"train": rows, "validation": rows, "test": rows}), rows) is None
