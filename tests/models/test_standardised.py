@@ -56,6 +56,13 @@ def test_mean_and_deviation_are_taken_piece_by_piece(monkeypatch):
     np.testing.assert_allclose(std, rows.std(axis=0), rtol=1e-9)
 
 
+@pytest.mark.parametrize("value", [0.1, 1e6 + 0.1])
+def test_a_value_that_never_changes_has_no_deviation_by_rounding(value):
+    mean, std = support.mean_and_std(np.full([1_000, 2], value))  # float64, as a mapped file keeps it
+    np.testing.assert_array_equal(mean, value)
+    np.testing.assert_array_equal(std, 0.0)
+
+
 def test_standardised_values_have_mean_a_half_and_deviation_a_sixth_and_come_back(model):
     rows = real_rows() * SCALES + OFFSETS
     rows[:, 4] = 3.0

@@ -99,8 +99,12 @@ def summarize(values: np.ndarray) -> Summary:
 
 
 def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and standard deviation of every value of rows [n, *event], float64 [*event], piece by piece."""
-    mean = np.sum([chunk.sum(axis=0, dtype=np.float64) for _, chunk in _chunks(values)], axis=0) / len(values)
+    """Returns mean and standard deviation of every value of rows [n, *event], float64 [*event], piece by piece.
+
+    Of a value that never changes they are that value and 0, exactly.
+    """
+    first = np.asarray(values[0], np.float64)
+    mean = first + np.sum([(chunk - first).sum(axis=0) for _, chunk in _chunks(values)], axis=0) / len(values)
     squares = [np.square(chunk - mean).sum(axis=0, dtype=np.float64) for _, chunk in _chunks(values)]
     return mean, np.sqrt(np.sum(squares, axis=0) / len(values))
 
