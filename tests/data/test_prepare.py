@@ -107,6 +107,8 @@ def test_what_is_there_is_not_overwritten(rows, tmp_path):
         prepare.prepare(sources.find([str(tmp_path / "rows.npy")], None, SHAPE), tmp_path / "rows.npy")
     with pytest.raises(ValueError, match=r"must end with \.npy, found 'rows\.npz'"):
         prepare.prepare(sources.find([str(tmp_path / "rows.npy")], None, SHAPE), tmp_path / "rows.npz")
+    with pytest.raises(ValueError, match="must be a file of this machine, which training maps, found 'ram://rows.npy'"):
+        prepare.prepare(sources.find([str(tmp_path / "rows.npy")], None, SHAPE), "ram://rows.npy")
 
 
 def test_records_are_read_in_one_pass(rows, tmp_path, few_at_a_time, monkeypatch):

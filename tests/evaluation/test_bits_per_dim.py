@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.trainers import tiny
+from tfstruct.data import datasets
 from tfstruct.evaluation import report
 from tfstruct.serving.signatures import ServedSystem
 from tfstruct.training import run as training
@@ -25,3 +26,9 @@ def test_dequantised_levels_have_the_bits_of_their_cells(rng, tmp_path):
     served = ServedSystem(run.use(0), **options)
     found = served.log_prob(tf.constant(run.data.test), tf.range(8, dtype=tf.int64))
     np.testing.assert_allclose(found["bits_per_dim"], 8.0 - found["log_prob"] / (12 * np.log(2.0)), rtol=1e-5)
+    # Grey levels, which --allow_other_variant scores, reach 1.0 and have no bits to compare.
+    grey = datasets.load("file", "grey", data_file=tmp_path / "levels.npz")
+    result = report.evaluate(run, data=grey)
+    assert result["baselines"] is None
+    assert result["replicas"][0]["bits_per_dim"] is None
+    assert not any("worse than no model" in flag for flag in result["flags"])

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfstruct import random
-from tfstruct.data import images
+from tfstruct.data import images, storage
 from tfstruct.data.source import Source
 from tfstruct.files import PathLike, replacing
 from tfstruct.progress import Progress
@@ -39,8 +39,10 @@ def prepare(sources: Sequence[Source], output: PathLike, *, dtype: str | None = 
     Raises:
         FileExistsError: there is such a file already.
         ValueError: rows that the files do not have, NaN or infinities, numbers that the dtype does not hold, an event
-            shape that is none of images, or another suffix; nothing is written.
+            shape that is none of images, another suffix, or a remote path, which cannot be mapped; nothing is written.
     """
+    if storage.is_remote(str(output)):
+        raise ValueError(f"the output must be a file of this machine, which training maps, found {str(output)!r}")
     output = pathlib.Path(output)
     if output.suffix != ".npy":
         raise ValueError(f"the output must end with .npy, found {output.name!r}")

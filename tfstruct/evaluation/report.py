@@ -218,7 +218,8 @@ def evaluate(
         edge_rows = rows[:edge_images]
         edge_scorer = make_scorer(num_samples=edge_samples, batch_size=min(batch_size, len(edge_rows)))
     simple = None
-    if not run.model.target.is_conditional:
+    # Other data may be of another variant, whose numbers are in other units.
+    if not run.model.target.is_conditional and data.bits_per_dim_offset == run.data.bits_per_dim_offset:
         simple = baselines.bits_per_dim(run.data, rows) or baselines.log_densities(run.data, rows)
     replicas, log_probs, elbos = [], [], []
     for replica in range(run.num_replicas):
