@@ -4,8 +4,8 @@ The mean of the Gaussian likelihood lies in (0, 1). Over the training rows each 
 standard deviation 1/6, so that means reach three standard deviations to either side.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 
 import keras
 import numpy as np
@@ -27,6 +27,24 @@ class _RealValues(NamedTuple):
     support: str = REAL
     scale: float = 1.0
     has_mean_logits: bool = False
+
+
+class _StandardisedRows:
+    """Rows [n, *event_shape] that are standardised as they are read: those of a mapped file need not fit into memory."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, rows: np.ndarray, standardise: Callable[[Any], tf.Tensor]) -> None:
+        self.shape, self._rows, self._standardise = rows.shape, rows, standardise
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, item: Any) -> np.ndarray:
+        return self._standardise(self._rows[item]).numpy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
 
 class Standardised(System):
@@ -74,11 +92,15 @@ class Standardised(System):
         scale = np.where(std > 0.0, std / _STD, 1.0)
         self.scale.assign(scale)
         self.shift.assign(mean - _MEAN * scale)
-        self.system.adapt(self.standardise(rows).numpy())
+        self.system.adapt(self._standardised(rows))
 
     def standardise(self, x: Any) -> tf.Tensor:
         """Returns s(x) of observations [..., *event_shape]."""
         return (tf.cast(x, self.compute_dtype) - self.shift) / self.scale
+
+    def _standardised(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as the system takes them, a few at a time."""
+        return cast(np.ndarray, _StandardisedRows(rows, self.standardise))
 
     def restore(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the observations of standardised ones, the inverse of `standardise`."""
@@ -152,7 +174,7 @@ class Standardised(System):
         self, rows: np.ndarray, settings: Evaluation, known: Mapping[str, Any], *, seed: int = 0
     ) -> tuple[dict[str, Any], list[str]]:
         """See System."""
-        return self.system.report(self.standardise(rows).numpy(), settings, known, seed=seed)
+        return self.system.report(self._standardised(rows), settings, known, seed=seed)
 
     def diagnostics(self) -> dict[str, tf.Tensor]:
         """See System."""

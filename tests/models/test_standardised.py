@@ -12,6 +12,7 @@ from tfstruct.evaluation import analysis, baselines, report
 from tfstruct.functional import Functional
 from tfstruct.inference.objectives import Draws
 from tfstruct.models import registry
+from tfstruct.models.graph_vae.model import GraphVAE
 from tfstruct.models.standardised import Standardised
 from tfstruct.serving import bundle, client
 from tfstruct.training import run as training
@@ -134,6 +135,35 @@ def test_a_circuit_corrects_the_observed_values_alone_and_its_regions_their_own(
     drawn = model.inpaint(rows, tf.constant(observed), seed=keys, num_samples=5)
     for values in drawn.values():
         np.testing.assert_array_equal(values.numpy()[observed], rows.numpy()[observed])
+
+
+class Mapped:
+    """Rows as a file is mapped: what is asked for is read, here never more than a few."""
+
+    def __init__(self, rows):
+        self.rows, self.shape, self.dtype = rows, rows.shape, rows.dtype
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, item):
+        found = self.rows[item]
+        assert found.ndim == 1 or len(found) <= 10, "more is read than memory may hold"
+        return found
+
+
+def test_rows_are_never_in_memory_all_at_once(model, monkeypatch):
+    rows = (real_rows() * SCALES + OFFSETS).astype(np.float32)
+    expected = {variable.path: variable.numpy() for variable in model.variables}
+    monkeypatch.setattr(support, "CHUNK_BYTES", 10 * 6 * 4)
+    model.adapt(Mapped(rows))
+    for variable in model.variables:
+        np.testing.assert_allclose(variable, expected[variable.path], rtol=1e-5, atol=1e-6, err_msg=variable.path)
+    if isinstance(model.system, GraphVAE):
+        settings = model.config.evaluation.replace({"batch_size": 10})
+        found, _ = model.report(Mapped(rows), settings, {}, seed=1)
+        again, _ = model.system.report(model.standardise(rows).numpy(), settings, {}, seed=1)
+        assert found == again
 
 
 @pytest.fixture(scope="module")

@@ -98,6 +98,11 @@ def summarize(values: np.ndarray) -> Summary:
     return Summary(non_finite, first, minimum, maximum, integral)
 
 
+def mean_of(values: np.ndarray) -> np.ndarray:
+    """Returns the mean of every value of rows [n, *event], float64 [*event], piece by piece."""
+    return np.sum([chunk.sum(axis=0, dtype=np.float64) for _, chunk in _chunks(values)], axis=0) / len(values)
+
+
 def mean_and_std(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard deviation of every value of rows [n, *event], float64 [*event], piece by piece.
 

@@ -27,7 +27,7 @@ import tensorflow as tf
 from scipy import special
 
 from tfstruct import random
-from tfstruct.data.support import BINARY, INTEGERS, UNIT_INTERVAL
+from tfstruct.data.support import BINARY, INTEGERS, UNIT_INTERVAL, mean_of
 
 _COLOURED = ("dequantized", "levels")
 SPLITS = ("train", "validation", "test")
@@ -69,7 +69,7 @@ def pixel_means(rows: np.ndarray, transform: str, scale: float) -> np.ndarray:
         scale: what observations are divided by to lie in [0, 1].
     """
     is_intensity = rows.dtype.kind in "iu" and transform != "cast"
-    return np.mean(rows, axis=0, dtype=np.float64).reshape(-1) / (255.0 if is_intensity else scale)
+    return mean_of(rows).reshape(-1) / (255.0 if is_intensity else scale)
 
 
 def training_rows(transform: str, rows: Any, seed: Any) -> tf.Tensor:
