@@ -30,7 +30,7 @@ class _RealValues(NamedTuple):
 
 
 class _StandardisedRows:
-    """Rows [n, *event_shape] that are standardised as they are read: those of a mapped file need not fit into memory."""
+    """Rows [n, *event_shape] that are standardised as they are read: those of a mapped file need not fit in memory."""
 
     dtype = np.dtype(np.float32)
 

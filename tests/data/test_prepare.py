@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests.data.test_sources import FORMATS, IMAGE_FORMATS, NUM, SHAPE, WITH_KEY, encoded
 from tests.trainers import tiny
 from tfstruct import random
-from tfstruct.data import prepare, sources
+from tfstruct.data import prepare, sources, storage
 from tfstruct.training.data import load_data
 
 
@@ -120,6 +120,17 @@ def test_records_are_read_in_one_pass(rows, tmp_path, few_at_a_time, monkeypatch
     )
     np.testing.assert_array_equal(np.concatenate(list(source.blocks(4))), rows)
     assert len(opened) <= 3  # the rows, and the first ones to know the feature and what it holds
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "several.npz", "packed.npz", "nested.parquet", "table.parquet"])
+def test_arrays_and_columns_are_read_in_one_pass(name, rows, tmp_path, monkeypatch):
+    FORMATS[name](tmp_path / name, rows)
+    (source,) = sources.find([str(tmp_path / name)], "x" if name in WITH_KEY else None, SHAPE)
+    assert source.num_rows == NUM
+    opened, reading = [], storage.reading
+    monkeypatch.setattr(storage, "reading", lambda path: opened.append(path) or reading(path))
+    np.testing.assert_array_equal(np.concatenate(list(source.blocks(4))), rows)
+    assert len(opened) == 1
 
 
 def test_the_program_prepares_what_training_takes(tmp_path):

@@ -57,7 +57,20 @@ class ParquetFile(Source):
                         break
             except (pa.ArrowInvalid, OSError) as error:
                 raise ValueError(f"{self.path} is damaged: {error}") from None
-        table = pa.Table.from_batches(pieces)
+        return self._values(pa.Table.from_batches(pieces), columns, start)
+
+    def blocks(self, size: int) -> Iterator[Rows]:
+        with storage.reading(self.path) as file:  # in one pass: a group of rows is decoded from its beginning
+            opened, start = self._opened(file), 0
+            columns = self._columns(opened.schema_arrow)
+            try:
+                for batch in opened.iter_batches(size, columns=columns):
+                    yield self._values(pa.Table.from_batches([batch]), columns, start)
+                    start += batch.num_rows
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ValueError(f"{self.path} is damaged: {error}") from None
+
+    def _values(self, table: pa.Table, columns: Sequence[str], start: int) -> Rows:
         for name in columns:
             if table[name].null_count:
                 row = start + next(row for row, value in enumerate(table[name]) if not value.is_valid)

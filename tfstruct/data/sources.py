@@ -73,12 +73,23 @@ class ArrayFile(Source):
 
     def read(self, start: int, stop: int) -> np.ndarray:
         with self._opened() as (stream, shape, dtype):
-            size = math.prod(shape[1:]) * dtype.itemsize
-            try:
-                stream.seek(start * size, os.SEEK_CUR)
-                read = stream.read((stop - start) * size)
-            except DAMAGE as error:
-                raise ValueError(f"{self.path} is damaged: {error}") from None
+            return self._next(stream, shape, dtype, start, stop, skipped=start)
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        with self._opened() as (stream, shape, dtype):  # in one pass: what is packed is unpacked from its beginning
+            for start in range(0, shape[0], size):
+                yield self._next(stream, shape, dtype, start, min(start + size, shape[0]))
+
+    def _next(
+        self, stream: Any, shape: tuple[int, ...], dtype: np.dtype, start: int, stop: int, *, skipped: int = 0
+    ) -> np.ndarray:
+        """Reads rows start to stop behind so many that are skipped."""
+        size = math.prod(shape[1:]) * dtype.itemsize
+        try:
+            stream.seek(skipped * size, os.SEEK_CUR)
+            read = stream.read((stop - start) * size)
+        except DAMAGE as error:
+            raise ValueError(f"{self.path} is damaged: {error}") from None
         if len(read) < (stop - start) * size:
             raise ValueError(f"{self.path} ends before row {start + len(read) // size} of {shape[0]}")
         return np.frombuffer(read, dtype).reshape(-1, *shape[1:])

@@ -81,7 +81,7 @@ def figures(run: TrainedRun, *, replica: int = 0, seed: int = 0) -> Iterator[tup
 
 
 def intensities(model: System, data: Dataset) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what brings observations into [0, 1] to be shown; real values from least to greatest of some test rows."""
+    """Returns what brings observations into [0, 1] to be shown; real values by the range of some test rows."""
     low, high = 0.0, float(model.likelihood.scale)
     if data.support == REAL:
         some = np.asarray(data.test[:_SAMPLES], np.float64)
