@@ -60,6 +60,28 @@ def test_images_of_a_folder_are_resized_by_area_averages(rows, tmp_path):
         prepare.prepare(sources.find([str(tmp_path / "*.png")], None, (12,)), tmp_path / "flat.npy")
 
 
+def test_a_smaller_image_has_the_means_of_the_areas(tmp_path):
+    large = np.random.default_rng(2).integers(0, 256, [12, 16]).astype(np.uint8)
+    (tmp_path / "0.png").write_bytes(encoded(large[None])[0])
+    means = large.reshape(3, 4, 4, 4).mean(axis=(1, 3))
+    np.testing.assert_array_equal(prepared(tmp_path, tmp_path)[0], np.rint(means))
+
+
+def test_a_missing_value_far_down_a_table_is_named_by_its_row(tmp_path):
+    lines = ["1.25,2.5"] * 300_000  # several blocks of the reader
+    lines[290_000] = "1.25,"
+    (tmp_path / "rows.csv").write_text("\n".join(["a,b", *lines]))
+    with pytest.raises(ValueError, match=r"row 290000 has no value in the column 'b'"):
+        prepared(tmp_path, tmp_path / "rows.csv", event_shape=(2,))
+
+
+def test_more_rows_than_can_be_put_in_order_are_refused(tmp_path):
+    mapped = np.lib.format.open_memmap(tmp_path / "rows.npy", "w+", np.uint8, (2**32 + 1, 1))  # the disk holds none
+    del mapped
+    with pytest.raises(ValueError, match="at most 4,294,967,296 rows are put in order, found 4,294,967,297"):
+        prepared(tmp_path, tmp_path / "rows.npy", event_shape=(1,))
+
+
 def test_real_numbers_are_float32(tmp_path):
     values = np.random.default_rng(0).normal(size=[40, 3])
     np.save(tmp_path / "rows.npy", values)

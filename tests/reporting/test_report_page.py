@@ -13,7 +13,8 @@ from matplotlib import image as pictures
 
 from tests.reporting import browser
 from tests.trainers import tiny
-from tfstruct.evaluation import report
+from tfstruct.evaluation import foreign, report
+from tfstruct.reporting import parts
 from tfstruct.training import run as training
 
 SPVAE = (
@@ -124,6 +125,56 @@ def test_a_page_tells_what_the_files_tell(pages, folder):
         assert title in found.cells
     assert "Inpainting" not in found.cells
     assert any(re.fullmatch(r"\d\.\d{3} \(.* to .*\)", cell) for cell in found.cells)  # noise, told by its scores
+
+
+def _stand_together(found, *cells):
+    """Whether cells follow one another on a page."""
+    return any(tuple(found.cells[place : place + len(cells)]) == cells for place in range(len(found.cells)))
+
+
+def test_numbers_stand_where_their_headings_say(pages, folder):
+    found = _read(folder, "one")
+    replica = json.loads((folder / "one/evaluation.json").read_text())["replicas"][0]
+    numbers = [f"{replica[name]:.2f}" for name in ("elbo", "rate", "distortion")]
+    assert len(set(numbers)) == 3
+    assert _stand_together(found, "ELBO", "rate", "distortion")
+    assert _stand_together(found, *numbers)
+    for edge in replica["edge_effects"]["edges"]:
+        name = f"z{edge['parent'] + 1} -> z{edge['child'] + 1}"
+        change = f"{edge['change']:.3f} ± {edge['std_err']:.3f}"
+        assert _stand_together(found, name, "open" if edge["is_open"] else "closed", change)
+    both = _read(folder, "both")
+    result = json.loads((folder / "two <b>&/evaluation.json").read_text())
+    own = result["replicas"][0]
+    likelihood = f"{own['log_likelihood']:.2f} ± {own['std_err']:.2f}"
+    assert _stand_together(both, f"{result['num_parameters']:,}", "1", likelihood, "-", f"{own['elbo']:.2f}")
+
+
+def test_latents_and_scores_are_those_of_the_model(pages, folder):
+    found = _read(folder, "one")
+    run = report.TrainedRun(folder / "one")
+    rows = foreign.spread(run.data.test, 30).astype(np.float32)
+    active = int(np.sum(run.use(0).encode(rows)["z_mean"].numpy().var(axis=0) > 0.01))
+    assert any(cell.startswith(f"{active} of 6 latents are active") for cell in found.cells)
+    place = found.cells.index("noise")
+    test, noise = (float(found.cells[at].partition(" ")[0]) for at in (place - 1, place + 1))
+    assert noise < test  # noise is less probable, and told from test rows by that
+    assert float(found.cells[place + 2].partition(" ")[0]) > 0.5
+
+
+def test_both_sides_of_log_z_are_told(pages, folder, tmp_path):
+    shutil.copytree(folder / "one", tmp_path / "run")
+    path = tmp_path / "run/evaluation.json"
+    result = json.loads(path.read_text())
+    for name, value in (("prior_log_partition", 7.0), ("prior_log_partition_upper", 7.5)):
+        result["replicas"][0] |= {name: value, f"{name}_std_err": value / 100}
+    path.write_text(json.dumps(result))
+    found = parts.of_run(report.TrainedRun(tmp_path / "run"), parts.Options())
+    text = next(part for part in found if part.title == "Results").text
+    expected = (
+        "Seed 0: log Z of the prior is estimated from below as 7.000 ± 0.070 and from above as 7.500 ± 0.075 nats."
+    )
+    assert expected in text
 
 
 def test_a_circuit_inpaints_and_is_shown_without_an_evaluation(pages, folder):
