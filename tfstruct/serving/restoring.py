@@ -38,7 +38,7 @@ def load_keras(name: str | os.PathLike[str], *, version: int | None = None, sha2
     Examples:
         >>> model = load_keras("graph_vae/mnist")
         >>> model.num_nodes
-        5
+        10
     """
     folder = client.find(name, version=version)
     verify_files(folder, sha256)
