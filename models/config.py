@@ -35,7 +35,8 @@ class Data(Settings):
         "those of the values as given",
     )
     use_validation: bool = Field(
-        default=False, description="train on the validation rows as well, once all choices are made"
+        default=False,
+        description="train on the validation rows as well, once all choices are made; joins both in memory",
     )
 
 

@@ -19,7 +19,9 @@ _DTYPE = flags.DEFINE_enum(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make; its last part is the version number.", required=True)
 _DATA = flags.DEFINE_string("data", None, "Normal data as <name>/<variant>; default the model's own.")
-_FILE = flags.DEFINE_string("data_file", None, "A .npz or .npy file of normal rows, final values, in place of --data.")
+_FILE = flags.DEFINE_string(
+    "data_file", None, "Normal rows instead of --data: a file or a folder of images, as for tfstruct-train."
+)
 _SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "test"], "Of --data: where the normal rows are from.")
 _ROWS = flags.DEFINE_integer("rows", 0, "Normal rows to calibrate on; 0: all.", lower_bound=0)
 _BACKGROUND = flags.DEFINE_string("background", None, "A bundle of a model of corrupted data, for likelihood ratios.")

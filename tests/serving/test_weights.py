@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.trainers import tiny
 from tfstruct.functional import Functional
 from tfstruct.models import presets, registry
-from tfstruct.serving.weights import CHOICES, StoredWeight, rounded, store
+from tfstruct.serving.weights import CHOICES, StoredWeight, rounded, store, unpacked
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(scale=[0.01, 0.1, 1.0], size=[2, 150, 3]).astype(np.float32)
@@ -133,3 +133,15 @@ def test_the_program_offers_every_choice():
     done = tiny.run_program("export", "--workdir=run", "--output=1", "--weights_dtype=int4")
     assert f"value should be one of <{'|'.join(CHOICES)}>" in done.stderr
     assert done.returncode != 0
+
+
+@pytest.mark.parametrize(("values", "scales", "match"), [
+    ((2, 3, 50, 3), (2, 3, 1, 1), r"has scales \[2, 3, 1, 1\] for a weight \[2, 150, 3\]"),
+    ((2, 3, 50, 3), (2, 1, 1, 3), "has scales"),
+    ((2, 3, 51, 3), (2, 3, 1, 3), r"has shape \[2, 3, 51, 3\], expected \[2, 3, 50, 3\]"),
+    ((2, 150, 3), (2, 3, 1, 3), "has shape"),
+    ((2, 3, 50, 3), None, r"has shape \[2, 3, 50, 3\], expected \[2, 150, 3\]"),
+])  # fmt: skip
+def test_what_belongs_to_another_weight_is_refused(values, scales, match):
+    with pytest.raises(ValueError, match=match):
+        unpacked(np.zeros(values, np.int8), None if scales is None else np.ones(scales), KERNEL.shape)

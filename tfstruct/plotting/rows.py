@@ -51,7 +51,7 @@ def draw_active_units(variances: Any, threshold: float) -> Figure:
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.01)
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)  # bars may fill the axes
     return figure
 
 

@@ -29,7 +29,7 @@ def checked_seeds(seed: Any, num: int) -> np.ndarray:
     """Returns seeds as they were given, int64 [] or [num]; raises ValueError for what is no seed."""
     seeds = np.asarray(seed)
     if seeds.dtype.kind not in "iu" or seeds.shape not in ((), (num,)) or np.any(seeds > np.iinfo(np.int64).max):
-        found = f"{seeds.dtype} {list(seeds.shape)}"
+        found = f"{seeds.dtype} {list(seeds.shape)}" if seeds.ndim else repr(seed)
         raise ValueError(f"seed must be an integer or integers [{num}], of 64 bits with a sign, found {found}")
     return seeds.astype(np.int64)
 

@@ -66,10 +66,8 @@ def _assign(functional: Functional, folder: Path) -> None:
             f"{folder} has {len(found)} weights, expected {len(wanted)}: another version of this library wrote it"
         )
     for number, variable in enumerate(variables):
-        stored = found[number]
-        if "scales" not in stored and stored["values"].shape != wanted[number]:
-            raise ValueError(
-                f"{folder}: {variable.path} has shape {list(stored['values'].shape)}, expected {list(wanted[number])}: "
-                "another version of this library wrote it"
-            )
-        variable.assign(weights.unpacked(stored["values"], stored.get("scales"), wanted[number]))
+        try:
+            value = weights.unpacked(found[number]["values"], found[number].get("scales"), wanted[number])
+        except ValueError as error:
+            raise ValueError(f"{folder}: {variable.path} {error}: another version of this library wrote it") from None
+        variable.assign(value)

@@ -56,13 +56,23 @@ class StoredWeight(tf.Module):
 
 
 def unpacked(values: Any, scales: Any | None, shape: tuple[int, ...]) -> tf.Tensor:
-    """Returns a weight of a shape, float32, from what a StoredWeight keeps: values, and scales where it has any."""
+    """Returns a weight of a shape, float32, from what a StoredWeight keeps: values, and scales where it has any.
+
+    Raises:
+        ValueError: values or scales of another shape than such a weight has.
+    """
     values = tf.cast(tf.convert_to_tensor(values), tf.float32)
+    expected = shape
+    if scales is not None:
+        scales = tf.cast(tf.convert_to_tensor(scales), tf.float32)
+        expected = _grouped(shape)
+        if scales.shape != (*expected[:-2], 1, expected[-1]):
+            raise ValueError(f"has scales {list(scales.shape)} for a weight {list(shape)}")
+    if values.shape != expected:
+        raise ValueError(f"has shape {list(values.shape)}, expected {list(expected)}")
     if scales is None:
         return values
-    *before, inputs, outputs = shape
-    values *= tf.cast(tf.convert_to_tensor(scales), tf.float32)
-    return tf.reshape(values, [*before, -1, outputs])[..., :inputs, :]
+    return tf.reshape(values * scales, [*shape[:-2], -1, shape[-1]])[..., : shape[-2], :]
 
 
 def store(functional: Functional, choice: str) -> list[StoredWeight]:
@@ -106,10 +116,16 @@ def rounded(functional: Functional, choice: str) -> Iterator[None]:
 
 def _groups(values: np.ndarray) -> np.ndarray:
     """Cuts [..., n, m] into groups [..., g, n / g, m] of at most 64, filled up with zeros."""
-    *before, inputs, outputs = values.shape
+    shape = _grouped(values.shape)
+    missing = shape[-3] * shape[-2] - values.shape[-2]
+    return np.pad(values, [(0, 0)] * (values.ndim - 2) + [(0, missing), (0, 0)]).reshape(shape)
+
+
+def _grouped(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of those groups."""
+    *before, inputs, outputs = shape
     size = -(-inputs // -(-inputs // _GROUP))
-    values = np.pad(values, [(0, 0)] * len(before) + [(0, -inputs % size), (0, 0)])
-    return values.reshape(*before, -1, size, outputs)
+    return (*before, -(-inputs // size), size, outputs)
 
 
 def _cast(values: np.ndarray, dtype: Any, name: str) -> np.ndarray:
