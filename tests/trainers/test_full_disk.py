@@ -42,6 +42,7 @@ CASES = {
     "score, shard": (f"{SCORE}.npz --shard_rows=2000", 3_000, "s.npz.shards/000000.npz", set()),
     "score, npz": (f"{SCORE}.npz --shard_rows=100", 10_000, "s.npz", {"s.npz.shards"}),
     "score, parquet": (f"{SCORE}.parquet --shard_rows=100", 10_000, "s.parquet", {"s.parquet.shards"}),
+    "prepare": ("prepare --input=MADE/many.npy --event_shape=4 --output=HERE/rows.npy", 3_000, "rows.npy", set()),
     "sample": ("sample --model=MADE/model --num=1000 --output=HERE/s.npz", 3_000, "s.npz", set()),
 }
 
