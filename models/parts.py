@@ -45,8 +45,8 @@ class Needs(NamedTuple):
         chains: of samplers that persist for every training row, the first states by name, each [num_rows, K, ...], as a
             function of num_rows and a key. The system takes those of a batch as `Draws.chains`, [K, B, ...], while
             training, and returns their new states in its terms. None: there are no such samplers.
-        whole_batch: what is computed over the whole batch, which is why a batch cannot be divided among devices; empty
-            where every row counts by itself.
+        whole_batch: whether a training pass computes something over the whole batch. Among devices it takes means by
+            `objectives.mean_over_devices`, which XLA does not compile.
     """
 
     posterior: Sequence[keras.Variable] = ()
@@ -54,4 +54,4 @@ class Needs(NamedTuple):
     decayed: Sequence[keras.Variable] = ()
     schedules: tuple[str, ...] = ()
     chains: Callable[[int, np.ndarray], dict[str, np.ndarray]] | None = None
-    whole_batch: str = ""
+    whole_batch: bool = False

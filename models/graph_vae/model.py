@@ -273,12 +273,11 @@ class GraphVAE(System):
         layers = [self.encoder, self.bottom_up, *self.flows]
         if self.prior_top_down is not None:
             layers += self.posterior_top_down
-        free_bits = self.config.objective.free_bits
         return Needs(
             posterior=[variable for layer in layers for variable in layer.trainable_variables],
             structure=[(variable, self.gates.harden) for variable in self.gates.trainable_variables],
             schedules=("gate_temperature",),
-            whole_batch=f"objective.free_bits={free_bits} takes the mean rate of the whole batch" if free_bits else "",
+            whole_batch=self.config.objective.free_bits > 0.0,
         )
 
     def edge_probabilities(self) -> tf.Tensor:

@@ -140,6 +140,18 @@ def test_synchronised_batch_norm_gives_the_gradient_and_statistics_of_one_device
     assert relative_distance(expected.statistics, state.statistics) > 1e-2
 
 
+def test_free_bits_are_of_the_global_batch(strategy):
+    # Each device's mean rates of four rows would leave other groups free.
+    step, state = start("model.batch_norm=False", "objective.free_bits=0.002", "schedules.kl_weight.values=(1.0,1.0)")
+    mirrored = MirroredLoop(step, strategy, batch_size=8, compiler="graph")
+    (found, metrics), (expected, alone) = (
+        loop(state, 0, tf.constant(ROWS), indices(1)) for loop in (mirrored, TrainLoop(over_replicas(step, 1), "graph"))
+    )
+    for name in FIRST_STEP_FIELDS[:3]:
+        assert relative_distance(getattr(found, name), getattr(expected, name)) <= 1e-5, name
+    np.testing.assert_allclose(metrics["loss"], alone["loss"], rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_batch_norm_that_is_not_synchronised_would_differ(strategy):
     # So the comparison above can fail: each device's own statistics of four rows give another gradient.

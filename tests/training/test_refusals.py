@@ -80,7 +80,6 @@ BAD_SETTINGS = {
         "free_bits=0.1 goes with objective.name=elbo, found 'iwae'",
     ),
     "negative free bits": (("objective.free_bits=-0.1",), "none", "free_bits must be at least 0, found -0.1"),
-    "free bits on several devices": (("objective.free_bits=0.1",), "mirrored", "free_bits=0.1 takes the mean rate"),
     "an endless first phase": (
         ("training.structure_fraction=1e999",),
         "none",

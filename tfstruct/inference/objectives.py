@@ -190,13 +190,25 @@ def free_bits_penalty(rates: tf.Tensor, free: float) -> tf.Tensor:
     more about x.
 
     Args:
-        rates: log q - log p of every group of latents, [K, B, G]; its mean over samples and batch is the group's rate.
+        rates: log q - log p of every group of latents, [K, B, G]; its mean over samples and batch is the group's rate,
+            where devices share a batch over all of it.
         free: nats of every group.
 
     References:
         Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, NIPS 2016, section C.8.
     """
-    return tf.reduce_sum(tf.nn.relu(free - tf.reduce_mean(rates, axis=[0, 1])))
+    return tf.reduce_sum(tf.nn.relu(free - mean_over_devices(tf.reduce_mean(rates, axis=[0, 1]))))
+
+
+def mean_over_devices(value: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of the values of the devices that share a batch; the value itself where one has all of it.
+
+    Differentiable, and not for XLA (`Needs.whole_batch`).
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
 
 
 def _penalised(loss: tf.Tensor, terms: ImportanceTerms, kl_weight: tf.Tensor | float) -> tf.Tensor:

@@ -66,15 +66,11 @@ def train(
     seeds = [config.training.seed + place for place in range(replicas)]
     models = [registry.build(config, seed=seed) for seed in seeds]
     if chosen is not None and replicas == 1:
-        reason = models[0].needs.whole_batch
-        if reason and strategy != "auto":
-            raise ValueError(f"{reason}: --strategy=none, found {strategy!r}")
-        if reason:
-            chosen = None
-        elif config.model.batch_norm:
-            # Statistics of the global batch, so that the number of devices changes nothing; XLA cannot reduce them.
-            synchronized = config.replace({"model.batch_norm_synchronized": True})
-            models, compiler = [registry.build(synchronized, seed=seeds[0])], "graph"
+        # Means are over the global batch, so that the number of devices changes nothing; XLA cannot take them.
+        if config.model.batch_norm:
+            models = [registry.build(config.replace({"model.batch_norm_synchronized": True}), seed=seeds[0])]
+        if config.model.batch_norm or models[0].needs.whole_batch:
+            compiler = "graph"
     if config.training.structure_fraction and not models[0].needs.structure:
         raise ValueError(
             f"training.structure_fraction={config.training.structure_fraction} is for a structure that is learned; "
