@@ -121,8 +121,12 @@ def training_ways(config: "Config", data: "Dataset", steps: int, replicas: int) 
         model = registry.build(config.replace({"training.structure_fraction": 0.0}))
         model.adapt(data.train)
         model.compile(keras.optimizers.Adam(config.optimizer.learning_rate), jit_compile=jit_compile)
-        x = data.train[: steps * batch]
-        return lambda: model.fit(x, batch_size=batch, epochs=1, verbose=0)
+        # The thread that tunes a tf.data pipeline is asleep when `fit` ends, which waits for it: a second and more,
+        # whatever a step takes.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        batches = tf.data.Dataset.from_tensor_slices(data.train[: steps * batch]).batch(batch).with_options(options)
+        return lambda: model.fit(batches, epochs=1, verbose=0)
 
     loop = loop_way(config, data, steps)
     ways = {
