@@ -62,17 +62,15 @@ def unpacked(values: Any, scales: Any | None, shape: tuple[int, ...]) -> tf.Tens
         ValueError: values or scales of another shape than such a weight has.
     """
     values = tf.cast(tf.convert_to_tensor(values), tf.float32)
-    expected = shape
-    if scales is not None:
-        scales = tf.cast(tf.convert_to_tensor(scales), tf.float32)
-        expected = _grouped(shape)
-        if scales.shape != (*expected[:-2], 1, expected[-1]):
-            raise ValueError(f"has scales {list(scales.shape)} for a weight {list(shape)}")
+    expected = shape if scales is None else _grouped(shape)
     if values.shape != expected:
         raise ValueError(f"has shape {list(values.shape)}, expected {list(expected)}")
     if scales is None:
         return values
-    return tf.reshape(values * scales, [*shape[:-2], -1, shape[-1]])[..., : shape[-2], :]
+    factors = tf.cast(tf.convert_to_tensor(scales), tf.float32)
+    if factors.shape != (*expected[:-2], 1, expected[-1]):
+        raise ValueError(f"has scales {list(factors.shape)} for a weight {list(shape)}")
+    return tf.reshape(values * factors, [*shape[:-2], -1, shape[-1]])[..., : shape[-2], :]
 
 
 def store(functional: Functional, choice: str) -> list[StoredWeight]:
