@@ -126,7 +126,7 @@ def training_ways(config: "Config", data: "Dataset", steps: int, replicas: int) 
         options = tf.data.Options()
         options.autotune.enabled = False
         batches = tf.data.Dataset.from_tensor_slices(data.train[: steps * batch]).batch(batch).with_options(options)
-        return lambda: model.fit(batches, epochs=1, verbose=0)
+        return lambda: model.fit(batches, epochs=1, shuffle=False, verbose=0)
 
     loop = loop_way(config, data, steps)
     ways = {
