@@ -127,6 +127,26 @@ def test_two_processes_hold_the_samplers_of_all_rows(file, tmp_path):
     np.testing.assert_allclose(found.parameters, expected.parameters, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        # Mean rates of each process's own rows would leave other groups free.
+        (("objective.free_bits=0.002", "schedules.kl_weight.values=(1.0,1.0)"), 1e-5),
+        (("training.precision=bfloat16", "training.compiler=xla"), 2**-8),
+    ],
+    ids=["free bits", "bfloat16 under XLA"],
+)
+def test_two_processes_train_as_one_without_batch_norm(settings, tolerance, file, tmp_path):
+    settings = (*tiny.SMALL, *settings, "model.batch_norm=False", "model.structure=full", "optimizer.epsilon=1e-3")
+    settings += ("training.steps=2", "training.steps_per_call=1", "training.validate_every=2")
+    (status, _, errors), (other_status, _, _) = Job(file, tmp_path / "together", settings=settings).results()
+    assert (status, other_status) == (0, 0), errors
+    training.train(tiny.file_config(file, *settings), tmp_path / "alone", strategy="none")
+    found, expected = (Workdir(tmp_path / name).run_state().train for name in ("together", "alone"))
+    one, two = (np.asarray(state.first_moment) for state in (found, expected))
+    assert np.linalg.norm(one - two) <= tolerance * np.linalg.norm(two)
+
+
 def test_a_job_that_is_killed_and_stopped_goes_on_and_ends_as_one_that_was_not(file, together, tmp_path):
     job = Job(file, tmp_path / "run")
     job.wait_for_step(10)
