@@ -44,6 +44,15 @@ def test_every_way_runs_and_says_what_it_costs():
         assert way.cost.operations > 0
 
 
+def test_a_round_of_every_way_makes_all_passes(monkeypatch):
+    passes = []
+    monkeypatch.setattr(circuits, "RIVALS", circuits.Registry("rival of circuits"))
+    circuits.register_rival("one that counts", lambda circuit, rows: lambda: lambda: passes.append(len(rows)))
+    way = circuits.circuit_ways(small(), np.zeros([6, 4]), passes=3)["one that counts"]
+    way.make()()
+    assert sum(passes) == way.work == 18
+
+
 def test_leaves_of_several_sizes_are_refused():
     graph = RegionGraph(3, [(0, 1, 2), (0,), (1, 2)], [(0, (1, 2))])
     with pytest.raises(ValueError, match=r"leaf regions must have one size for this measure, found \[1, 2\]"):

@@ -130,6 +130,8 @@ def supports(config):
     model, objective = config.model, config.objective
     plain = not (model.flow.steps or model.layer_norm or model.share_top_down or model.straight_through)
     simple = not (model.log_variance_bound or objective.free_bits or len(model.adjacency) or config.optimizer.clip_norm)
+    simple = simple and objective.num_samples == 1 and config.training.precision == "float32"
+    simple = simple and not (config.data.corruption or config.optimizer.weight_decay or config.optimizer.ema_momentum)
     known = {model.activation, model.encoder_activation} <= _ACTIVATIONS.keys()
     return plain and simple and known and (objective.name, objective.gradient) == ("elbo", "plain")
 

@@ -83,6 +83,7 @@ def test_evaluation_and_log_partition_are_timed_beside_plain_loops(tmp_path):
         (["--scaling=replicas=2"], "--scaling must be key=value,value,... of two or more positive numbers"),
         (["--figure=a.png"], "--figure draws what --scaling measures"),
         (["--against=dense_vae/mnist_continuous"], "their steps do not compare"),
+        (["--against=data.variant=grey"], "all are timed on the same data; give data.variant=grey with --set"),
     ],
 )
 def test_what_cannot_be_timed_is_one_line(arguments, message):

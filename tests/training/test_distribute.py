@@ -14,7 +14,7 @@ from tfstruct.training.distribute import MirroredLoop, make_strategy
 from tfstruct.training.logging import read_rows
 from tfstruct.training.loop import Pace, TrainLoop, device_state
 from tfstruct.training.replica_loop import ReplicaLoop
-from tfstruct.training.state import initial_state, stack_states
+from tfstruct.training.state import TrainState, initial_state, stack_states
 from tfstruct.training.step import TrainStep, over_replicas
 from tfstruct.training.workdir import Workdir
 
@@ -260,7 +260,7 @@ def call(places):
 
 
 def test_devices_that_share_replicas_stop_after_the_same_step(monkeypatch):
-    """In pieces, with steps that are skipped: as one device does it all at once."""
+    """In pieces: as one device does it all at once."""
     step, state = start("model.batch_norm=False", "model.structure=independent")
     stacked = tf.nest.map_structure(lambda leaf: tf.concat([leaf, leaf], 0), state)
     places = np.concatenate([indices(40)] * 2, axis=1)
@@ -279,3 +279,26 @@ def test_devices_that_share_replicas_stop_after_the_same_step(monkeypatch):
     assert num_steps == 21
     expected, _, _ = TrainLoop(over_replicas(step, 1), "graph", 40).run(state, call(indices(40)[:21]))
     np.testing.assert_array_equal(found.parameters[1], expected.parameters[0])
+
+
+def test_means_of_devices_that_share_replicas_leave_skipped_steps_out(monkeypatch):
+    def step(state, number, rows, row_ids):  # every third step of the second replica is skipped
+        kept = 1.0 - tf.cast(state.parameters[:, 0] > 0.0, tf.float32) * tf.cast(number % 3 == 0, tf.float32)
+        return state, {"step": tf.cast(number, tf.float32) * kept, "skipped": 1.0 - kept}
+
+    zeros = tf.zeros([2, 1])
+    state = TrainState(tf.constant([[0.0], [1.0]]), zeros, zeros, zeros, tf.zeros([2, 2], tf.uint32), {})
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
+    monkeypatch.setattr(Pace, "size", 4)
+    loop = ReplicaLoop(lambda num: TrainLoop(step, "graph", 10), devices, 2)
+    _, metrics, _ = loop.run(state, call(np.concatenate([indices(10)] * 2, axis=1)))
+    np.testing.assert_array_equal(metrics["skipped"], [0.0, 4.0])
+    np.testing.assert_allclose(metrics["step"], [np.arange(10).mean(), np.mean([1, 2, 4, 5, 7, 8])], rtol=1e-6)
+
+
+def test_a_signal_is_looked_for_every_ten_steps(strategy):
+    step, state = start("model.batch_norm=False", "model.structure=independent")
+    loop = MirroredLoop(step, strategy, batch_size=8, compiler="graph")
+    asked = iter([0, 15])
+    _, _, num_steps = loop.run(state, call(indices(25)), should_stop=lambda: next(asked))
+    assert num_steps == 20

@@ -22,9 +22,13 @@ def git(folder, *arguments):
 def test_a_checkout_names_its_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
     git(tmp_path, "init", "-q")
     (tmp_path / "setup.py").write_text("a")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/table.json").write_text("{}")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "first")
     head = git(tmp_path, "rev-parse", "HEAD")
+    assert commit_of(tmp_path, monkeypatch) == head
+    (tmp_path / "results/table.json").write_text("[]")  # as the benchmark before wrote it
     assert commit_of(tmp_path, monkeypatch) == head
     (tmp_path / "setup.py").write_text("b")
     assert commit_of(tmp_path, monkeypatch) == f"{head}-dirty"

@@ -133,12 +133,14 @@ def test_two_processes_hold_the_samplers_of_all_rows(file, tmp_path):
         # Mean rates of each process's own rows would leave other groups free.
         (("objective.free_bits=0.002", "schedules.kl_weight.values=(1.0,1.0)"), 1e-5),
         (("training.precision=bfloat16", "training.compiler=xla"), 2**-8),
+        # With the second phase the chief goes on from another state than that of the step before.
+        (("model.structure=learned", "training.structure_fraction=0.5", "training.steps=4"), 1e-5),
     ],
-    ids=["free bits", "bfloat16 under XLA"],
+    ids=["free bits", "bfloat16 under XLA", "two phases"],
 )
 def test_two_processes_train_as_one_without_batch_norm(settings, tolerance, file, tmp_path):
-    settings = (*tiny.SMALL, *settings, "model.batch_norm=False", "model.structure=full", "optimizer.epsilon=1e-3")
-    settings += ("training.steps=2", "training.steps_per_call=1", "training.validate_every=2")
+    common = ("model.batch_norm=False", "model.structure=full", "optimizer.epsilon=1e-3", "training.steps=2")
+    settings = (*tiny.SMALL, *common, "training.steps_per_call=1", "training.validate_every=2", *settings)
     (status, _, errors), (other_status, _, _) = Job(file, tmp_path / "together", settings=settings).results()
     assert (status, other_status) == (0, 0), errors
     training.train(tiny.file_config(file, *settings), tmp_path / "alone", strategy="none")
@@ -182,6 +184,37 @@ def test_processes_of_other_settings_do_not_train_together(file, tmp_path):
     assert not (tmp_path / "run/checkpoints").exists()
 
 
+def test_processes_of_other_data_do_not_train_together(file, tmp_path):
+    other = tiny.write_rows(tmp_path / "other.npz")
+    with np.load(other) as rows:
+        arrays = dict(rows)
+    name = next(iter(arrays))
+    arrays[name] = arrays[name][::-1]
+    np.savez(other, **arrays)
+    job = Job(file, tmp_path / "run", others=[f"data.file={str(other)!r}"])
+    (status, _, chief), (other_status, _, errors) = job.results()
+    assert (status, other_status) == (1, 1)
+    assert "another worker has other settings or data, and says which" in chief
+    assert re.search(r"worker 1 has data of checksum \w+, the chief \w+", errors)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_waits_for_the_others_can_be_ended(number, tmp_path):
+    config = {"cluster": {"worker": [f"localhost:{port}" for port in free_ports(2)]}}
+    config["task"] = {"type": "worker", "index": 1}
+    process = tiny.start_program(
+        "train", "--preset=graph_vae/tiny", f"--workdir={tmp_path / 'run'}", TF_CONFIG=json.dumps(config)
+    )
+    assert "worker 1 of 2 at localhost" in process.stdout.readline()
+    time.sleep(2.0)
+    process.send_signal(number)
+    try:
+        assert process.wait(timeout=30) == -number
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_the_others_are_told_how_the_chief_ended(file, tmp_path):
     (_, _, chief), (status, _, other) = Job(file, tmp_path / "run", "--resume=must").results()
     assert "resume" in chief
@@ -209,12 +242,20 @@ def test_tf_config_says_which_process_this_is(monkeypatch):
         "{", "[]", "3", '{"cluster": {}}', '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
         '{"cluster": {"chief": ["a:1", "b:2"]}, "task": {"type": "chief", "index": 0}}', "[" * 100_000,
+        '{"cluster": {"worker": "localhost:2222"}, "task": {"type": "worker", "index": 0}}',
     ],
 )  # fmt: skip
 def test_a_tf_config_that_says_something_else_is_refused(text, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=r'TF_CONFIG must be {"cluster": {"worker": \["host:port"'):
         make_strategy("auto")
+
+
+def test_an_address_that_stands_twice_is_refused(monkeypatch):
+    cluster = {"worker": ["a:1", "b:2", "a:1"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}))
+    with pytest.raises(ValueError, match="TF_CONFIG must name each address once, found a:1 several times"):
+        Task.from_environment()
 
 
 def test_one_worker_is_no_job_of_several(monkeypatch):

@@ -49,16 +49,15 @@ def measure() -> Machine:
 
     @tf.function(jit_compile=True, autograph=False)
     def product(values: tf.Tensor) -> tf.Tensor:
-        return tf.while_loop(lambda place, _: place < _REPEATS, lambda place, x: (place + 1, x @ matrix), (0, values))[
-            1
-        ]
+        body = lambda place, x: (place + 1, x @ matrix)  # noqa: E731
+        return tf.while_loop(lambda place, _: True, body, (0, values), maximum_iterations=_REPEATS)[1]
 
     @tf.function(jit_compile=True, autograph=False)
     def passes(values: tf.Tensor) -> tf.Tensor:
         return tf.while_loop(lambda place, _: place < _REPEATS, lambda place, x: (place + 1, x + 1.0), (0, values))[1]
 
     return Machine(
-        _REPEATS * 2.0 * _SIDE**3 / _least_seconds(lambda: product(matrix)[0, 0].numpy()),
+        count_operations(product, matrix) / _least_seconds(lambda: product(matrix)[0, 0].numpy()),
         _REPEATS * 2.0 * _BYTES / _least_seconds(lambda: passes(vector)[0].numpy()),
     )
 

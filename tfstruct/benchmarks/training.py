@@ -8,8 +8,11 @@ from tfstruct.benchmarks.timing import Run, Way
 from tfstruct.registry import Registry
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tfstruct.data.datasets import Dataset
     from tfstruct.models.config import Config
+    from tfstruct.training.state import TrainState
     from tfstruct.training.step import TrainStep
 
 #: Makes the rounds of a rival, (config, data, steps of a round), or returns None where it has no such model.
@@ -25,21 +28,19 @@ def register_rival(name: str, rival: Rival) -> None:
 
 def loop_way(config: "Config", data: "Dataset", steps: int, *, replicas: int = 1) -> Way:
     """The training loop; a unit is one step of all replicas."""
-    from tfstruct import random
     from tfstruct.data.pipeline import Pipeline
     from tfstruct.models import registry
     from tfstruct.training import loop as loop_lib
-    from tfstruct.training.state import initial_state, stack_states
+    from tfstruct.training.initial import make_initial_state
     from tfstruct.training.step import TrainStep, over_replicas
 
     model = registry.build(config)
-    model.adapt(data.train)
+    start = make_initial_state(config, [model] * replicas, list(range(replicas)), data)
     step = TrainStep(model, data.train_transform)
 
     def make() -> Run:
         options = config.training
-        states = [initial_state(step.functional, random.key(seed), len(data.train)) for seed in range(replicas)]
-        state = loop_lib.device_state(stack_states(states))
+        state = loop_lib.device_state(start)
         pipeline = Pipeline(
             data.train,
             seeds=list(range(replicas)),
@@ -50,30 +51,36 @@ def loop_way(config: "Config", data: "Dataset", steps: int, *, replicas: int = 1
         spans = [(first, min(size, steps - first)) for first in range(0, steps, size)]
         loop = loop_lib.TrainLoop(over_replicas(step, replicas), loop_lib.resolve_compiler(config), size)
 
-        def run() -> None:
+        def run() -> "TrainState":
             current = state
             for call in pipeline.calls(spans):  # as the trainer does: the order of visits, or streamed rows
                 current, _, _ = loop.run(current, call)
+            return current
 
         return run
 
-    return Way(make, steps, step_cost(step, data, config.training.batch_size, replicas))
+    return Way(make, steps, step_cost(step, start, data.train[: config.training.batch_size], replicas))
 
 
-def step_cost(step: "TrainStep", data: "Dataset", batch_size: int, replicas: int = 1) -> Cost:
-    """The products of a step, and its reading and writing of gradient, weights, moments and averages once."""
+def step_cost(step: "TrainStep", start: "TrainState", rows: "np.ndarray", replicas: int = 1) -> Cost:
+    """The products of a step, and its reading and writing of gradient, weights, moments and averages once.
+
+    Args:
+        step: of training.
+        start: state of a run, [R, ...].
+        rows: a batch.
+        replicas: that make the step together.
+    """
     import tensorflow as tf
 
-    from tfstruct import random
-    from tfstruct.training.state import initial_state
+    from tfstruct.training.state import replica
 
-    state = initial_state(step.functional, random.key(0), len(data.train))
-    rows, places = tf.constant(data.train[:batch_size]), tf.range(batch_size)
+    state = replica(start, 0)
     operations = count_operations(
         lambda state, rows, places: step.gradient(state, tf.constant(0), rows, row_ids=places).gradient,
         tf.nest.map_structure(tf.convert_to_tensor, state),
-        rows,
-        places,
+        tf.constant(rows),
+        tf.range(len(rows)),
     )
     arrays = 2 * (3 + bool(state.averages)) + 2
     return Cost(replicas * operations, replicas * 4.0 * arrays * step.functional.parameters.size)
@@ -83,22 +90,19 @@ def training_ways(config: "Config", data: "Dataset", steps: int, replicas: int) 
     """This project's loop first, then what one would write without it, and the rivals that have such a model."""
     import tensorflow as tf
 
-    from tfstruct import random
     from tfstruct.data.pipeline import batch_indices
     from tfstruct.models import registry
     from tfstruct.training import loop as loop_lib
-    from tfstruct.training.state import initial_state, replica, stack_states
+    from tfstruct.training.initial import make_initial_state
+    from tfstruct.training.state import replica
     from tfstruct.training.step import TrainStep
 
     batch = config.training.batch_size
 
     def make_calls(jit_compile: bool) -> Run:
         model = registry.build(config)
-        model.adapt(data.train)
+        first = loop_lib.device_state(replica(make_initial_state(config, [model], [0], data), 0))
         step = TrainStep(model, data.train_transform)
-        first = loop_lib.device_state(
-            replica(stack_states([initial_state(step.functional, random.key(0), len(data.train))]), 0)
-        )
         resident = tf.constant(data.train)
         one = tf.function(
             lambda state, place, chosen: step(state, place, tf.gather(resident, chosen), chosen),
@@ -106,11 +110,12 @@ def training_ways(config: "Config", data: "Dataset", steps: int, replicas: int) 
             autograph=False,
         )
 
-        def run() -> None:
+        def run() -> "TrainState":
             state, indices = first, batch_indices([0], 0, steps, batch, len(data.train))[:, 0]
             for place in range(steps):
                 state, metrics = one(state, tf.constant(place), tf.constant(indices[place]))
             metrics["loss"].numpy()
+            return state
 
         return run
 
@@ -133,9 +138,10 @@ def training_ways(config: "Config", data: "Dataset", steps: int, replicas: int) 
         "tfstruct loop": loop,
         "one XLA call per step": Way(lambda: make_calls(True), steps, loop.cost),
         "one graph call per step": Way(lambda: make_calls(False), steps, loop.cost),
-        "Keras fit, jit_compile=True": Way(lambda: make_fit(True), steps, loop.cost),
-        "Keras fit": Way(lambda: make_fit(False), steps, loop.cost),
     }
+    if config.training.precision == "float32":  # of what Keras multiplies in
+        ways["Keras fit, jit_compile=True"] = Way(lambda: make_fit(True), steps, loop.cost)
+        ways["Keras fit"] = Way(lambda: make_fit(False), steps, loop.cost)
     if replicas > 1:
         name = f"tfstruct loop, {replicas} replicas (steps of all at once)"
         ways[name] = loop_way(config, data, steps, replicas=replicas)
@@ -156,13 +162,15 @@ def ways_against(config: "Config", data: "Dataset", steps: int, texts: list[str]
         changes: settings that hold for all.
 
     Raises:
-        ValueError: another preset on other data.
+        ValueError: another preset on other data, or settings of data.
     """
     from tfstruct.models import presets
 
     configs = {config.preset: config}
     for text in texts:
         first, *rest = text.split()
+        if changed := [setting for setting in (first, *rest) if setting.startswith("data.")]:
+            raise ValueError(f"--against={text}: all are timed on the same data; give {changed[0]} with --set")
         if "=" in first:
             configs[text] = presets.get(config.preset, [*changes, first, *rest])
             continue

@@ -1,5 +1,6 @@
 """What `tfstruct-benchmark` and `tfstruct-compare` have measured, as tables for the documents."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,13 @@ def _about(found: Mapping[str, Any], name: str) -> str:
         device = f" The device: {operations / 1e9:,.0f} GFLOP/s in matrix products, {moved / 1e9:,.0f} GB/s."
     cores = environment["cpu_count"]
     where = ", ".join(environment["gpus"]) or f"{cores} CPU core{'s' * (cores > 1)}"
+    commit, _, dirty = environment["commit"].partition("-")
     return (
-        f"{what}; {where}; commit {environment['commit'][:7]}; `results/{name}.json`, by "
+        f"{what}; {where}; commit {commit[:7]}{', with changes' * bool(dirty)}; `results/{name}.json`, by "
         f"`{_shortened(environment['command'])}`.{device}"
     )
 
 
 def _shortened(command: Sequence[str]) -> str:
     """A command without where it writes to."""
-    return " ".join(text for text in command if not text.startswith(("--output", "--figure")))
+    return shlex.join(text for text in command if not text.startswith(("--output", "--figure")))

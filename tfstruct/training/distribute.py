@@ -1,6 +1,8 @@
 """Training on several devices, of one machine or of several: same global batch, same numbers."""
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -72,9 +74,23 @@ def _multi_worker(task: Task | None) -> tf.distribute.Strategy:
         flush=True,
     )
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        with _ended_by_signals():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:  # a port that is taken; TensorFlow used before
         raise OSError(f"worker {task.index} cannot join at {task.addresses[task.index]}: {error}") from error
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the process at once: while TensorFlow waits, no handler in Python would run."""
+    in_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    numbers = [number for number in (signal.SIGTERM, signal.SIGINT) if in_main and callable(signal.getsignal(number))]
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def own_places(strategy: tf.distribute.Strategy | None, batch_size: int) -> slice:

@@ -151,7 +151,7 @@ def require_same(config: Config, other: Config, message: str) -> None:
 
 
 def current_commit() -> str | None:
-    """The commit of the checkout that runs, `-dirty` with changes on top; None of an installed package."""
+    """The commit of the checkout that runs, `-dirty` with changes but to results; None of an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not ((root / ".git").exists() and (root / "setup.py").exists()):
         return None  # a repository above would be the user's own
@@ -159,7 +159,9 @@ def current_commit() -> str | None:
         run = lambda *command: subprocess.run(  # noqa: E731
             ["git", "-C", str(root), *command], capture_output=True, text=True, check=True, timeout=20
         ).stdout.strip()
-        return run("rev-parse", "HEAD") + ("-dirty" if run("status", "--porcelain", "-uno") else "")
+        return run("rev-parse", "HEAD") + (
+            "-dirty" if run("status", "--porcelain", "-uno", "--", ".", ":!results") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return None
 

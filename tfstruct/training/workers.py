@@ -34,7 +34,7 @@ class Task(NamedTuple):
         """Reads TF_CONFIG; None where it is not set.
 
         Raises:
-            ValueError: it names no workers, or not which of them this is.
+            ValueError: it names no workers, one twice, or not which of them this is.
         """
         text = os.environ.get("TF_CONFIG", "")
         if not text:
@@ -42,7 +42,9 @@ class Task(NamedTuple):
         expected = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
         try:
             cluster, task = (json.loads(text)[name] for name in ("cluster", "task"))
-            jobs = {job: list(cluster[job]) for job in ("chief", "worker") if cluster.get(job)}
+            jobs = {job: cluster[job] for job in ("chief", "worker") if cluster.get(job)}
+            if not all(isinstance(job, list) for job in jobs.values()):
+                raise TypeError(jobs)
             index = int(task["index"])
             own = jobs[task["type"]]
             if not 0 <= index < len(own) or len(jobs.get("chief", ())) > 1:
@@ -50,6 +52,8 @@ class Task(NamedTuple):
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"TF_CONFIG must be {expected}, found {text[:300]}") from None
         addresses = tuple(str(address) for job in jobs.values() for address in job)
+        if repeated := [address for address in addresses if addresses.count(address) > 1]:
+            raise ValueError(f"TF_CONFIG must name each address once, found {repeated[0]} several times")
         return cls(addresses, index if task["type"] == "chief" else index + len(jobs.get("chief", ())))
 
     @property
