@@ -74,23 +74,29 @@ def _multi_worker(task: Task | None) -> tf.distribute.Strategy:
         flush=True,
     )
     try:
-        with _ended_by_signals():
+        with _while_tensorflow_waits():
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError) as error:  # a port that is taken; TensorFlow used before
         raise OSError(f"worker {task.index} cannot join at {task.addresses[task.index]}: {error}") from error
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the process at once: while TensorFlow waits, no handler in Python would run."""
-    in_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
-    numbers = [number for number in (signal.SIGTERM, signal.SIGINT) if in_main and callable(signal.getsignal(number))]
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+def _while_tensorflow_waits() -> Iterator[None]:
+    """Ctrl-C ends the process at once, for no handler in Python would run; SIGTERM has the same handler afterwards.
+
+    TensorFlow puts its own in place of SIGTERM's, which ends nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if callable(handlers[signal.SIGINT]):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def own_places(strategy: tf.distribute.Strategy | None, batch_size: int) -> slice:
