@@ -185,11 +185,11 @@ def test_a_table_is_filled_in_order_of_dependence_with_one_processor_a_job(runne
 
 def test_stopped_at_the_deadline_it_goes_on_to_the_same_files(runner, tmp_path):
     units = todo(tmp_path, seeds=(0,))
-    is_first = True
-    while not (made := runner(deadline=time.monotonic() + 0.5)).run(units):
+    seconds = 0.5
+    while not (made := runner(deadline=time.monotonic() + seconds)).run(units):
         assert made.failed == {}
-        assert is_first or units[0].workdir.exists()
-        is_first = False
+        seconds *= 1 if units[0].workdir.exists() else 2  # this machine takes longer to start a process
+        assert seconds < 60
     taken = [step for unit in units for step, _ in starts(unit)]
     assert len(taken) > 2  # it was interrupted
     assert max(taken) > 0  # and went on from where it had been

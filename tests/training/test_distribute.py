@@ -287,7 +287,9 @@ def test_means_of_devices_that_share_replicas_leave_skipped_steps_out(monkeypatc
         return state, {"step": tf.cast(number, tf.float32) * kept, "skipped": 1.0 - kept}
 
     zeros = tf.zeros([2, 1])
-    state = TrainState(tf.constant([[0.0], [1.0]]), zeros, zeros, zeros, tf.zeros([2, 2], tf.uint32), {})
+    state = TrainState(
+        tf.constant([[0.0], [1.0]]), zeros, zeros, zeros, tf.zeros([2, 2], tf.uint32), {}, {}, tf.ones(2)
+    )
     devices = [device.name for device in tf.config.list_logical_devices("CPU")]
     monkeypatch.setattr(Pace, "size", 4)
     loop = ReplicaLoop(lambda num: TrainLoop(step, "graph", 10), devices, 2)
